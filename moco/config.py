@@ -1,0 +1,251 @@
+"""The schema of params.yaml: one model a stage.
+
+The schema validates and documents; it holds no defaults. The values live in params.yaml, which
+`moco preset NAME` rewrites, so that a reader sees every number that shaped a result. The same models are
+the parameters of the Prefect flow, the DVC params, the options of the command line and what MLflow logs.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from moco.errors import MocoError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Strength = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Settings(BaseModel):
+    """Base of all sections: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Fetch(Settings):
+    """Where the images come from and how they are split."""
+
+    source: Literal["fashion-mnist", "folder", "cifar10", "stl10", "imagenet", "list"] = Field(
+        description="Kind of source. `folder`: any tree of images; `list`: a CSV or Parquet file with the"
+        " columns path and, optionally, label; the others are the public data sets of that name."
+    )
+    path: str = Field(
+        min_length=1,
+        description="folder: the tree of images. list: the CSV or Parquet file. cifar10, stl10, imagenet:"
+        " the folder that holds (or will hold) the data set's own files. fashion-mnist: not used.",
+    )
+    labels: Literal["folders", "none"] = Field(
+        description="folder only. `folders`: the first folder below `path` names the class; `none`: no labels."
+    )
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Share of the training images set aside for validation, which makes every selection."
+    )
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Share set aside for testing, where the source has no test set of its own."
+    )
+    split_seed: Seed = Field(description="Seed of the split. An image's side depends on this and its content only.")
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> "Fetch":
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction must be below 1, else no image is left to train on")
+        return self
+
+
+class Shard(Settings):
+    """How images become WebDataset tars."""
+
+    samples_per_shard: int = Field(ge=1, description="A shard is closed at this many images,")
+    megabytes_per_shard: int = Field(ge=1, description="or before its images exceed this many MB (10^6 bytes).")
+    max_side: int | None = Field(
+        ge=16,
+        description="Longest side in pixels; larger images are resized and stored as JPEG. Null: bytes are copied as they are.",
+    )
+    jpeg_quality: int = Field(ge=1, le=100, description="Quality of the JPEGs that max_side makes.")
+    max_bad_fraction: Fraction = Field(
+        description="Largest share of unreadable files; above it the stage stops, for the source itself is wrong."
+    )
+
+
+class Views(Settings):
+    """The random views of an image (MoCo v1: section 3.3 "Technical details"; v2: section 3)."""
+
+    order: Literal["v1", "v2"] = Field(
+        description="v1: crop, grayscale, jitter, flip. v2: crop, jitter, grayscale, blur, flip."
+    )
+    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = Field(description="Smallest share of the area that a crop keeps; the largest is 1.")
+    jitter_p: Fraction = Field(description="Probability of colour jitter.")
+    brightness: Strength = Field(description="Factor drawn from [max(0, 1-x), 1+x].")
+    contrast: Strength = Field(description="Factor drawn from [max(0, 1-x), 1+x].")
+    saturation: Strength = Field(description="Factor drawn from [max(0, 1-x), 1+x].")
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(description="Shift drawn from [-x, x], in turns of the colour circle.")
+    grayscale_p: Fraction = Field(description="Probability of dropping colour.")
+    blur_p: Fraction = Field(description="Probability of Gaussian blur (0 in v1).")
+    blur_sigma_min: Positive = Field(description="Smallest standard deviation of the blur, pixels.")
+    blur_sigma_max: Positive = Field(description="Largest standard deviation of the blur, pixels.")
+    flip_p: Fraction = Field(description="Probability of a horizontal flip.")
+
+    @model_validator(mode="after")
+    def _sigma_is_a_range(self) -> "Views":
+        if self.blur_sigma_min > self.blur_sigma_max:
+            raise ValueError("blur_sigma_min must not exceed blur_sigma_max")
+        return self
+
+
+class Pretrain(Settings):
+    """Momentum Contrast: encoder, dictionary, views, optimisation."""
+
+    encoder: str = Field(description="Architecture: thin, resnet18, resnet34, resnet50, … (`moco encoders` lists them).")
+    stem: Literal["imagenet", "small"] = Field(
+        description="First layers: 7x7 stride 2 with max-pooling, or 3x3 stride 1 without, for images up to about 64 pixels."
+    )
+    image_size: int = Field(ge=8, le=1024, description="Side of a view in pixels.")
+    eval_crop_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="Evaluation resizes the short side to image_size / this, then crops the centre (224/256 = 0.875; 1: no border lost)."
+    )
+    head: Literal["linear", "mlp"] = Field(description="Projection head: linear (v1) or 2-layer MLP with ReLU (v2).")
+    dim: int = Field(ge=2, description="Dimension of queries and keys.")
+    queue_size: int = Field(ge=1, description="K: number of keys in the dictionary.")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="m of the key encoder's update (paper, equation 2).")
+    temperature: Positive = Field(description="tau of InfoNCE (paper, equation 1).")
+    views: Views = Field(description="Augmentation.")
+    global_batch: int = Field(ge=2, description="Images a step, over all processes.")
+    bn_group_size: int = Field(
+        ge=2, description="Images that share batch-norm statistics (32 = the paper's 256 over 8 GPUs); divides global_batch."
+    )
+    shuffle_bn: bool = Field(description="Shuffle the keys over the BN groups (paper, section 3.3); false only for the ablation.")
+    lr_per_256: Positive = Field(description="Learning rate for 256 images a step; scaled linearly with global_batch.")
+    sgd_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="Momentum of SGD.")
+    weight_decay: Strength = Field(description="Weight decay, on all parameters.")
+    schedule: Literal["cosine", "steps"] = Field(description="Learning rate over time.")
+    milestones: list[Fraction] = Field(description="steps: the shares of training after which the rate is divided by 10.")
+    epochs: int = Field(ge=1, description="Passes over the training images.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        description="auto: bfloat16 autocast where the processor has it in hardware. Logits and loss are float32 always."
+    )
+    seed: Seed = Field(description="Seeds the weights, the queue, the order of images, the views and the shuffles.")
+    log_every_steps: int = Field(ge=1, description="Steps between two rows of the curves.")
+    knn_every_epochs: int = Field(ge=0, description="Epochs between two kNN readings on the validation split; 0: none.")
+
+    @model_validator(mode="after")
+    def _batch_holds_whole_groups(self) -> "Pretrain":
+        if self.global_batch % self.bn_group_size:
+            raise ValueError(
+                f"global_batch ({self.global_batch}) must be a multiple of bn_group_size ({self.bn_group_size})"
+            )
+        return self
+
+
+class Linear(Settings):
+    """Linear classification on frozen features (paper, section 4.1), and weighted kNN."""
+
+    views: Literal["centre", "augmented"] = Field(
+        description="centre: features of one centre view, extracted once. augmented: the paper's random crops and flips, extracted anew each epoch."
+    )
+    epochs: int = Field(ge=1, description="Passes over the labelled training images; the rate is divided by 10 at 60 % and 80 %.")
+    batch_size: int = Field(ge=1, description="Images a step.")
+    learning_rates: list[Positive] = Field(min_length=1, description="Probed together in one pass; validation chooses.")
+    sgd_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="Momentum of SGD.")
+    weight_decay: Strength = Field(description="Weight decay.")
+    knn_k: int = Field(ge=1, description="Neighbours that vote.")
+    knn_temperature: Positive = Field(description="A neighbour's vote weighs exp(similarity / this).")
+    seed: Seed = Field(description="Seeds the classifier and the order of images.")
+
+
+class Report(Settings):
+    """The page of tables and pictures."""
+
+    views: int = Field(ge=1, le=32, description="Images whose views are shown.")
+    queries: int = Field(ge=1, le=32, description="Images whose nearest neighbours are shown.")
+    neighbours: int = Field(ge=1, le=32, description="Neighbours shown for each.")
+    map_images: int = Field(ge=16, le=20000, description="Images in the 2-D map of the features.")
+    seed: Seed = Field(description="Seeds the choice of images and the map.")
+
+
+class Params(Settings):
+    """All of params.yaml."""
+
+    fetch: Fetch
+    shard: Shard
+    pretrain: Pretrain
+    linear: Linear
+    report: Report
+
+
+def load_params(path: Path | str = "params.yaml", overrides: Sequence[str] = ()) -> Params:
+    """Read and validate params.yaml.
+
+    Args:
+        path: the YAML file.
+        overrides: strings `section.key=value`, the value in YAML (`pretrain.epochs=3`).
+
+    Raises:
+        MocoError: the file is missing or not YAML, or a key or value is not allowed; one line.
+    """
+    return validate(read_yaml(path), str(path), overrides)
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """The mapping in a YAML file, unvalidated."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MocoError(f"{path}: no such file; run from the project's folder, or write one with `moco preset small`") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f":{where.line + 1}" if where else ""
+        raise MocoError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error}); mend that line") from None
+    if not isinstance(values, dict):
+        raise MocoError(f"{path}: holds {type(values).__name__}, expected sections; write a fresh one with `moco preset small`")
+    return values
+
+
+def validate(values: dict[str, Any], origin: str, overrides: Sequence[str] = ()) -> Params:
+    """Validate a mapping against the schema after applying overrides; errors as in `load_params`."""
+    for text in overrides:
+        _override(values, text)
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise MocoError(f"{origin}: " + "; ".join(describe(item) for item in error.errors())) from None
+
+
+def describe(item: Any) -> str:
+    """One pydantic error in words: key, value, what is allowed."""
+    key = ".".join(str(part) for part in item["loc"]) or "values"
+    if item["type"] == "extra_forbidden":
+        return f"{key} is no known key; remove it or mend its spelling"
+    if item["type"] == "missing":
+        return f"{key} is missing; add it, or write a complete file with `moco preset small`"
+    if item["type"] == "value_error":
+        return f"{key}: {item['ctx']['error']}"
+    return f"{key} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    *sections, last = key.strip().split(".")
+    if not equals or not sections:
+        raise MocoError(f"--set {text!r}: expected SECTION.KEY=VALUE, for example pretrain.epochs=3")
+    target: Any = values
+    for section in sections:
+        target = target.get(section) if isinstance(target, dict) else None
+    if not isinstance(target, dict):
+        raise MocoError(f"--set {text!r}: there is no section {'.'.join(sections)!r}; the sections are {', '.join(Params.model_fields)}")
+    try:
+        target[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise MocoError(f"--set {text!r}: {value!r} is not a YAML value; quote it") from None
+
+
+def settings_hash(*parts: Any) -> str:
+    """A short stable name (16 hex digits) for settings and other JSON values taken together."""
+    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
