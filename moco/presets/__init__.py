@@ -1,0 +1,89 @@
+"""Published recipes as data: each YAML file here holds every value of the pretrain section.
+
+`small.yaml` is a complete params.yaml, the one a new project begins with.
+"""
+
+from collections.abc import MutableMapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from yaml import safe_load
+
+from moco.config import read_yaml, validate
+from moco.errors import MocoError
+
+FOLDER = Path(__file__).parent
+NAMES = ("small", "cifar", "v1", "v2")
+COMPLETE = "small"
+
+
+def apply(name: str, path: Path) -> list[str]:
+    """Write a preset's pretrain values into a parameter file; its other values and its comments stay.
+
+    A file that does not exist yet, or lacks a section, gets it from the small preset.
+
+    Args:
+        name: one of `NAMES`.
+        path: the parameter file.
+
+    Returns:
+        One line for each key whose value is now another: `pretrain.epochs: 8 -> 200`.
+
+    Raises:
+        MocoError: no such preset, or the file is no YAML mapping or would break the schema.
+    """
+    if name not in NAMES:
+        raise MocoError(f"preset {name!r} is unknown; choose one of {', '.join(NAMES)}")
+    yaml = _round_trip()
+    preset, complete = yaml.load(FOLDER / f"{name}.yaml"), yaml.load(FOLDER / f"{COMPLETE}.yaml")
+    if path.exists():
+        read_yaml(path)  # the one place that words what is wrong with a file
+        values = yaml.load(path)
+    else:
+        values = yaml.load(FOLDER / f"{COMPLETE}.yaml")
+    for section, content in complete.items():
+        values.setdefault(section, content)
+    changes = _overwrite(values["pretrain"], preset["pretrain"], "pretrain")
+    text = _text(yaml, values)
+    validate(safe_load(text), str(path))
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+    return changes
+
+
+def _overwrite(target: Any, source: Any, prefix: str) -> list[str]:
+    changes = [f"{prefix}.{key}: removed" for key in target if key not in source]
+    for key in [key for key in target if key not in source]:
+        del target[key]
+    for key, value in source.items():
+        if isinstance(value, MutableMapping) and isinstance(target.get(key), MutableMapping):
+            changes += _overwrite(target[key], value, f"{prefix}.{key}")
+        elif key not in target or target[key] != value:
+            changes.append(f"{prefix}.{key}: {target.get(key, 'missing')} -> {value}")
+            target[key] = value
+    return changes
+
+
+def _round_trip() -> Any:
+    """A YAML reader and writer that keeps comments, order and layout."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.representer import RoundTripRepresenter
+
+    class Representer(RoundTripRepresenter):
+        """Writes null as `null`, as people do, where ruamel writes nothing."""
+
+    null = "tag:yaml.org,2002:null"
+    Representer.add_representer(type(None), lambda self, _: self.represent_scalar(null, "null"))
+    yaml = YAML()
+    yaml.Representer = Representer
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    return yaml
+
+
+def _text(yaml: Any, values: Any) -> str:
+    stream = StringIO()
+    yaml.dump(values, stream)
+    return stream.getvalue()
