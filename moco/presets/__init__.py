@@ -21,7 +21,7 @@ COMPLETE = "small"
 def apply(name: str, path: Path) -> list[str]:
     """Write a preset's pretrain values into a parameter file; its other values and its comments stay.
 
-    A file that does not exist yet, or lacks a section, gets it from the small preset.
+    A file that does not exist yet or is empty, or that lacks a section, gets it from the small preset.
 
     Args:
         name: one of `NAMES`.
@@ -37,7 +37,7 @@ def apply(name: str, path: Path) -> list[str]:
         raise MocoError(f"preset {name!r} is unknown; choose one of {', '.join(NAMES)}")
     yaml = _round_trip()
     preset, complete = yaml.load(FOLDER / f"{name}.yaml"), yaml.load(FOLDER / f"{COMPLETE}.yaml")
-    if path.exists():
+    if path.exists() and path.read_text(encoding="utf-8").strip():
         read_yaml(path)  # the one place that words what is wrong with a file
         values = yaml.load(path)
     else:

@@ -63,6 +63,9 @@ def test_a_missing_file_or_section_or_key_is_filled_in(tmp_path, params):
     fresh = tmp_path / "fresh.yaml"
     presets.apply("small", fresh)
     assert fresh.read_bytes() == params.read_bytes()
+    params.write_text("")
+    presets.apply("small", params)
+    assert fresh.read_bytes() == params.read_bytes()
     params.write_text("pretrain: {encoder: thin, typo: 1}\n")
     presets.apply("cifar", params)
     assert load_params(params).pretrain.encoder == "resnet18"
@@ -73,7 +76,7 @@ def test_a_missing_file_or_section_or_key_is_filled_in(tmp_path, params):
     ("text", "complaint"),
     [
         ("a: [", r"params.yaml:\d+: not valid YAML"),
-        ("3", "holds no sections"),
+        ("3", "holds int, expected sections"),
         ("fetch: {source: x}", "fetch.source = 'x'"),
     ],
 )
