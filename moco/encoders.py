@@ -1,0 +1,273 @@
+"""The encoders: the ResNet family, its projection heads, and the encoder's file.
+
+Parameter names are torchvision's, so that state dicts travel both ways.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from moco.batch_norm import GroupBatchNorm2d
+from moco.errors import MocoError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Norm = Callable[[int], nn.Module]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One member of the family.
+
+    Attributes:
+        blocks: residual blocks in each of the stages.
+        bottleneck: 1x1, 3x3, 1x1 blocks with four times the channels at their end; else two 3x3.
+        width: multiple of the 64 channels of the first stage (the paper's w2x and w4x widen every layer).
+        groups: groups of the 3x3 convolution (ResNeXt).
+        group_width: channels a group in the first stage, for a bottleneck.
+    """
+
+    blocks: tuple[int, ...]
+    bottleneck: bool
+    width: float = 1.0
+    groups: int = 1
+    group_width: int = 64
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "thin": Architecture((1, 1, 1, 1), bottleneck=False, width=0.375),  # 24 channels: small images on a CPU
+    "resnet18": Architecture((2, 2, 2, 2), bottleneck=False),
+    "resnet34": Architecture((3, 4, 6, 3), bottleneck=False),
+    "resnet50": Architecture((3, 4, 6, 3), bottleneck=True),
+    "resnet101": Architecture((3, 4, 23, 3), bottleneck=True),
+    "resnet152": Architecture((3, 8, 36, 3), bottleneck=True),
+    "resnet50w2": Architecture((3, 4, 6, 3), bottleneck=True, width=2),
+    "resnet50w4": Architecture((3, 4, 6, 3), bottleneck=True, width=4),
+    "resnext50_32x8d": Architecture((3, 4, 6, 3), bottleneck=True, groups=32, group_width=8),
+}
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, channels_in: int, planes: int, stride: int, architecture: Architecture, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, planes, 3, stride, padding=1, bias=False)
+        self.bn1 = norm(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = norm(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(channels_in, planes, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride, as torchvision has it) and 1x1 convolutions and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, channels_in: int, planes: int, stride: int, architecture: Architecture, norm: Norm) -> None:
+        super().__init__()
+        inner = planes * architecture.group_width // 64 * architecture.groups
+        self.conv1 = nn.Conv2d(channels_in, inner, 1, bias=False)
+        self.bn1 = norm(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, groups=architecture.groups, bias=False)
+        self.bn2 = norm(inner)
+        self.conv3 = nn.Conv2d(inner, planes * self.expansion, 1, bias=False)
+        self.bn3 = norm(planes * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(channels_in, planes * self.expansion, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+def _shortcut(channels_in: int, channels_out: int, stride: int, norm: Norm) -> nn.Sequential | None:
+    if stride == 1 and channels_in == channels_out:
+        return None
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), norm(channels_out))
+
+
+class ResNet(nn.Module):
+    """A residual network without its classifier (He et al., 2015).
+
+    Args:
+        name: a key of `ARCHITECTURES`.
+        stem: "imagenet" (7x7 stride 2, max-pooling) or "small" (3x3 stride 1, no pooling).
+        bn_group_size: images that share batch-norm statistics in training; None: the whole batch.
+
+    Attributes:
+        feature_dim: D, length of the feature vector.
+    """
+
+    def __init__(self, name: str, stem: str = "imagenet", bn_group_size: int | None = None) -> None:
+        super().__init__()
+        architecture = find_architecture(name)
+
+        def norm(channels: int) -> nn.Module:
+            return GroupBatchNorm2d(channels, bn_group_size)
+
+        block = Bottleneck if architecture.bottleneck else BasicBlock
+        planes = round(64 * architecture.width)
+        self.relu = nn.ReLU(inplace=True)
+        if stem == "imagenet":
+            self.conv1 = nn.Conv2d(3, planes, 7, stride=2, padding=3, bias=False)
+            self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
+        else:
+            self.conv1 = nn.Conv2d(3, planes, 3, padding=1, bias=False)
+            self.maxpool = nn.Identity()
+        self.bn1 = norm(planes)
+        channels = planes
+        for number, depth in enumerate(architecture.blocks, start=1):
+            width = planes * 2 ** (number - 1)
+            blocks = []
+            for position in range(depth):
+                stride = 2 if number > 1 and position == 0 else 1
+                blocks.append(block(channels, width, stride, architecture, norm))
+                channels = width * block.expansion
+            setattr(self, f"layer{number}", nn.Sequential(*blocks))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.feature_dim = channels
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images N x 3 x H x W, normalised, to features N x D."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.avgpool(x).flatten(1)
+
+
+def find_architecture(name: str) -> Architecture:
+    """The architecture of that name, or one line that lists the names."""
+    if name not in ARCHITECTURES:
+        raise MocoError(f"pretrain.encoder = {name!r} is no known architecture; choose one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
+
+
+def projection_head(kind: str, feature_dim: int, dim: int) -> nn.Module:
+    """The head between features and contrastive vectors.
+
+    Args:
+        kind: "linear" (MoCo v1) or "mlp", a hidden layer as wide as the features and ReLU (MoCo v2).
+        feature_dim: D, length of the input.
+        dim: length of the output (128 in the paper).
+    """
+    if kind == "linear":
+        return nn.Linear(feature_dim, dim)
+    return nn.Sequential(nn.Linear(feature_dim, feature_dim), nn.ReLU(inplace=True), nn.Linear(feature_dim, dim))
+
+
+def normalise(images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
+    """Images uint8 N x 3 x H x W in [0, 255] to float32 with the given mean and deviation (of values in [0, 1])."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, 3, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, 3, 1, 1)
+    return torch.addcmul(shift, images.float(), scale)
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What a person must know to use the weights: encoder.json.
+
+    Attributes:
+        architecture: key of `ARCHITECTURES`.
+        stem: "imagenet" or "small".
+        image_size: side of the images it was trained on, pixels.
+        eval_crop_ratio: share of the short side that the centre view keeps.
+        mean: per-channel mean of values in [0, 1].
+        std: per-channel deviation of values in [0, 1].
+        feature_dim: D.
+        training_hash: names the settings and data that made it; "random" for an untrained one.
+    """
+
+    architecture: str
+    stem: str
+    image_size: int
+    eval_crop_ratio: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    feature_dim: int
+    training_hash: str
+
+
+class FrozenEncoder:
+    """A backbone in evaluation mode with what it needs to see an image as it did in training."""
+
+    def __init__(self, backbone: ResNet, spec: EncoderSpec) -> None:
+        self.backbone = backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.spec = spec
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+    @torch.inference_mode()
+    def embed(self, images: Tensor) -> Tensor:
+        """Features of images of the encoder's own size, each independent of the others.
+
+        Args:
+            images: uint8, N x 3 x S x S.
+
+        Returns:
+            float32, N x D, on the CPU.
+        """
+        x = normalise(images.to(self.device, non_blocking=True), self.spec.mean, self.spec.std)
+        return self.backbone(x.contiguous(memory_format=torch.channels_last)).float().cpu()
+
+
+def save_encoder(folder: Path | str, backbone: nn.Module, spec: EncoderSpec) -> None:
+    """Write encoder.safetensors and encoder.json; the same bytes for the same weights."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    save_file(weights, folder / "encoder.safetensors.part", metadata={"format": "pt"})
+    (folder / "encoder.safetensors.part").replace(folder / "encoder.safetensors")
+    (folder / "encoder.json").write_text(json.dumps(asdict(spec), indent=2) + "\n", encoding="utf-8")
+
+
+def load_encoder(folder: Path | str, device: torch.device | str = "cpu") -> FrozenEncoder:
+    """Read an encoder folder.
+
+    Raises:
+        MocoError: a file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    try:
+        values = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        spec = EncoderSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        weights = load_file(folder / "encoder.safetensors")
+        backbone = ResNet(spec.architecture, spec.stem)
+        backbone.load_state_dict(weights)
+    except FileNotFoundError as error:
+        raise MocoError(f"{error.filename or folder}: no encoder there; pretrain one (`dvc repro pretrain`) or name another folder") from None
+    except (ValueError, TypeError, KeyError, SafetensorError, RuntimeError) as error:
+        raise MocoError(f"{folder}: not a readable encoder ({str(error).splitlines()[0]}); restore it with `dvc checkout`") from None
+    return FrozenEncoder(backbone.to(device), spec)
+
+
+def random_encoder(spec: EncoderSpec, seed: int) -> FrozenEncoder:
+    """The same architecture with untrained weights, the baseline that every result stands beside."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = ResNet(spec.architecture, spec.stem)
+    return FrozenEncoder(backbone, EncoderSpec(**{**asdict(spec), "training_hash": "random"}))

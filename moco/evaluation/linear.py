@@ -1,0 +1,178 @@
+"""Linear classification on frozen features (paper, section 4.1): many learning rates in one pass."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moco.config import Linear
+from moco.evaluation.features import Features, Featuriser, SingleViews, apply, batches
+from moco.evaluation.knn import knn_predict
+from moco.images.index import ShardSet
+from moco.images.plan import key_of, permute
+from moco.progress import Progress
+
+Labels = NDArray[np.int32]
+
+
+class LinearProbes:
+    """One linear classifier for each learning rate, all trained on the same batches.
+
+    The classifiers share every matrix product, and the softmax's gradient is written out, so ten cost
+    little more than one.
+
+    Args:
+        feature_dim: D.
+        classes: C.
+        settings: learning rates, momentum, weight decay, seed.
+    """
+
+    def __init__(self, feature_dim: int, classes: int, settings: Linear) -> None:
+        self.settings, self.classes = settings, classes
+        rates = len(settings.learning_rates)
+        generator = torch.Generator().manual_seed(settings.seed)
+        # every rate starts from the same N(0, .01) weights and zero bias
+        start = 0.01 * torch.randn(classes, feature_dim, generator=generator)
+        self.weight = start.repeat(rates, 1)  # (L C) x D
+        self.bias = torch.zeros(rates * classes)
+        self._weight_motion = torch.zeros_like(self.weight)
+        self._bias_motion = torch.zeros_like(self.bias)
+        self._rates = torch.tensor(settings.learning_rates).repeat_interleave(classes)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Float32 N x D to N x L x C."""
+        flat = torch.addmm(self.bias, features, self.weight.T)
+        return flat.view(len(features), -1, self.classes)
+
+    @torch.no_grad()
+    def step(self, features: Tensor, labels: Tensor, decay: float) -> None:
+        """One step of SGD with momentum for every classifier, at its rate times `decay`.
+
+        Args:
+            features: float32, N x D.
+            labels: int64 [N].
+            decay: the schedule's factor, 1, .1 or .01.
+        """
+        gradient = self.logits(features).softmax(dim=2)
+        gradient[torch.arange(len(labels)), :, labels] -= 1  # d loss / d logits
+        gradient = gradient.flatten(1).div_(len(labels))
+        weight_gradient = (gradient.T @ features).add_(self.weight, alpha=self.settings.weight_decay)
+        bias_gradient = gradient.sum(dim=0).add_(self.bias, alpha=self.settings.weight_decay)
+        self._weight_motion.mul_(self.settings.sgd_momentum).add_(weight_gradient)
+        self._bias_motion.mul_(self.settings.sgd_momentum).add_(bias_gradient)
+        self.weight.addcmul_(self._rates[:, None], self._weight_motion, value=-decay)
+        self.bias.addcmul_(self._rates, self._bias_motion, value=-decay)
+
+    def ranked(self, features: Features, at_most: int = 5) -> NDArray[np.int64]:
+        """The most likely classes of each row for each rate: int64 N x L x min(at_most, C)."""
+        parts = []
+        for block in torch.from_numpy(features).split(4096):
+            scores = self.logits(block).nan_to_num(nan=float("-inf"))  # a rate that diverged predicts nothing well
+            parts.append(scores.topk(min(at_most, self.classes), dim=2).indices)
+        return torch.cat(parts).numpy()
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled images of one split: which, and their classes."""
+
+    images: ShardSet
+    indices: NDArray[np.int64]
+    labels: Labels
+
+    @classmethod
+    def of(cls, images: ShardSet) -> "Labelled":
+        """Those with a label, in the order of the set."""
+        indices = np.flatnonzero(np.asarray(images.labels) >= 0)
+        return cls(images, indices, np.asarray(images.labels)[indices])
+
+    def views(self, size: int, crop_ratio: float) -> SingleViews:
+        """Centre views of all of them."""
+        return SingleViews(self.images, self.indices, size, crop_ratio)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one kind of features is worth.
+
+    Attributes:
+        val_top1: top-1 accuracy on validation for each learning rate, fractions of 1.
+        learning_rate: the best of them there (the smallest of equals).
+        linear_top1: top-1 accuracy on the test split at that rate, once.
+        linear_top5: top-5 accuracy there.
+        knn_top1: weighted kNN there, the bank being the labelled training images.
+        predicted: int64 [N], the linear classifier's class for each test image.
+    """
+
+    val_top1: list[float]
+    learning_rate: float
+    linear_top1: float
+    linear_top5: float
+    knn_top1: float
+    predicted: NDArray[np.int64]
+
+
+def train_probes(
+    featuriser: Featuriser, train: Labelled, settings: Linear, size: int, crop_ratio: float, num_workers: int, name: str
+) -> tuple[LinearProbes, Features]:
+    """Train a classifier for each learning rate on the labelled training images.
+
+    Returns:
+        The classifiers, and the features of the training images' centre views.
+    """
+    centre = apply(featuriser, train.views(size, crop_ratio), num_workers)
+    probes = LinearProbes(centre.shape[1], len(train.images.classes), settings)
+    progress = Progress("linear", settings.epochs)
+    for epoch in range(settings.epochs):
+        decay = 0.1 ** sum(epoch >= share * settings.epochs for share in (0.6, 0.8))
+        order = permute(np.arange(len(train.labels)), len(train.labels), key_of(settings.seed, epoch))
+        for features, labels in _epoch(featuriser, train, settings, centre, order, size, epoch, num_workers):
+            probes.step(features, labels, decay)
+        progress.update(epoch + 1, f"{name}: epoch {epoch + 1}/{settings.epochs}, {len(settings.learning_rates)} learning rates at once")
+    return probes, centre
+
+
+def _epoch(
+    featuriser: Featuriser, train: Labelled, settings: Linear, centre: Features, order: NDArray[np.int64], size: int,
+    epoch: int, num_workers: int,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    labels = torch.from_numpy(train.labels[order].astype(np.int64)).split(settings.batch_size)
+    if settings.views == "centre":
+        yield from zip(torch.from_numpy(centre[order]).split(settings.batch_size), labels, strict=True)
+    else:
+        views = SingleViews(train.images, train.indices[order], size, 1.0, (settings.seed, epoch), settings.batch_size)
+        yield from zip((featuriser(batch) for batch in batches(views, num_workers)), labels, strict=True)
+
+
+def validation_accuracies(
+    featuriser: Featuriser, probes: LinearProbes, val: Labelled, size: int, crop_ratio: float, num_workers: int
+) -> list[float]:
+    """Top-1 accuracy on the validation split for each learning rate."""
+    ranked = probes.ranked(apply(featuriser, val.views(size, crop_ratio), num_workers), at_most=1)
+    return [float(accuracy) for accuracy in (ranked[:, :, 0] == val.labels[:, None]).mean(axis=0)]
+
+
+def evaluate(
+    featuriser: Featuriser, train: Labelled, val: Labelled, test: Labelled, settings: Linear, size: int,
+    crop_ratio: float, num_workers: int, name: str,
+) -> Evaluation:  # fmt: skip
+    """The whole protocol for one kind of features: train, choose on validation, score test once."""
+    probes, bank = train_probes(featuriser, train, settings, size, crop_ratio, num_workers, name)
+    val_top1 = validation_accuracies(featuriser, probes, val, size, crop_ratio, num_workers)
+    best = int(np.argmax(val_top1))
+    features = apply(featuriser, test.views(size, crop_ratio), num_workers)
+    ranked = probes.ranked(features)[:, best]
+    neighbours = knn_predict(
+        features, bank, train.labels, len(train.images.classes), settings.knn_k, settings.knn_temperature
+    )
+    return Evaluation(
+        val_top1=val_top1,
+        learning_rate=settings.learning_rates[best],
+        linear_top1=float((ranked[:, 0] == test.labels).mean()),
+        linear_top5=float((ranked == test.labels[:, None]).any(axis=1).mean()),
+        knn_top1=float((neighbours == test.labels).mean()),
+        predicted=ranked[:, 0],
+    )

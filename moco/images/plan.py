@@ -1,0 +1,97 @@
+"""Which images make up which step: a pure function of (seed, epoch, number of images, global batch).
+
+Each epoch visits the images in the order of a fresh pseudo-random permutation, of which only the part a
+step needs is ever computed: a keyed bijection (a Feistel network, narrowed to the number of images by
+walking its cycles) costs the same memory for a thousand images as for a thousand million, and resuming at
+any step costs nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+Words = NDArray[np.uint64]
+
+_ROUNDS = 8
+
+
+def mix(words: Words | int) -> Words:
+    """Scramble 64-bit words (the finaliser of SplitMix64, Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        x = np.asarray(words, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def key_of(*parts: int) -> Words:
+    """One 64-bit key from several numbers; another order or value gives an unrelated key."""
+    key = mix(0)
+    for part in parts:
+        key = mix(key ^ mix(part))
+    return key
+
+
+def permute(positions: Integers, size: int, key: Words) -> Integers:
+    """Where a keyed permutation of range(size) sends each position.
+
+    Args:
+        positions: int64 in [0, size), any shape.
+        size: number of elements, below 2^62.
+        key: a 64-bit key from `key_of`.
+
+    Returns:
+        int64, the shape of `positions`; all positions together give each of range(size) once.
+    """
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    mask = np.uint64((1 << int(half)) - 1)
+    round_keys = [mix(key ^ mix(number)) for number in range(_ROUNDS)]
+    result = np.asarray(positions, dtype=np.uint64).copy()
+    outside = np.ones(result.shape, dtype=bool)
+    while outside.any():
+        left, right = result[outside] >> half, result[outside] & mask
+        for round_key in round_keys:
+            left, right = right, left ^ (mix(right ^ round_key) & mask)
+        result[outside] = (left << half) | right
+        outside[outside] = result[outside] >= np.uint64(size)
+    return result.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The sequence of global batches of a run.
+
+    Each image comes at most once an epoch; the tail that fills no global batch is left out, and the fresh
+    permutation makes it another tail every epoch.
+
+    Attributes:
+        images: number of images.
+        global_batch: images a step over all processes.
+        seed: of the run.
+    """
+
+    images: int
+    global_batch: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole global batches in an epoch."""
+        return self.images // self.global_batch
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch that a step (counted from 0 over the whole run) belongs to."""
+        return step // self.steps_per_epoch
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Integers:
+        """Indices of the images of a step, int64 [global_batch / world_size].
+
+        Every process count cuts the same global batch into consecutive slices, so the set of images of a
+        step, and which of them share a batch-norm group, never depends on it.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        local = self.global_batch // world_size
+        first = position * self.global_batch + rank * local
+        return permute(np.arange(first, first + local), self.images, key_of(self.seed, epoch))

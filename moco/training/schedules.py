@@ -1,0 +1,22 @@
+"""The learning rate over time."""
+
+import math
+
+from moco.config import Pretrain
+
+
+def learning_rate(settings: Pretrain, step: int, total_steps: int) -> float:
+    """The rate of a step.
+
+    The base is lr_per_256 x global_batch / 256 (the linear scaling rule). Cosine: half a period from the
+    base to 0 (MoCo v2). Steps: a tenth after each milestone, a share of training (v1: .6 and .8).
+
+    Args:
+        settings: of the run.
+        step: 0 … total_steps - 1.
+        total_steps: of the run.
+    """
+    base = settings.lr_per_256 * settings.global_batch / 256
+    if settings.schedule == "cosine":
+        return base * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+    return base * 0.1 ** sum(step >= share * total_steps for share in settings.milestones)
