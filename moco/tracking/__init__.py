@@ -1,0 +1,31 @@
+"""MLflow: what a pipeline run did, one parent run with a child for each stage, and the registered encoder.
+
+This folder alone knows MLflow, and imports it when first needed: without it, on ranks other than 0, and with
+MOCO_TRACKING=off every function here does nothing. Environment:
+
+- MLFLOW_TRACKING_URI: where to record; unset: mlflow.db in the project's root, with mlartifacts/ beside it.
+- MLFLOW_EXPERIMENT_NAME: the experiment; unset: "moco".
+- MOCO_TRACKING: on (default) or off.
+- MOCO_PIPELINE_RUN: id of the parent run, set by the driver of the pipeline. Unset: the `dvc` process above
+  this one has a parent run of its own. Empty: no parent.
+- MOCO_FLOW_RUN: id of the Prefect flow run, kept as a tag.
+"""
+
+from moco.tracking.connection import enabled, tracking_uri
+from moco.tracking.pipeline import end_pipeline_run, start_pipeline_run
+from moco.tracking.registry import MODEL_NAME, log_encoder, promote, register_encoder
+from moco.tracking.runs import Run, dvc_digest, stage_run
+
+__all__ = [
+    "MODEL_NAME",
+    "Run",
+    "dvc_digest",
+    "enabled",
+    "end_pipeline_run",
+    "log_encoder",
+    "promote",
+    "register_encoder",
+    "stage_run",
+    "start_pipeline_run",
+    "tracking_uri",
+]

@@ -1,0 +1,127 @@
+"""Where runs are recorded, and how to get there without harm."""
+
+import importlib.util
+import logging
+import os
+import re
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moco.errors import MocoError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; MLflow's own 120 with 7 retries block for many minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+"""What MLflow is told before it is imported, unless the person has said otherwise."""
+
+SQLITE = "sqlite:///"
+
+
+def enabled() -> bool:
+    """Whether this process records anything.
+
+    Raises:
+        MocoError: MOCO_TRACKING is neither on nor off.
+    """
+    switch = os.environ.get("MOCO_TRACKING", "on")
+    if switch not in ("on", "off"):
+        raise MocoError(f"environment MOCO_TRACKING={switch!r} is neither on nor off; set it to one of them")
+    installed = all(importlib.util.find_spec(name) for name in ("mlflow", "psutil"))
+    return switch == "on" and installed and os.environ.get("RANK", "0") == "0"
+
+
+def project_root() -> Path:
+    """The folder of dvc.yaml: as DVC tells (in experiments, the main workspace), else found above here."""
+    told = os.environ.get("DVC_ROOT")
+    here = Path(told).resolve() if told else Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").exists()), here)
+
+
+def tracking_uri() -> str:
+    """Where runs are recorded; with an absolute path if that is a SQLite file."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{project_root() / 'mlflow.db'}"
+    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}" if uri.startswith(SQLITE) else uri
+
+
+def import_mlflow() -> Any:
+    """MLflow with short time-outs, without telemetry and without its progress notes."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    return mlflow
+
+
+def connect() -> "tuple[MlflowClient, str]":
+    """A client and the id of the experiment, which the first call of all makes.
+
+    A fresh SQLite database is set up under a file lock: MLflow's own set-up fails when two processes
+    begin it together.
+    """
+    mlflow = import_mlflow()
+    uri = tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "moco"
+    location = (
+        (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
+    )
+    with database_lock():
+        client = mlflow.MlflowClient(uri)
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return client, client.create_experiment(name, artifact_location=location)
+            except mlflow.exceptions.MlflowException:
+                experiment = client.get_experiment_by_name(name)  # somebody else was faster, on a server
+                if experiment is None:
+                    raise
+        return client, experiment.experiment_id
+
+
+def database_lock() -> AbstractContextManager[Any]:
+    """One process at a time on a SQLite database; nothing for a server, which sees to that itself."""
+    uri = tracking_uri()
+    if not uri.startswith(SQLITE):
+        return nullcontext()
+    from filelock import FileLock
+
+    return FileLock(uri.removeprefix(SQLITE) + ".lock", timeout=120)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether an error may go away by itself: no connection, time-out, a server in trouble."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        status: int | None = error.get_http_status_code()
+    else:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return status >= 500 or status in (408, 429)
+    return isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in (
+        "ConnectionError",
+        "Timeout",
+    )
+
+
+def describe(error: Exception, passing: bool) -> str:
+    """One line for the person who watches the stage."""
+    uri = re.sub(r"//[^/@]*@", "//", tracking_uri())  # without a password
+    root: BaseException = error
+    while root.__cause__ or root.__context__:
+        root = root.__cause__ or root.__context__  # type: ignore[assignment]
+    text = " ".join(str(root).split())[:160] or type(root).__name__
+    if passing:
+        return (
+            f"tracking: {uri} is out of reach ({text}); the work goes on, its records follow if it comes back"
+        )
+    return f"tracking: {uri} refused a record ({text}); the work goes on without it"

@@ -1,0 +1,221 @@
+"""The encoder as a registered MLflow model, and the alias that points at the best one."""
+
+import hashlib
+import importlib.metadata
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moco.tracking.connection import connect, database_lock, describe, enabled, import_mlflow, is_passing
+from moco.tracking.runs import Run
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+MODEL_NAME = "moco-encoder"
+CHAMPION = "champion"
+
+# What moco.encoders and the reading of images import; the package itself travels inside the model.
+REQUIREMENTS = (
+    "mlflow", "torch", "torchvision", "numpy", "numba", "opencv-python-headless", "pillow", "pydantic",
+    "pyyaml", "safetensors",
+)  # fmt: skip
+
+
+def log_encoder(
+    run: Run, encoder_folder: Path | str, example_images: Sequence[NDArray[np.uint8]]
+) -> str | None:
+    """Log an encoder folder as a model of the run; the same weights are logged once a run.
+
+    The model is a `pyfunc` that takes uint8 images N x H x W x 3 of any size, brings each to the encoder's
+    centre view (short side resized, centre cropped to `image_size`), and returns float32 features N x D, each
+    independent of the other images. It carries the code of `moco`, so that the project need not be installed.
+
+    Args:
+        run: the run that made the encoder.
+        encoder_folder: encoder.safetensors and encoder.json.
+        example_images: uint8, H x W x 3; the first becomes the model's input example.
+
+    Returns:
+        The model's URI, or None when tracking is off or out of reach.
+    """
+    if run.id is None:
+        return None
+    folder = Path(encoder_folder)
+    try:
+        mlflow = import_mlflow()
+        client, experiment = connect()
+        weights = _hash(folder / "encoder.safetensors")
+        for model in client.search_logged_models([experiment], f"tags.weights = '{weights}'"):
+            if model.source_run_id == run.id and str(model.status) == "READY":
+                return model.model_uri
+        mlflow.set_experiment(experiment_id=experiment)  # else the model lands in the experiment "Default"
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        from moco.encoders import load_encoder
+
+        spec = load_encoder(folder).spec
+        info = Model.log(
+            artifact_path=None,
+            name="encoder",
+            flavor=mlflow.pyfunc,
+            run_id=run.id,
+            loader_module="moco.tracking.serving",
+            data_path=str(folder),
+            code_paths=[str(Path(__file__).parents[1])],
+            signature=ModelSignature(
+                inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+                outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, spec.feature_dim))]),
+            ),
+            input_example=np.stack([np.asarray(example_images[0])]),
+            pip_requirements=[f"{name}=={_public_version(name)}" for name in REQUIREMENTS],
+            metadata={"training_hash": spec.training_hash, "image_size": spec.image_size},
+            tags={"weights": weights, "training_hash": spec.training_hash},
+        )
+        return str(info.model_uri)
+    except Exception as error:
+        print(describe(error, is_passing(error)), flush=True)
+        return None
+
+
+def register_encoder(
+    model_uri: str | None, training_hash: str, metrics: Mapping[str, float | None], validation_hash: str
+) -> str | None:
+    """Register a logged encoder as a version of `MODEL_NAME`; a retry finds the version made before.
+
+    Args:
+        model_uri: what `log_encoder` gave; None does nothing.
+        training_hash: names the settings and data that made the encoder.
+        metrics: its figures on the validation data; None is left out.
+        validation_hash: names the validation data.
+
+    Returns:
+        The version, or None when tracking is off or out of reach.
+    """
+    if model_uri is None or not enabled():
+        return None
+    try:
+        mlflow = import_mlflow()
+        client, _ = connect()
+        weights = client.get_logged_model(model_uri.rsplit("/", 1)[-1]).tags["weights"]
+        same = (
+            f"name = '{MODEL_NAME}' and tags.training_hash = '{training_hash}' and tags.weights = '{weights}'"
+        )
+        with database_lock():
+            versions = [int(entry.version) for entry in client.search_model_versions(same)]
+            if not versions:
+                tags = {"training_hash": training_hash, "weights": weights}
+                versions = [int(mlflow.register_model(model_uri, MODEL_NAME, tags=tags).version)]
+        version = str(min(versions))
+        for name, value in metrics.items():
+            if _is_number(value):
+                client.set_model_version_tag(
+                    MODEL_NAME, version, _measurement(name, validation_hash), str(float(value))
+                )
+        return version
+    except Exception as error:
+        print(describe(error, is_passing(error)), flush=True)
+        return None
+
+
+def promote(
+    version: str | None,
+    metric: str,
+    value: float | None,
+    validation_hash: str,
+    reevaluate: Callable[[Path], float | None],
+) -> str:
+    """Move the alias `champion` to a version if it is strictly better on the same metric and validation data.
+
+    A champion without a figure on this data is first evaluated on it. Without a champion the version becomes
+    the champion, with or without a figure.
+
+    Args:
+        version: what `register_encoder` gave; None does nothing.
+        metric: what is compared, higher is better.
+        value: the version's figure; None for data without labels.
+        validation_hash: names the validation data the figure was measured on.
+        reevaluate: gives the figure of the encoder in a folder (encoder.safetensors and encoder.json) on the
+            same data.
+
+    Returns:
+        One line that says what was done and why.
+    """
+    if version is None or not enabled():
+        return f"{CHAMPION}: not decided, nothing is registered"
+    try:
+        client, _ = connect()
+        champion = _champion(client)
+        if champion is not None and str(champion.version) == version:
+            return f"{CHAMPION}: version {version} is the champion already"
+        if champion is None:
+            reason = "there was none before"
+        elif not _is_number(value):
+            return f"{CHAMPION}: stays version {champion.version}, version {version} has no {metric}"
+        else:
+            best = _figure(client, champion, metric, validation_hash, reevaluate)
+            figures = f"{metric} {value:.4f} against {best:.4f} on the same validation data"
+            if not value > best:
+                return f"{CHAMPION}: stays version {champion.version}, version {version} has {figures}"
+            reason = f"{figures} for version {champion.version}"
+        client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
+        line = f"{CHAMPION}: is now version {version}, {reason}"
+        client.set_model_version_tag(MODEL_NAME, version, "promotion", line)
+        return line
+    except Exception as error:
+        print(describe(error, is_passing(error)), flush=True)
+        return f"{CHAMPION}: not decided, see the line above"
+
+
+def _champion(client: "MlflowClient") -> "ModelVersion | None":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(MODEL_NAME, CHAMPION)
+    except MlflowException as error:
+        if is_passing(error):
+            raise
+        return None
+
+
+def _figure(
+    client: "MlflowClient",
+    champion: "ModelVersion",
+    metric: str,
+    validation_hash: str,
+    reevaluate: Callable[[Path], float | None],
+) -> float:
+    known = champion.tags.get(_measurement(metric, validation_hash))
+    if known is not None:
+        return float(known)
+    model = import_mlflow().artifacts.download_artifacts(f"models:/{MODEL_NAME}/{champion.version}")
+    value = reevaluate(next(Path(model).glob("data/*/encoder.json")).parent)
+    if not _is_number(value):
+        raise ValueError(f"{metric} of version {champion.version} on this validation data is {value}")
+    client.set_model_version_tag(
+        MODEL_NAME, champion.version, _measurement(metric, validation_hash), str(float(value))
+    )
+    return float(value)
+
+
+def _measurement(metric: str, validation_hash: str) -> str:
+    return f"{metric} on {validation_hash}"
+
+
+def _is_number(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _public_version(package: str) -> str:
+    return importlib.metadata.version(package).split("+")[0]  # a build like 2.11.0+cpu is on no public index
