@@ -1,0 +1,359 @@
+"""Images to WebDataset tars and their index, in parallel processes, the same bytes for any number of them.
+
+Every shard is built under a temporary name in a work folder and renamed when it is whole, with a note beside
+it; a run that was killed leaves finished shards, which the next run checks and keeps.
+"""
+
+import errno
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moco.config import Shard, settings_hash
+from moco.disk import move_folder, require_free
+from moco.errors import Interrupted, MocoError
+from moco.images.index import ENTRY, FORMAT, file_sha256, hash_of_set
+from moco.images.splits import ARRAY_FILE, SPLITS, Manifest, Row, Split, read_manifest
+from moco.images.tars import Bad, Origin, write_tar
+from moco.progress import Progress
+
+OVERHEAD = 2048  # bytes a sample beside the image: two headers, the JSON, padding
+INDEX_COLUMNS = ("offset", "size", "label", "ordinal")  # as write_tar gives them
+NAMED = 3  # bad files that an error names
+
+
+@dataclass(frozen=True)
+class Job:
+    """The rows of one shard."""
+
+    split: Split
+    number: int
+    first: int
+    """Position of the first row in the split's part of the manifest."""
+    rows: list[Row]
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.number:06d}.tar"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a worker says of a finished shard."""
+
+    split: Split
+    samples: int
+    kept: bool
+    """Finished by an earlier run."""
+    bad: list[Bad]
+
+
+def write_shards(
+    raw: Path, target: Path, runs: Path, settings: Shard, processes: int | None = None
+) -> dict[str, Any]:
+    """Write the images of a manifest as tars with an index to `target`, replacing what is there.
+
+    Args:
+        raw: folder of manifest.csv and manifest.json; paths in it start at the working directory.
+        target: receives SPLIT-NNNNNN.tar and SPLIT.index.npy for each split, index.json, quarantine.jsonl.
+        runs: where the work folder lives until it is finished.
+        settings: the shard section.
+        processes: how many write; the result does not depend on it. None: one a processor. Memory is bounded
+            by them, not by the number of images.
+
+    Returns:
+        images and quarantined; for each split its images, shards and bytes.
+
+    Raises:
+        MocoError: too many files are no images, one has changed since fetch, the disk is full, …
+        Interrupted: on Ctrl-C or SIGTERM, after the processes have ended.
+    """
+    manifest, _ = read_manifest(raw)
+    hashes = [file_sha256(raw / name) for name in ("manifest.json", "manifest.csv")]
+    kept_by = settings.model_dump(
+        exclude={"max_bad_fraction"}
+    )  # a larger share may go on with the same shards
+    work = runs / f"shards-{settings_hash(FORMAT, kept_by, hashes)}"
+    with _alone(work):
+        for folder in (work / "shards", work / "notes"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.glob("*.part"):
+                leftover.unlink()
+        finished = sum(tar.stat().st_size for tar in (work / "shards").glob("*.tar"))
+        require_free(work, manifest.bytes + OVERHEAD * manifest.images - finished, "sharding the images")
+        try:
+            samples = _build_all(raw, work, manifest, settings, processes or processors())
+            metrics = _assemble(work, manifest, samples)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise MocoError(
+                f"{work}: the disk is full; free some space and run shard again, it goes on"
+            ) from None
+        move_folder(work / "shards", target)
+        shutil.rmtree(work)
+    return metrics
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Only one run at a time works in the folder; the lock goes with the process, however it ends."""
+    work.parent.mkdir(parents=True, exist_ok=True)
+    path = work.with_suffix(".lock")
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MocoError(f"{work}: another process is sharding these images; wait until it ends") from None
+        yield
+        path.unlink()
+
+
+def _plan(raw: Path, settings: Shard) -> Iterator[Job]:
+    """Cut the manifest into shards; a function of the manifest alone, so that bad images move no others."""
+    split, number, first, rows, size = SPLITS[0], 0, 0, list[Row](), 0
+    for row in read_manifest(raw)[1]:
+        full = (
+            len(rows) == settings.samples_per_shard or size + row.bytes > settings.megabytes_per_shard * 10**6
+        )
+        if rows and (full or row.split != split):
+            yield Job(split, number, first, rows)
+            number, first, rows, size = number + 1, first + len(rows), [], 0
+        if row.split != split:
+            split, number, first = row.split, 0, 0
+        rows.append(row)
+        size += row.bytes
+    if rows:
+        yield Job(split, number, first, rows)
+
+
+def _build_all(
+    raw: Path, work: Path, manifest: Manifest, settings: Shard, processes: int
+) -> dict[Split, int]:
+    # Forked from a clean server: safe beside threads, and quick to start with this module already imported.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    counts, stop = context.Array("q", 2), context.Value("b", 0, lock=False)
+    tally = _Tally(manifest, settings)
+    running: set[Future[Done]] = set()
+    with ProcessPoolExecutor(
+        processes, context, _start_worker, (raw, work, manifest, settings, counts, stop)
+    ) as pool:
+        try:
+            for job in _plan(raw, settings):
+                while len(running) > processes:  # one job more than processes, so that none waits
+                    running = tally.collect(running, counts)
+                running.add(pool.submit(_build, job))
+            while running:
+                running = tally.collect(running, counts)
+        except BaseException as error:
+            stop.value = 1
+            pool.shutdown(cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):
+                finished = len(list((work / "notes").glob("*.json")))
+                raise Interrupted(
+                    f"sharding stopped; {finished} finished shards are kept, run shard again to go on"
+                ) from None
+            if isinstance(error, BrokenProcessPool):
+                raise MocoError(
+                    "a sharding process was killed, probably for lack of memory; finished shards are kept,"
+                    " run shard again with fewer processes"
+                ) from None
+            raise
+    tally.check(final=True)
+    if tally.kept:
+        print(f"{tally.kept} of {tally.shards} shards were finished by an earlier run and are kept")
+    return tally.samples
+
+
+class _Tally:
+    """How far the shards have come, and how many files were bad."""
+
+    def __init__(self, manifest: Manifest, settings: Shard) -> None:
+        self.total, self.limit = manifest.images, settings.max_bad_fraction
+        self.progress, self.started = Progress("shard", manifest.images), time.monotonic()
+        self.bad = self.bystanders = self.shards = self.kept = 0
+        self.samples: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self.named: list[Bad] = []
+
+    def collect(self, running: set[Future[Done]], counts: Any) -> set[Future[Done]]:
+        done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+        for future in done:
+            shard = future.result()
+            self.samples[shard.split] += shard.samples
+            self.shards, self.kept = self.shards + 1, self.kept + shard.kept
+            bad = [item for item in shard.bad if not item.bystander]
+            self.bad, self.bystanders = self.bad + len(bad), self.bystanders + len(shard.bad) - len(bad)
+            self.named = sorted([*self.named, *bad], key=lambda item: item.path)[:NAMED]
+        self.check()
+        images, size = counts[0], counts[1]
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        self.progress.update(images, f"{images / seconds:.0f} images/s · {size / seconds / 1e6:.1f} MB/s")
+        return running
+
+    def check(self, final: bool = False) -> None:
+        total = self.total - self.bystanders if final else self.total
+        if self.bad > self.limit * total:
+            first = "; ".join(f"{item.path} ({item.reason})" for item in self.named)
+            raise MocoError(
+                f"{self.bad} of {total} images are unreadable, more than shard.max_bad_fraction = {self.limit:g}"
+                f" allows ({self.bad / total:.1%}): {first}{', …' if self.bad > NAMED else ''};"
+                " mend or remove them, or raise the fraction"
+            )
+
+
+def _assemble(work: Path, manifest: Manifest, samples: dict[Split, int]) -> dict[str, Any]:
+    """Write the index files beside the finished tars, from their notes."""
+    folder = work / "shards"
+    splits: dict[Split, Any] = {}
+    quarantine: list[tuple[str, str]] = []
+    for split in SPLITS:
+        shards: list[dict[str, Any]] = []
+        path, start = folder / f"{split}.index.npy", 0
+        entries = _new_index(path, samples[split])
+        for number, file in enumerate(sorted((work / "notes").glob(f"{split}-*.json"))):
+            note = json.loads(file.read_bytes())
+            end = start + note["samples"]
+            for column, values in zip(INDEX_COLUMNS, zip(*note["index"], strict=True), strict=False):
+                entries[column][start:end] = values
+            entries["shard"][start:end] = number
+            quarantine += [(bad["path"], bad["reason"]) for bad in note["quarantine"]]
+            shards.append(
+                {"file": file.stem, **{name: note[name] for name in ("samples", "bytes", "sha256")}}
+            )
+            start = end
+        if isinstance(entries, np.memmap):
+            entries.flush()
+        splits[split] = {"samples": start, "index_sha256": file_sha256(path), "shards": shards}
+    if not splits["train"]["samples"]:
+        raise MocoError("shard: no image of the training split can be read; see that fetch.path names images")
+    hashes = {split: [shard["sha256"] for shard in splits[split]["shards"]] for split in SPLITS}
+    index = {
+        "format": FORMAT,
+        "data_hash": hash_of_set(manifest.classes, hashes),
+        "classes": manifest.classes,
+        "quarantined": len(quarantine),
+        "splits": splits,
+    }
+    lines = (json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in sorted(quarantine))
+    (folder / "quarantine.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    return {
+        "images": sum(splits[split]["samples"] for split in SPLITS),
+        **{
+            split: {
+                "images": splits[split]["samples"],
+                "shards": len(splits[split]["shards"]),
+                "bytes": sum(shard["bytes"] for shard in splits[split]["shards"]),
+            }
+            for split in SPLITS
+        },
+        "quarantined": len(quarantine),
+    }
+
+
+def _new_index(path: Path, samples: int) -> NDArray[Any]:
+    if samples:
+        return np.lib.format.open_memmap(path, mode="w+", dtype=ENTRY, shape=(samples,))
+    entries = np.empty(0, ENTRY)  # an empty file cannot be mapped for writing
+    np.save(path, entries)
+    return entries
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """What a process keeps between shards."""
+
+    work: Path
+    origin: Origin
+    counts: Any
+    """Shared: images and source bytes done so far."""
+    stop: Any
+    """Shared: not zero when the run is to end."""
+
+
+_worker: _Worker
+
+
+def _start_worker(raw: Path, work: Path, manifest: Manifest, settings: Shard, counts: Any, stop: Any) -> None:
+    global _worker
+    # The parent alone answers Ctrl-C and SIGTERM, and ends its workers through `stop`; should it be killed
+    # outright, they end with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    arrays = None if manifest.root is not None else np.load(raw / ARRAY_FILE, mmap_mode="r")
+    classes = {name: label for label, name in enumerate(manifest.classes)}
+    _worker = _Worker(work, Origin(Path(manifest.root or raw), arrays, classes, settings), counts, stop)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _build(job: Job) -> Done:
+    """Write one shard and its note, unless an earlier run did."""
+    worker = _worker
+    tar, note = worker.work / "shards" / job.name, worker.work / "notes" / f"{job.name}.json"
+    found = _finished(tar, note)
+    if found is None:
+        since = [0, 0]
+
+        def tick(size: int) -> None:
+            if worker.stop.value:
+                raise Interrupted("stopped by the parent process")
+            since[0], since[1] = since[0] + 1, since[1] + size
+            if since[0] == 32:
+                flush()
+
+        def flush() -> None:
+            with worker.counts.get_lock():
+                worker.counts[0] += since[0]
+                worker.counts[1] += since[1]
+            since[:] = [0, 0]
+
+        part = tar.with_suffix(".part")
+        found = write_tar(part, job.split, job.first, job.rows, worker.origin, tick)
+        flush()
+        part.rename(tar)
+        part = note.with_suffix(".part")
+        part.write_text(json.dumps(found))
+        part.rename(note)
+        kept = False
+    else:
+        kept = True
+        with worker.counts.get_lock():
+            worker.counts[0] += len(job.rows)
+    return Done(job.split, found["samples"], kept, [Bad(**item) for item in found["quarantine"]])
+
+
+def _finished(tar: Path, note: Path) -> dict[str, Any] | None:
+    """The note of a shard that an earlier run finished, if the tar is what it says."""
+    try:
+        found: dict[str, Any] = json.loads(note.read_bytes())
+        return found if tar.stat().st_size == found["bytes"] and file_sha256(tar) == found["sha256"] else None
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,25 @@
+"""Stage shard: the images of data/raw/manifest.csv become WebDataset tars and their index in data/shards."""
+
+import time
+
+from moco.config import Params
+from moco.disk import readable
+from moco.images.shards import write_shards
+from moco.images.splits import SPLITS
+from pipelines import stage
+
+
+def shard(params: Params) -> None:
+    """Run the stage: data/shards, outputs/shard/metrics.json and a short summary."""
+    started = time.monotonic()
+    metrics = write_shards(stage.RAW, stage.SHARDS, stage.runs_folder(), params.shard)
+    stage.write_json(stage.outputs("shard") / "metrics.json", metrics)
+    tars = sum(metrics[split]["shards"] for split in SPLITS)
+    size = readable(sum(metrics[split]["bytes"] for split in SPLITS))
+    print(f"{metrics['images']} images in {tars} shards ({size}), {time.monotonic() - started:.1f} s")
+    if metrics["quarantined"]:
+        print(f"{metrics['quarantined']} files left out; {stage.SHARDS}/quarantine.jsonl gives their reasons")
+
+
+if __name__ == "__main__":
+    stage.main(shard, __doc__)
