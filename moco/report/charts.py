@@ -1,0 +1,186 @@
+"""The charts: training curves, baselines, learning rates, confusion."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from moco.report.results import LinearScores, Sweep, Table
+from moco.report.style import BLUE, CHART, FAINT, GREY, INK, MUTED, NAMES, ORANGE, PAGE, SOURCES, picture
+
+LABELLED_CLASSES = 30
+"""Up to this many classes, the confusion matrix names its rows and columns."""
+
+
+def loss(path: Path, curves: Table) -> None:
+    """InfoNCE beside chance, ln(1+K); the time in which the queue fills is shaded."""
+    with picture(path, CHART) as figure:
+        axes = figure.add_subplot(title="Contrastive loss", xlabel="step")
+        _shade_filling(axes, curves)
+        axes.plot(
+            curves["step"],
+            curves["chance"],
+            color=GREY,
+            linestyle=(0, (4, 3)),
+            linewidth=1.6,
+            label="chance, ln(1+K)",
+        )
+        _curve(axes, curves["step"], curves["loss"], BLUE, "InfoNCE")
+        axes.legend(loc="best", fontsize=9.5, reverse=True)
+        axes.margins(x=0.01)
+
+
+def pretext(path: Path, curves: Table) -> None:
+    """How often the matching key beats all others (top-1) or all but four (top-5)."""
+    with picture(path, CHART) as figure:
+        axes = figure.add_subplot(title="Pretext accuracy", xlabel="step")
+        _shade_filling(axes, curves)
+        _curve(axes, curves["step"], curves["top5"], ORANGE, "top-5")
+        _curve(axes, curves["step"], curves["top1"], BLUE, "top-1")
+        _percent(axes)
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="best", fontsize=9.5, reverse=True)
+        axes.margins(x=0.01)
+
+
+def knn(path: Path, readings: Table) -> None:
+    """kNN accuracy on the validation split over the epochs."""
+    with picture(path, CHART) as figure:
+        axes = figure.add_subplot(title="kNN on the validation split", xlabel="epoch")
+        axes.plot(readings["epoch"], readings["knn_top1"], color=BLUE, marker="o", markersize=5)
+        _value(axes, readings["epoch"][-1], readings["knn_top1"][-1], "right")
+        _percent(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.margins(y=0.18)
+
+
+def feature_spread(path: Path, curves: Table) -> None:
+    """The spread of the queries during training: 1 all over the sphere, 0 collapsed."""
+    with picture(path, CHART) as figure:
+        axes = figure.add_subplot(title="Spread of the queries while training", xlabel="step")
+        _curve(axes, curves["step"], curves["feature_std"], BLUE, "")
+        axes.set_ylim(0, 1.05)
+        axes.margins(x=0.01)
+
+
+def baselines(path: Path, scores: dict[str, LinearScores]) -> None:
+    """Linear and kNN accuracy of the three kinds of features."""
+    with picture(path, CHART) as figure:
+        axes = figure.add_subplot(title="Accuracy on the test split")
+        width = 0.25
+        for number, (kind, score) in enumerate(scores.items()):
+            values = [score.linear_top1, score.knn_top1]
+            bars = axes.bar(
+                np.arange(2) + (number - 1) * width,
+                values,
+                width * 0.92,
+                color=SOURCES[kind],
+                label=NAMES[kind],
+            )
+            axes.bar_label(
+                bars, labels=[f"{100 * value:.1f}" for value in values], padding=2, fontsize=9, color=INK
+            )
+        axes.set_xticks(range(2), ["linear classifier", "nearest neighbours"])
+        axes.grid(axis="x", visible=False)
+        axes.set_ylim(0, min(1.2, 1.28 * max(max(s.linear_top1, s.knn_top1) for s in scores.values())))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.legend(
+            ncols=3, loc="upper center", fontsize=8.5, columnspacing=1, handlelength=1, handletextpad=0.4
+        )
+
+
+def sweep(path: Path, sweep: Sweep) -> None:
+    """Validation accuracy of every learning rate; the chosen one is ringed."""
+    with picture(path, CHART) as figure:
+        axes = figure.add_subplot(
+            title="Learning rates of the classifier", xlabel="learning rate", xscale="log"
+        )
+        for kind, (rates, values) in sweep.items():
+            axes.plot(rates, values, color=SOURCES[kind], marker="o", markersize=4, label=NAMES[kind])
+            best = int(np.nanargmax(values))
+            axes.plot(
+                rates[best], values[best], "o", markersize=11, markerfacecolor="none", color=SOURCES[kind]
+            )
+        _percent(axes)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_ylabel("validation top-1")
+        axes.legend(loc="best", fontsize=9)
+
+
+def confusion(path: Path, matrix: NDArray[np.float64], classes: Sequence[str]) -> None:
+    """Shares of each actual class (row) that were given each name (column); float, C x C."""
+    named = len(classes) <= LABELLED_CLASSES
+    side = min(PAGE, 3.2 + 0.44 * len(classes)) if named else 6.5
+    with picture(path, (side, side * 0.92)) as figure:
+        axes = figure.add_subplot(
+            title="Confusion on the test split, % of each actual class", xlabel="predicted", ylabel="actual"
+        )
+        axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1, interpolation="nearest" if named else "antialiased")
+        axes.grid(visible=False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        if not named:
+            axes.set_xticks([])
+            axes.set_yticks([])
+            return
+        axes.set_xticks(
+            range(len(classes)),
+            classes,
+            rotation=40,
+            ha="right",
+            rotation_mode="anchor",
+            fontsize=9,
+            color=INK,
+        )
+        axes.set_yticks(range(len(classes)), classes, fontsize=9, color=INK)
+        for row, column in np.argwhere(matrix >= 0.005):
+            share = matrix[row, column]
+            colour = "white" if share > 0.55 else INK if share > 0.1 else MUTED
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8.5, color=colour)
+        axes.set_xticks(np.arange(1, len(classes)) - 0.5, minor=True)
+        axes.set_yticks(np.arange(1, len(classes)) - 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=1.5)
+        axes.tick_params(which="minor", length=0)
+
+
+def _curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], colour: str, label: str) -> None:
+    """A curve: its readings faintly, and their moving average where there are many."""
+    window = len(y) // 40
+    if window < 2:
+        axes.plot(x, y, color=colour, label=label)
+        return
+    axes.plot(x, y, color=colour, alpha=0.25, linewidth=1)
+    sums = np.cumsum(np.insert(y, 0, 0.0))
+    low, high = np.arange(len(y)) - window, np.arange(len(y)) + window + 1
+    low, high = np.maximum(low, 0), np.minimum(high, len(y))
+    axes.plot(x, (sums[high] - sums[low]) / (high - low), color=colour, label=label)
+
+
+def _shade_filling(axes: Axes, curves: Table) -> None:
+    filling = curves["step"][curves["queue_fill"] < 1]
+    if not len(filling):
+        return
+    full = curves["step"][len(filling)] if len(filling) < len(curves["step"]) else filling[-1]
+    axes.axvspan(0, float(full), color=FAINT, alpha=0.6, linewidth=0, label="queue fills")
+
+
+def _percent(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if high - low > 0.06 else 1))
+
+
+def _value(axes: Axes, x: float, y: float, side: str) -> None:
+    axes.annotate(
+        f"{100 * y:.1f} %",
+        (x, y),
+        (0, 8),
+        textcoords="offset points",
+        ha=side,
+        color=INK,
+        fontsize=10,
+        weight="bold",
+    )

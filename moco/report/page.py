@@ -1,0 +1,103 @@
+"""The page: a Markdown text with its tables, and the same as one HTML file that holds its pictures."""
+
+import base64
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+_WIDE = ("views.png", "neighbours.png")  # scroll sideways on a phone rather than become unreadable
+
+
+def render_markdown(context: dict[str, Any]) -> str:
+    """Fill the template report.md.jinja."""
+    text = _environment().get_template("report.md.jinja").render(context)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def markdown_table(align: str, caller: Callable[[], str]) -> str:
+    """A Markdown table whose source is aligned too; the template calls this around lines of `cell | cell`.
+
+    Args:
+        align: "l", "c" or "r" for each column.
+        caller: gives the lines, the header first.
+    """
+    rows = [[cell.strip() for cell in line.split(" |")] for line in caller().splitlines() if line.strip()]
+    widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(align))]
+    pads = {"l": str.ljust, "c": str.center, "r": str.rjust}
+    rules = {"l": "{}-", "c": ":{}:", "r": "{}:"}
+
+    def line(row: list[str]) -> str:
+        return (
+            "| "
+            + " | ".join(pads[a](cell, width) for cell, width, a in zip(row, widths, align, strict=True))
+            + " |"
+        )
+
+    rule = [
+        rules[a].format("-" * (width - len(rules[a]) + 2)) for width, a in zip(widths, align, strict=True)
+    ]
+    return "\n".join([line(rows[0]), "| " + " | ".join(rule) + " |", *map(line, rows[1:])]) + "\n"
+
+
+def escape(name: str) -> str:
+    """A name as plain text in Markdown, whatever characters it has."""
+    return re.sub(r"([\\`*_{}\[\]<>|#$~])", r"\\\1", name)
+
+
+def render_html(markdown: str, folder: Path) -> str:
+    """The Markdown page as one self-contained HTML file.
+
+    Args:
+        markdown: from `render_markdown`.
+        folder: where its pictures are.
+    """
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = parser.parse(markdown)
+    sections: list[tuple[str, str]] = []
+    title = ""
+    for number, token in enumerate(tokens):
+        if token.type == "heading_open":
+            heading = tokens[number + 1].content
+            if token.tag == "h1":
+                title = heading
+            else:
+                anchor = re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
+                token.attrSet("id", anchor)
+                sections.append((anchor, heading))
+        elif token.type == "inline" and token.children:
+            _embed(token.children, tokens[number - 1], folder)
+    body = parser.renderer.render(tokens, parser.options, {})
+    for mark, kind in (("✓", "good"), ("⚠", "bad")):
+        body = body.replace(f"<li>{mark} ", f'<li><span class="{kind}">{mark}</span>')
+    headline = body.find("<table>") < body.find("<h2") and "<table>" in body
+    body = body.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    if headline:
+        body = body.replace('<div class="scroll">', '<div class="headline">', 1)
+    return _environment().get_template("page.html.jinja").render(title=title, sections=sections, body=body)
+
+
+def _embed(children: list[Token], paragraph: Token, folder: Path) -> None:
+    pictures = [child for child in children if child.type == "image"]
+    for picture in pictures:
+        name = str(picture.attrs["src"])
+        data = base64.b64encode((folder / name).read_bytes()).decode()
+        picture.attrs["src"] = f"data:image/png;base64,{data}"
+        if name in _WIDE:
+            paragraph.attrSet("class", "pictures wide")
+    if pictures and not paragraph.attrGet("class"):
+        paragraph.attrSet("class", "pictures pair" if len(pictures) > 1 else "pictures")
+
+
+def _environment() -> Environment:
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals["table"] = markdown_table
+    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f} %"
+    environment.filters["points"] = lambda share: f"{100 * share:+.1f}".replace("-", "−")
+    environment.filters["count"] = lambda number: f"{number:,}"
+    return environment

@@ -1,0 +1,168 @@
+"""What the report shows of the images: some views, neighbours, a map, and the collapse measures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moco.config import Pretrain, Report
+from moco.encoders import FrozenEncoder, random_encoder
+from moco.evaluation.collapse import effective_rank, feature_spread
+from moco.evaluation.features import Features, extract, spread
+from moco.evaluation.neighbours import nearest
+from moco.images.decode import Pixels
+from moco.images.index import ShardSet
+from moco.images.loader import read_image
+from moco.images.plan import Integers
+from moco.images.views import two_views
+from moco.report.feature_map import FEWEST, flatten
+from moco.report.pictures import Shown, one_a_cell
+
+GALLERY = 20_000
+"""Training images, at most, among which neighbours are sought: enough to find good ones, little to encode."""
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """The measures of one encoder; `rank` is out of `of` = min(images, D)."""
+
+    spread: float
+    rank: float
+    of: int
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """A 2-D map.
+
+    Attributes:
+        points: float32, N x 2, in [0, 1].
+        labels: int32 [N], -1 where there is none.
+        chosen: int64, rows of the images to draw.
+        images: those images.
+    """
+
+    points: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    chosen: Integers
+    images: list[Pixels]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Everything the report shows of the images themselves.
+
+    Attributes:
+        classes: names; empty without labels.
+        held_out: whether queries, views and map are validation images (else there are none, and they
+            are training images kept out of the gallery).
+        triples: image, query view and key view of the first epoch.
+        rows: query images with their neighbours.
+        gallery: number of training images among which neighbours were sought.
+        same_class: share of the neighbours shown that are of their query's class; None without labels.
+        map: None where there are too few images.
+        mapped: number of images behind the map and the collapse measures.
+        collapse: by encoder, "moco" and "random".
+    """
+
+    classes: list[str]
+    held_out: bool
+    triples: list[tuple[Pixels, Pixels, Pixels]]
+    rows: list[tuple[Shown, list[Shown]]]
+    gallery: int
+    same_class: float | None
+    map: FeatureMap | None
+    mapped: int
+    collapse: dict[str, Collapse]
+
+
+def gather(
+    encoder: FrozenEncoder,
+    train: ShardSet,
+    val: ShardSet,
+    settings: Report,
+    pretrain: Pretrain,
+    num_workers: int,
+) -> Samples:
+    """Choose images by the report's seed, encode them, look at their features. The test split is not touched.
+
+    Args:
+        encoder: the pretrained one.
+        train: neighbours come from here.
+        val: queries, views and map come from here; where it is empty, from `train`, apart from the gallery.
+        settings: how many of each.
+        pretrain: the settings of the views.
+        num_workers: loader processes.
+    """
+    pool = val if len(val) else train
+    looked_at = spread(len(pool), settings.map_images, settings.seed)
+    candidates = np.arange(len(train))
+    if not len(val):
+        looked_at = spread(len(train), min(settings.map_images, len(train) // 2), settings.seed)
+        candidates = np.setdiff1d(candidates, looked_at)
+    gallery = candidates[spread(len(candidates), GALLERY, settings.seed)]
+    features = extract(encoder, pool, looked_at, num_workers)
+    untrained = extract(random_encoder(encoder.spec, pretrain.seed), pool, looked_at, num_workers)
+    queries = spread(len(looked_at), settings.queries, settings.seed)
+    found, similarities = nearest(
+        features[queries], extract(encoder, train, gallery, num_workers), settings.neighbours
+    )
+    rows = [
+        (_shown(pool, sample), [
+            _shown(train, other, float(value), _same(pool, sample, train, other))
+            for other, value in zip(gallery[near], values, strict=True)
+        ])
+        for sample, near, values in zip(looked_at[queries], found, similarities, strict=True)
+    ]  # fmt: skip
+    known = [shown.same for _, row in rows for shown in row if shown.same is not None]
+    return Samples(
+        classes=list(train.classes),
+        held_out=len(val) > 0,
+        triples=_triples(pool, looked_at[spread(len(looked_at), settings.views, settings.seed)], pretrain),
+        rows=rows,
+        gallery=len(gallery),
+        same_class=float(np.mean(known)) if known else None,
+        map=_map(pool, looked_at, features, settings.seed),
+        mapped=len(looked_at),
+        collapse={"moco": _collapse(features), "random": _collapse(untrained)},
+    )
+
+
+def _shown(images: ShardSet, sample: int, similarity: float | None = None, same: bool | None = None) -> Shown:
+    label = int(images.labels[sample])
+    name = images.classes[label] if label >= 0 else images.key(int(sample))
+    return Shown(read_image(images, int(sample)), name, similarity, same)
+
+
+def _same(one: ShardSet, i: int, other: ShardSet, j: int) -> bool | None:
+    a, b = int(one.labels[i]), int(other.labels[j])
+    return None if a < 0 or b < 0 else a == b
+
+
+def _triples(
+    images: ShardSet, chosen: Sequence[int] | Integers, pretrain: Pretrain
+) -> list[tuple[Pixels, Pixels, Pixels]]:
+    triples = []
+    for sample in chosen:
+        image = read_image(images, int(sample))
+        query, key = two_views(image, pretrain.views, pretrain.image_size, pretrain.seed, 0, int(sample))
+        triples.append((image, query, key))
+    return triples
+
+
+def _map(images: ShardSet, rows: Integers, features: Features, seed: int) -> FeatureMap | None:
+    if len(rows) < FEWEST:
+        return None
+    points = flatten(features, seed)
+    chosen = one_a_cell(points)
+    return FeatureMap(
+        points,
+        np.asarray(images.labels)[rows],
+        chosen,
+        [read_image(images, int(sample)) for sample in rows[chosen]],
+    )
+
+
+def _collapse(features: Features) -> Collapse:
+    return Collapse(feature_spread(features), effective_rank(features), min(features.shape))

@@ -1,0 +1,102 @@
+"""From results and samples to a folder with the page and its pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moco.config import Params
+from moco.report import charts, pictures
+from moco.report.feature_map import FEWEST
+from moco.report.page import escape, render_html, render_markdown
+from moco.report.reading import checks
+from moco.report.results import Results
+from moco.report.samples import Samples
+from moco.report.style import NAMES
+
+NO_LABELS = "The images have no labels, so there is no classifier to train and no accuracy to measure."
+
+
+def write_report(folder: Path, results: Results, samples: Samples, params: Params) -> None:
+    """Write report.md, report.html and the PNGs between them; the same bytes for the same arguments.
+
+    Args:
+        folder: an empty folder.
+        results: of the stages before.
+        samples: from `moco.report.samples.gather`.
+        params: whose pretrain section is shown.
+    """
+    matrix = confusion_matrix(results.confusion, samples.classes)
+    _draw(folder, results, samples, matrix)
+    text = render_markdown(_context(results, samples, params, matrix))
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    (folder / "report.html").write_text(render_html(text, folder), encoding="utf-8")
+
+
+def confusion_matrix(pairs: list[tuple[str, str]], classes: list[str]) -> NDArray[np.float64]:
+    """Shares of each actual class (row) given each name (column): C x C, rows sum to 1, or 0 if unseen."""
+    number = {name: index for index, name in enumerate(classes)}
+    counts = np.zeros((len(classes), len(classes)))
+    for actual, predicted in pairs:
+        counts[number[actual], number[predicted]] += 1
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+
+def _draw(folder: Path, results: Results, samples: Samples, matrix: NDArray[np.float64]) -> None:
+    pictures.views(folder / "views.png", samples.triples)
+    pictures.neighbours(folder / "neighbours.png", samples.rows, "query", "nearest training images")
+    if samples.map:
+        pictures.map_dots(folder / "map.png", samples.map.points, samples.map.labels, samples.classes)
+        pictures.map_images(
+            folder / "map-images.png", samples.map.points, samples.map.images, samples.map.chosen
+        )
+    charts.loss(folder / "loss.png", results.curves)
+    charts.pretext(folder / "pretext.png", results.curves)
+    charts.feature_spread(folder / "spread.png", results.curves)
+    if len(results.knn["epoch"]):
+        charts.knn(folder / "knn.png", results.knn)
+    if results.scores:
+        charts.baselines(folder / "baselines.png", results.scores)
+        charts.sweep(folder / "sweep.png", results.sweep)
+        charts.confusion(folder / "confusion.png", matrix, samples.classes)
+
+
+def _context(
+    results: Results, samples: Samples, params: Params, matrix: NDArray[np.float64]
+) -> dict[str, Any]:
+    """What the template needs, as it will be printed."""
+    curves, pretrain = results.curves, params.pretrain
+    return {
+        "params": params,
+        "K": f"{pretrain.queue_size:,}",
+        "learning_rate": f"{pretrain.lr_per_256 * pretrain.global_batch / 256:g}",
+        "chance": f"{np.log1p(pretrain.queue_size):.2f}",
+        "last_loss": f"{curves['loss'][-1]:.2f}",
+        "last_top1": float(curves["top1"][-1]),
+        "queue_was_filling": bool((curves["queue_fill"] < 1).any()),
+        "fetch": results.fetch,
+        "shard": results.shard,
+        "splits": [results.fetch[split] for split in ("train", "val", "test")],
+        "reason": results.linear.get("reason", NO_LABELS),
+        "checks": checks(results, samples),
+        "knn": len(results.knn["epoch"]) > 0,
+        "scores": results.scores,
+        "confused": _confused(matrix, samples.classes),
+        "names": NAMES,
+        "samples": samples,
+        "images": "validation images" if samples.held_out else "training images",
+        "fewest": FEWEST,
+    }
+
+
+def _confused(matrix: NDArray[np.float64], classes: list[str], most: int = 4) -> str:
+    """The commonest mistakes in words."""
+    wrong = matrix * (1 - np.eye(len(matrix)))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [(wrong.flat[i], *divmod(int(i), len(matrix))) for i in order]
+    return ", ".join(
+        f"{escape(classes[a])} as {escape(classes[b])} ({100 * share:.0f} %)"
+        for share, a, b in pairs
+        if share > 0
+    )

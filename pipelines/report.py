@@ -1,0 +1,36 @@
+"""Stage report: everything the stages found, as one page with tables and pictures (outputs/report)."""
+
+import shutil
+from pathlib import Path
+
+from moco.cluster.machine import load_machine
+from moco.config import Params
+from moco.encoders import load_encoder
+from moco.images.index import open_split
+from moco.report.results import read_results
+from moco.report.samples import gather
+from moco.report.write import write_report
+from pipelines import stage
+
+
+def report(params: Params) -> None:
+    """Run the stage: outputs/report/report.md, report.html and their pictures."""
+    results = read_results(Path("outputs"))
+    encoder = load_encoder(stage.ENCODER)
+    train, val = open_split(stage.SHARDS, "train"), open_split(stage.SHARDS, "val")
+    samples = gather(encoder, train, val, params.report, params.pretrain, load_machine().workers())
+    folder = Path("outputs/report")
+    partial = folder.with_name("report.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        write_report(partial, results, samples, params)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(f"{folder / 'report.html'}: open it in a browser; {folder / 'report.md'} is the same page")
+
+
+if __name__ == "__main__":
+    stage.main(report, __doc__)
