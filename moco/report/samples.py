@@ -19,7 +19,7 @@ from moco.images.views import two_views
 from moco.report.feature_map import FEWEST, flatten
 from moco.report.pictures import Shown, one_a_cell
 
-GALLERY = 20_000
+GALLERY = 10_000
 """Training images, at most, among which neighbours are sought: enough to find good ones, little to encode."""
 
 

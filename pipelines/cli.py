@@ -1,0 +1,295 @@
+"""The command `moco`. Each part imports what it needs when it runs, so `moco --help` answers at once."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from moco import presets
+from moco.config import load_params
+from moco.errors import MocoError
+from pipelines import stage
+
+PAGE = """\
+Pretrain an image encoder by Momentum Contrast, without labels, and see what it learned.
+
+stages, in the order of dvc.yaml (`dvc repro` runs what is out of date):
+  fetch        find the images that params.yaml names; split them into train, val and test
+  shard        pack them into WebDataset tars with an index
+  pretrain     train the encoder; goes on from the last checkpoint
+  linear       measure its features: linear classifier and nearest neighbours
+  report       write outputs/report/report.html
+
+with a trained encoder:
+  embed        features of a folder of images, to Parquet or NumPy
+  neighbours   the images of the data set that are most like a given one
+
+settings and data:
+  preset       write a published recipe into params.yaml
+  encoders     list the architectures
+  verify       check the shards against their checksums
+"""
+
+EXAMPLES = """\
+examples:
+  moco preset v2                          ResNet-50, 224 pixels, 200 epochs
+  moco pretrain --set pretrain.epochs=3   this once; params.yaml stays as it is
+  moco embed photos --output photos.npy
+  moco neighbours photos/cat.jpg --k 12
+
+`moco COMMAND --help` says more. Exit codes: 0 done, 1 something to mend, 2 wrong usage, 130 stopped.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; every foreseeable error is one line and an exit code that is not 0."""
+    options = parser().parse_args(arguments)
+    with stage.errors_in_one_line():
+        options.run(options)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = Parser(
+        prog="moco", description=PAGE, epilog=EXAMPLES, formatter_class=raw, usage="moco COMMAND [OPTION…]"
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    for name, text in STAGES.items():
+        command = add(name, run_stage, text)
+        command.add_argument(
+            "--params", default="params.yaml", help="the parameter file (default: params.yaml)"
+        )
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="SECTION.KEY=VALUE",
+            help="override one value, this once",
+        )
+        if name == "pretrain":
+            command.add_argument(
+                "--restart", action="store_true", help="begin anew; checkpoints are set aside"
+            )
+
+    command = add(
+        "embed",
+        embed,
+        "Features of every image below a folder. What is no readable image is named and skipped.",
+    )
+    command.add_argument("folder", type=Path, metavar="FOLDER")
+    _encoder(command)
+    command.add_argument(
+        "--output",
+        type=Path,
+        default=Path("features.parquet"),
+        help="FILE.parquet, or FILE.npy with the paths in FILE.txt (default: features.parquet)",
+    )
+
+    command = add(
+        "neighbours", neighbours, "The images of the data set whose features are most like an image's."
+    )
+    command.add_argument("image", type=Path, metavar="IMAGE")
+    _encoder(command)
+    command.add_argument(
+        "--shards", type=Path, default=stage.SHARDS, help=f"the shards (default: {stage.SHARDS})"
+    )
+    command.add_argument(
+        "--split", choices=("train", "val", "test"), default="train", help="(default: train)"
+    )
+    command.add_argument("--k", type=_positive, default=8, help="how many (default: 8)")
+    command.add_argument(
+        "--output", type=Path, default=Path("neighbours.png"), help="the picture (default: neighbours.png)"
+    )
+
+    command = add("preset", preset, "Write every value of a recipe into the pretrain section of params.yaml.")
+    command.add_argument(
+        "name", choices=presets.NAMES, help="the demo, CIFAR, or the recipes of the two papers"
+    )
+    command.add_argument("--params", type=Path, default=Path("params.yaml"), help="(default: params.yaml)")
+
+    add("encoders", encoders, "The architectures that pretrain.encoder can name.")
+
+    command = add("verify", verify, "Recompute the checksums and counts of a set of shards.")
+    command.add_argument(
+        "folder", type=Path, nargs="?", default=stage.SHARDS, help=f"(default: {stage.SHARDS})"
+    )
+    return top
+
+
+STAGES = {
+    "fetch": "Stage fetch: list the images that params.yaml names, with labels and splits, in data/raw.",
+    "shard": "Stage shard: pack the images of data/raw into WebDataset tars with an index in data/shards.",
+    "pretrain": "Stage pretrain: train the encoder on data/shards, from the last checkpoint on if there is one.",
+    "linear": "Stage linear: measure the features, beside random initialisation and raw pixels.",
+    "report": "Stage report: write one page with tables and pictures to outputs/report.",
+}
+
+
+def run_stage(options: argparse.Namespace) -> None:
+    """The same as `python -m pipelines.STAGE`."""
+    params = load_params(options.params, options.set)
+    run = getattr(import_module(f"pipelines.{options.command}"), options.command)
+    run(params, **({"restart": True} if getattr(options, "restart", False) else {}))
+
+
+def embed(options: argparse.Namespace) -> None:
+    """Features of a folder."""
+    from moco.embed import embed_files, find_files, write_features
+    from moco.progress import Progress
+
+    files = find_files(options.folder)
+    encoder = _load(options.encoder)
+    progress = Progress("embed", len(files))
+    bad = 0
+
+    def skipped(path: Path, reason: str) -> None:
+        nonlocal bad
+        bad += 1
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+
+    def counted() -> Any:
+        done = 0
+        for batch in embed_files(encoder, options.folder, files, skipped):
+            yield batch
+            done += len(batch.paths)
+            progress.update(done + bad, f"{done} images")
+
+    written = write_features(options.output, counted(), encoder.spec.feature_dim)
+    print(
+        f"{options.output}: {written} images, {encoder.spec.feature_dim} numbers each"
+        + f", {bad} files skipped" * (bad > 0)
+    )
+
+
+def neighbours(options: argparse.Namespace) -> None:
+    """Print and draw the nearest images."""
+    from moco.evaluation.features import embed_images
+    from moco.evaluation.neighbours import nearest
+    from moco.images.decode import UndecodableError, decode
+    from moco.images.index import open_split
+    from moco.images.loader import read_image
+    from moco.report.pictures import Shown
+    from moco.report.pictures import neighbours as draw
+
+    try:
+        image = decode(options.image.read_bytes())
+    except (OSError, UndecodableError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise MocoError(f"{options.image}: {reason}; give an image file") from None
+    if options.output.suffix != ".png" or not options.output.parent.is_dir():
+        raise MocoError(f"{options.output}: cannot be written; name a .png in an existing folder")
+    split = open_split(options.shards, options.split)
+    if not len(split):
+        raise MocoError(f"{options.shards}: its {options.split} split is empty; choose another with --split")
+    encoder = _load(options.encoder)
+    rows, similarities = nearest(
+        embed_images(encoder, [image]), _features_of(split, encoder, options.encoder), options.k
+    )
+    found = []
+    for row, similarity in zip(rows[0], similarities[0], strict=True):
+        label = int(split.labels[row])
+        name = split.classes[label] if label >= 0 else ""
+        print(f"{split.key(int(row))}  {similarity:.4f}  {name}".rstrip())
+        found.append(Shown(read_image(split, int(row)), name or split.key(int(row)), float(similarity)))
+    partial = options.output.with_name(options.output.name + ".part.png")
+    draw(partial, [(Shown(image, options.image.name), found)], "query", f"nearest images of {options.split}")
+    partial.replace(options.output)
+    print(f"{options.output}: the picture")
+
+
+def preset(options: argparse.Namespace) -> None:
+    """Write a recipe."""
+    changes = presets.apply(options.name, options.params)
+    print("\n".join(changes) if changes else f"{options.params}: holds the values of {options.name} already")
+
+
+def encoders(options: argparse.Namespace) -> None:
+    """List the architectures."""
+    from torch import device
+
+    from moco.encoders import ARCHITECTURES, ResNet
+
+    with device("meta"):  # counts weights without making them
+        for name in ARCHITECTURES:
+            network = ResNet(name)
+            weights = sum(parameter.numel() for parameter in network.parameters())
+            print(f"{name:<16} {network.feature_dim:>5} features  {weights / 1e6:>6.1f} M weights")
+
+
+def verify(options: argparse.Namespace) -> None:
+    """Check the shards."""
+    from moco.images import index
+
+    problems = index.verify(options.folder)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise MocoError(
+            f"{options.folder}: {len(problems)} problems; `dvc checkout` or `dvc repro -f shard` mends it"
+        )
+    print(f"{options.folder}: every checksum and count is right")
+
+
+def _encoder(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--encoder",
+        type=Path,
+        default=stage.ENCODER,
+        metavar="FOLDER",
+        help=f"the encoder (default: {stage.ENCODER})",
+    )
+
+
+def _load(folder: Path) -> Any:
+    import torch
+
+    from moco.cluster.machine import load_machine
+    from moco.encoders import load_encoder
+
+    wanted = load_machine().device
+    return load_encoder(
+        folder, ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    )
+
+
+def _features_of(split: Any, encoder: Any, folder: Path) -> Any:
+    """Features of a whole split, kept in the runs folder so that the second question is answered at once."""
+    import numpy as np
+
+    from moco.cluster.machine import load_machine
+    from moco.evaluation.features import extract
+    from moco.images.index import file_sha256
+
+    weights = file_sha256(folder / "encoder.safetensors")
+    kept = stage.runs_folder() / "features" / f"{weights[:16]}-{split.data_hash[:16]}-{split.split}.npy"
+    if not kept.exists():
+        print(f"encoding {len(split)} images, once for this encoder", file=sys.stderr)
+        features = extract(encoder, split, num_workers=load_machine().workers())
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_name(kept.name + ".part.npy")
+        np.save(partial, features)
+        partial.replace(kept)
+    return np.load(kept, mmap_mode="r")
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return number
