@@ -1,0 +1,64 @@
+"""The flow's parameters: the schema of params.yaml, with the values of params.yaml as defaults.
+
+What a caller leaves out keeps the value in params.yaml, at any depth: `{"epochs": 1}` is a whole `pretrain`.
+"""
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, create_model
+from pydantic.fields import FieldInfo
+
+from moco.config import Params, Settings, load_params
+
+Section = TypeVar("Section", bound=Settings)
+
+
+def with_defaults(section: type[Settings], values: Settings) -> Any:
+    """A subclass of a section of the schema whose fields default to `values`, inner sections included."""
+    fields: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        value = getattr(values, name)
+        kind: Any = field.rebuild_annotation()
+        if isinstance(value, Settings):
+            kind = with_defaults(type(value), value)
+            value = kind()
+        fields[name] = (kind, FieldInfo(default=value, description=field.description))
+    return create_model(section.__name__, __base__=section, __doc__=section.__doc__, **fields)
+
+
+if TYPE_CHECKING:
+    from moco.config import Fetch, Linear, Pretrain, Report, Shard
+else:
+    _now = load_params()
+    Fetch, Shard, Pretrain, Linear, Report = (
+        with_defaults(type(values), values)
+        for values in (_now.fetch, _now.shard, _now.pretrain, _now.linear, _now.report)
+    )
+
+
+def unchanged(section: type[Section]) -> Section:
+    """A section with every value as in params.yaml."""
+    return section()
+
+
+def overrides(given: dict[str, Settings], workspace: Params) -> dict[str, Any]:
+    """What was given and differs from the workspace's params.yaml.
+
+    Only values that a caller set count, so a process that runs for days follows params.yaml as it is now.
+
+    Returns:
+        `section.key` (deeper: `section.key.key`) -> plain value.
+    """
+    found: dict[str, Any] = {}
+    for section, values in given.items():
+        _differences(values, getattr(workspace, section), section, found)
+    return found
+
+
+def _differences(given: BaseModel, present: BaseModel, key: str, found: dict[str, Any]) -> None:
+    for name in sorted(given.model_fields_set):
+        new, old = getattr(given, name), getattr(present, name)
+        if isinstance(new, Settings):
+            _differences(new, old, f"{key}.{name}", found)
+        elif new != old:
+            found[f"{key}.{name}"] = new

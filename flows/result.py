@@ -1,0 +1,57 @@
+"""What a finished run shows: the metrics as tables, and where the report lies."""
+
+from pathlib import Path
+from typing import Any
+
+from dvc.repo import Repo
+
+REPORT = Path("outputs/report")
+
+
+def markdown(folder: Path, workspace: Path, report: Path, experiment: str | None) -> str:
+    """A page with the pipeline's metrics.
+
+    Args:
+        folder: where the stages ran.
+        workspace: the project's folder.
+        report: the report's folder inside the workspace; not mentioned if it is not there.
+        experiment: the DVC experiment that holds the result, or None for a run in the workspace itself.
+    """
+    parts = ["# Result"]
+    with Repo(str(folder)) as repo:
+        files = repo.metrics.show().get("", {}).get("data", {})
+    for path, content in sorted(files.items()):
+        parts.append(f"## {path}\n\n{_table(content.get('data') or {})}")
+    pages = sorted((workspace / report).glob("*.html")) or sorted((workspace / report).glob("*.md"))
+    if pages:
+        parts.append(f"Report: `{pages[0].relative_to(workspace)}`")
+    if experiment:
+        parts.append(f"Bring it into the workspace: `dvc exp apply {experiment}`. Compare: `dvc exp show`.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(values: dict[str, Any]) -> str:
+    """Things measured in the same way stand side by side, everything else below one another."""
+    if values and all(isinstance(value, dict) for value in values.values()):
+        columns = list(dict.fromkeys(name for value in values.values() for name in value))
+        rows = [[name, *(value.get(column) for column in columns)] for name, value in values.items()]
+        return _rows(["", *columns], rows)
+    return _rows(["metric", "value"], [[name, value] for name, value in _flat(values).items()])
+
+
+def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
+    return flat
+
+
+def _rows(head: list[str], rows: list[list[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *([_cell(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

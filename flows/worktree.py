@@ -1,0 +1,119 @@
+"""A folder of its own for a run with changed parameters, so that nobody's params.yaml is edited under them.
+
+The folder is a git worktree: the commit checked out in the workspace, with the uncommitted changes to tracked
+files there, its dvc.lock and its DVC cache. What is done already is therefore not done again, and the
+result joins the workspace's experiments (`dvc exp show`).
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dvc.repo import Repo
+from dvc.utils.serialize import modify_yaml
+
+from moco.config import load_params
+from moco.errors import MocoError
+
+FOLDER = Path("runs/worktrees")
+CARRIED = ("dvc.lock", "machine.yaml", ".dvc/config.local")  # untracked, yet part of how this workspace runs
+
+
+def make(workspace: Path, name: str, changes: Mapping[str, Any]) -> Path:
+    """Make the worktree `runs/worktrees/NAME` and write the changes into its params.yaml.
+
+    A folder of that name left by an earlier attempt is replaced; finished stages come back from the cache.
+
+    Args:
+        workspace: the project's folder, at the top of a git repository.
+        name: the worktree's name; also the experiment's.
+        changes: `section.key` -> value.
+
+    Raises:
+        MocoError: the workspace has no commit to start from, or the changed parameters are not allowed.
+    """
+    load_params(workspace / "params.yaml", [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+    folder = workspace / FOLDER / name
+    remove(workspace, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _git(workspace, "worktree", "add", "--quiet", "--detach", str(folder), "HEAD")
+    if edited := _git(
+        workspace, "stash", "create"
+    ):  # a commit of the uncommitted changes; they stay where they are
+        _git(folder, "read-tree", "-u", "--reset", edited)
+    for path in CARRIED:
+        if (workspace / path).exists():
+            shutil.copyfile(workspace / path, folder / path)
+    with modify_yaml(str(folder / "params.yaml")) as values:  # keeps the comments
+        for key, value in changes.items():
+            *sections, last = key.split(".")
+            target = values
+            for section in sections:
+                target = target[section]
+            target[last] = value
+    with Repo(str(workspace)) as repo:
+        cache = repo.cache.local_cache_dir
+    with Repo(str(folder)) as repo, repo.config.edit("local") as config:
+        config.setdefault("cache", {})["dir"] = cache
+    _link_inputs(workspace, folder)
+    return folder
+
+
+def remove(workspace: Path, folder: Path) -> None:
+    """Remove a worktree and git's record of it; nothing happens if there is none."""
+    if folder.exists():
+        _git(workspace, "worktree", "remove", "--force", "--force", str(folder), check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+    _git(workspace, "worktree", "prune")
+
+
+def identity(folder: Path) -> dict[str, str]:
+    """Variables that name the author of `dvc exp save`'s commit; none are needed where git knows one."""
+    if all(_git(folder, "config", f"user.{key}", check=False) for key in ("name", "email")):
+        return {}
+    author = {"NAME": "pretrain-and-evaluate", "EMAIL": "pretrain-and-evaluate@localhost"}
+    names = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in author.items()}
+    return {name: os.environ.get(name, value) for name, value in names.items()}
+
+
+def _link_inputs(workspace: Path, folder: Path) -> None:
+    """Link what the stages read and git does not hold, such as the images in data/inbox."""
+    with Repo(str(folder)) as repo:
+        outs = [Path(out.fs_path) for out in repo.index.outs]
+        for dep in repo.index.deps:
+            path = Path(dep.fs_path) if dep.protocol == "local" else folder.parent
+            if not path.is_relative_to(folder) or any(_overlap(path, out) for out in outs):
+                continue
+            source = workspace / path.relative_to(folder)
+            # A list of images names them by paths near it.
+            if source.is_file() and path.suffix in (".csv", ".parquet") and path.parent != folder:
+                source, path = source.parent, path.parent
+            _lay_over(repo, source, path)
+
+
+def _lay_over(repo: Repo, source: Path, target: Path) -> None:
+    if not source.exists() or repo.dvcignore.is_ignored(repo.fs, str(target)):
+        return
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source)
+    elif target.is_dir() and not target.is_symlink():
+        for child in sorted(source.iterdir()):
+            _lay_over(repo, child, target / child.name)
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+def _git(folder: Path, *arguments: str, check: bool = True) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        need = "a run with changed parameters needs a git repository with a commit"
+        raise MocoError(f"git {arguments[0]} in {folder}: {reason}; {need}")
+    return done.stdout.strip()

@@ -1,0 +1,123 @@
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from flows import children
+from moco.errors import Interrupted
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+
+
+@pytest.fixture(autouse=True)
+def _allowed() -> None:
+    children.reset()
+
+
+def run(code: str, folder: Path, lines: list[str] | None = None) -> children.Result:
+    on_line = lines.append if lines is not None else lambda line: None
+    return children.run([sys.executable, "-u", "-c", code], folder, os.environ, on_line)
+
+
+def test_lines_arrive_while_the_child_still_runs(tmp_path: Path) -> None:
+    seen: list[float] = []
+    code = "import time; print('first'); time.sleep(1); print('second')"
+    children.run(
+        [sys.executable, "-u", "-c", code], tmp_path, os.environ, lambda line: seen.append(time.monotonic())
+    )
+    assert seen[1] - seen[0] > 0.8
+
+
+def test_carriage_returns_and_terminal_codes_end_up_as_plain_lines(tmp_path: Path) -> None:
+    lines: list[str] = []
+    run(r"print('a  1% · x\r\x1b[Ka  2% · y\r\n\n', end='')", tmp_path, lines)
+    assert lines == ["a  1% · x", "a  2% · y"]
+
+
+def test_the_error_line_of_a_stage_is_kept_apart_from_the_rest(tmp_path: Path) -> None:
+    result = run("import sys; print('busy'); sys.exit('error: params.yaml: mend this')", tmp_path)
+    assert (result.code, result.error) == (1, "params.yaml: mend this")
+    assert "busy" in result.tail
+
+
+def test_a_killed_child_has_a_negative_code_and_no_error(tmp_path: Path) -> None:
+    result = run(f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})", tmp_path)
+    assert (result.code, result.error) == (-signal.SIGKILL, None)
+
+
+def test_what_a_child_leaves_running_goes_with_it(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'],"
+        " stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL); print(p.pid)"
+    )
+    lines: list[str] = []
+    run(code, tmp_path, lines)
+    time.sleep(0.3)
+    assert (
+        not Path(f"/proc/{lines[0]}").exists() or "Z" in Path(f"/proc/{lines[0]}/stat").read_text().split()[2]
+    )
+
+
+def test_stopping_ends_a_child_that_ignores_sigterm_and_refuses_the_next(tmp_path: Path) -> None:
+    raised: list[BaseException] = []
+    started = threading.Event()
+
+    def work() -> None:
+        try:
+            children.run(
+                [sys.executable, "-u", "-c", STUBBORN], tmp_path, os.environ, lambda line: started.set()
+            )
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert started.wait(20)
+    begin = time.monotonic()
+    children.stop_all(grace=0.5)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert 0.4 < time.monotonic() - begin < 3
+    assert isinstance(raised[0], Interrupted)
+    with pytest.raises(Interrupted, match="not started"):
+        run("print('too late')", tmp_path)
+
+
+def test_a_child_that_obeys_sigterm_is_not_waited_for_until_the_end_of_the_grace(tmp_path: Path) -> None:
+    started = threading.Event()
+    command = [sys.executable, "-u", "-c", "import time; print('on'); time.sleep(60)"]
+
+    def work() -> None:
+        with pytest.raises(Interrupted):
+            children.run(command, tmp_path, os.environ, lambda line: started.set())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert started.wait(20)
+    begin = time.monotonic()
+    children.stop_all(grace=30)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert time.monotonic() - begin < 5
+
+
+def test_children_are_allowed_again_after_a_reset(tmp_path: Path) -> None:
+    children.stop_all()
+    children.reset()
+    assert run("pass", tmp_path).code == 0
+
+
+@pytest.mark.parametrize("line", ["pretrain  7% · epoch 1/8", "detect@voc  100% · done"])
+def test_progress_lines_are_recognised(line: str) -> None:
+    match = children.PROGRESS.match(line)
+    assert match is not None
+    assert match["percent"] in ("7", "100")
+
+
+@pytest.mark.parametrize("line", ["pretrain 7% · one space", "loss  7%", "> python -c 'x  7% · y'"])
+def test_other_lines_are_no_progress(line: str) -> None:
+    assert children.PROGRESS.match(line) is None

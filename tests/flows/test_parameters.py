@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from flows import parameters
+from moco.config import load_params
+
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+Pretrain = parameters.with_defaults(type(PARAMS.pretrain), PARAMS.pretrain)
+
+
+def test_a_section_left_as_it_is_has_the_values_of_the_file_and_overrides_nothing() -> None:
+    assert Pretrain().model_dump() == PARAMS.pretrain.model_dump()
+    assert parameters.overrides({"pretrain": Pretrain()}, PARAMS) == {}
+
+
+def test_a_part_of_a_section_is_enough_at_any_depth() -> None:
+    given = Pretrain(**{"epochs": PARAMS.pretrain.epochs + 1, "views": {"hue": 0.25}})
+    assert given.temperature == PARAMS.pretrain.temperature
+    assert given.views.flip_p == PARAMS.pretrain.views.flip_p
+    assert parameters.overrides({"pretrain": given}, PARAMS) == {
+        "pretrain.epochs": PARAMS.pretrain.epochs + 1,
+        "pretrain.views.hue": 0.25,
+    }
+
+
+def test_a_value_given_as_it_is_already_overrides_nothing() -> None:
+    given = Pretrain(**PARAMS.pretrain.model_dump())
+    assert parameters.overrides({"pretrain": given}, PARAMS) == {}
+
+
+def test_what_was_not_given_follows_a_file_that_changed_since() -> None:
+    later = PARAMS.model_copy(update={"pretrain": PARAMS.pretrain.model_copy(update={"temperature": 0.5})})
+    assert parameters.overrides({"pretrain": Pretrain(seed=7)}, later) == {"pretrain.seed": 7}
+
+
+@pytest.mark.parametrize(
+    "values", [{"epochs": 0}, {"epoch": 1}, {"views": {"hue": 2}}, {"global_batch": 100, "bn_group_size": 32}]
+)
+def test_the_schema_still_refuses(values: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Pretrain(**values)
+
+
+def test_the_form_shows_descriptions_and_defaults_of_inner_sections_too() -> None:
+    schema = Pretrain.model_json_schema()
+    epochs = schema["properties"]["epochs"]
+    assert (epochs["default"], epochs["minimum"]) == (PARAMS.pretrain.epochs, 1)
+    assert epochs["description"] == "Passes over the training images."
+    assert schema["$defs"]["Views"]["properties"]["hue"]["default"] == PARAMS.pretrain.views.hue
