@@ -36,13 +36,21 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         groups, rest = divmod(input.shape[0], self.group_size)
         if rest:
-            raise ValueError(f"a batch of {input.shape[0]} images does not divide into groups of {self.group_size}")
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+            raise ValueError(
+                f"a batch of {input.shape[0]} images does not divide into groups of {self.group_size}"
+            )
+        assert (
+            self.running_mean is not None
+            and self.running_var is not None
+            and self.num_batches_tracked is not None
+        )
         means = self.running_mean.new_zeros(groups, self.num_features)
         variances = torch.ones_like(means)
         # momentum 1 makes each row of the scratch the group's own statistics
         normalised = [
-            F.batch_norm(part, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
+            F.batch_norm(
+                part, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
+            )
             for part, mean, variance in zip(input.split(self.group_size), means, variances, strict=True)
         ]
         with torch.no_grad():

@@ -49,12 +49,16 @@ class Fetch(Settings):
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="Share set aside for testing, where the source has no test set of its own."
     )
-    split_seed: Seed = Field(description="Seed of the split. An image's side depends on this and its content only.")
+    split_seed: Seed = Field(
+        description="Seed of the split. An image's side depends on this and its content only."
+    )
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> "Fetch":
         if self.val_fraction + self.test_fraction >= 1:
-            raise ValueError("val_fraction + test_fraction must be below 1, else no image is left to train on")
+            raise ValueError(
+                "val_fraction + test_fraction must be below 1, else no image is left to train on"
+            )
         return self
 
 
@@ -62,7 +66,9 @@ class Shard(Settings):
     """How images become WebDataset tars."""
 
     samples_per_shard: int = Field(ge=1, description="A shard is closed at this many images,")
-    megabytes_per_shard: int = Field(ge=1, description="or before its images exceed this many MB (10^6 bytes).")
+    megabytes_per_shard: int = Field(
+        ge=1, description="or before its images exceed this many MB (10^6 bytes)."
+    )
     max_side: int | None = Field(
         ge=16,
         description="Longest side in pixels; larger images are resized and stored as JPEG. Null: bytes are copied as they are.",
@@ -79,12 +85,16 @@ class Views(Settings):
     order: Literal["v1", "v2"] = Field(
         description="v1: crop, grayscale, jitter, flip. v2: crop, jitter, grayscale, blur, flip."
     )
-    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = Field(description="Smallest share of the area that a crop keeps; the largest is 1.")
+    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="Smallest share of the area that a crop keeps; the largest is 1."
+    )
     jitter_p: Fraction = Field(description="Probability of colour jitter.")
     brightness: Strength = Field(description="Factor drawn from [max(0, 1-x), 1+x].")
     contrast: Strength = Field(description="Factor drawn from [max(0, 1-x), 1+x].")
     saturation: Strength = Field(description="Factor drawn from [max(0, 1-x), 1+x].")
-    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(description="Shift drawn from [-x, x], in turns of the colour circle.")
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        description="Shift drawn from [-x, x], in turns of the colour circle."
+    )
     grayscale_p: Fraction = Field(description="Probability of dropping colour.")
     blur_p: Fraction = Field(description="Probability of Gaussian blur (0 in v1).")
     blur_sigma_min: Positive = Field(description="Smallest standard deviation of the blur, pixels.")
@@ -101,37 +111,54 @@ class Views(Settings):
 class Pretrain(Settings):
     """Momentum Contrast: encoder, dictionary, views, optimisation."""
 
-    encoder: str = Field(description="Architecture: thin, resnet18, resnet34, resnet50, … (`moco encoders` lists them).")
-    stem: Literal["imagenet", "small"] = Field(
+    encoder: str = Field(
+        description="Architecture: thin, resnet18, resnet34, resnet50, … (`moco encoders` lists them)."
+    )
+    stem: Literal["imagenet", "small", "small-stride2"] = Field(
         description="First layers: 7x7 stride 2 with max-pooling, or 3x3 stride 1 without, for images up to about 64 pixels."
     )
     image_size: int = Field(ge=8, le=1024, description="Side of a view in pixels.")
     eval_crop_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         description="Evaluation resizes the short side to image_size / this, then crops the centre (224/256 = 0.875; 1: no border lost)."
     )
-    head: Literal["linear", "mlp"] = Field(description="Projection head: linear (v1) or 2-layer MLP with ReLU (v2).")
+    head: Literal["linear", "mlp"] = Field(
+        description="Projection head: linear (v1) or 2-layer MLP with ReLU (v2)."
+    )
     dim: int = Field(ge=2, description="Dimension of queries and keys.")
     queue_size: int = Field(ge=1, description="K: number of keys in the dictionary.")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="m of the key encoder's update (paper, equation 2).")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="m of the key encoder's update (paper, equation 2)."
+    )
     temperature: Positive = Field(description="tau of InfoNCE (paper, equation 1).")
     views: Views = Field(description="Augmentation.")
     global_batch: int = Field(ge=2, description="Images a step, over all processes.")
     bn_group_size: int = Field(
-        ge=2, description="Images that share batch-norm statistics (32 = the paper's 256 over 8 GPUs); divides global_batch."
+        ge=2,
+        description="Images that share batch-norm statistics (32 = the paper's 256 over 8 GPUs); divides global_batch.",
     )
-    shuffle_bn: bool = Field(description="Shuffle the keys over the BN groups (paper, section 3.3); false only for the ablation.")
-    lr_per_256: Positive = Field(description="Learning rate for 256 images a step; scaled linearly with global_batch.")
+    shuffle_bn: bool = Field(
+        description="Shuffle the keys over the BN groups (paper, section 3.3); false only for the ablation."
+    )
+    lr_per_256: Positive = Field(
+        description="Learning rate for 256 images a step; scaled linearly with global_batch."
+    )
     sgd_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="Momentum of SGD.")
     weight_decay: Strength = Field(description="Weight decay, on all parameters.")
     schedule: Literal["cosine", "steps"] = Field(description="Learning rate over time.")
-    milestones: list[Fraction] = Field(description="steps: the shares of training after which the rate is divided by 10.")
+    milestones: list[Fraction] = Field(
+        description="steps: the shares of training after which the rate is divided by 10."
+    )
     epochs: int = Field(ge=1, description="Passes over the training images.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         description="auto: bfloat16 autocast where the processor has it in hardware. Logits and loss are float32 always."
     )
-    seed: Seed = Field(description="Seeds the weights, the queue, the order of images, the views and the shuffles.")
+    seed: Seed = Field(
+        description="Seeds the weights, the queue, the order of images, the views and the shuffles."
+    )
     log_every_steps: int = Field(ge=1, description="Steps between two rows of the curves.")
-    knn_every_epochs: int = Field(ge=0, description="Epochs between two kNN readings on the validation split; 0: none.")
+    knn_every_epochs: int = Field(
+        ge=0, description="Epochs between two kNN readings on the validation split; 0: none."
+    )
 
     @model_validator(mode="after")
     def _batch_holds_whole_groups(self) -> "Pretrain":
@@ -148,9 +175,14 @@ class Linear(Settings):
     views: Literal["centre", "augmented"] = Field(
         description="centre: features of one centre view, extracted once. augmented: the paper's random crops and flips, extracted anew each epoch."
     )
-    epochs: int = Field(ge=1, description="Passes over the labelled training images; the rate is divided by 10 at 60 % and 80 %.")
+    epochs: int = Field(
+        ge=1,
+        description="Passes over the labelled training images; the rate is divided by 10 at 60 % and 80 %.",
+    )
     batch_size: int = Field(ge=1, description="Images a step.")
-    learning_rates: list[Positive] = Field(min_length=1, description="Probed together in one pass; validation chooses.")
+    learning_rates: list[Positive] = Field(
+        min_length=1, description="Probed together in one pass; validation chooses."
+    )
     sgd_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="Momentum of SGD.")
     weight_decay: Strength = Field(description="Weight decay.")
     knn_k: int = Field(ge=1, description="Neighbours that vote.")
@@ -196,13 +228,19 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MocoError(f"{path}: no such file; run from the project's folder, or write one with `moco preset small`") from None
+        raise MocoError(
+            f"{path}: no such file; run from the project's folder, or write one with `moco preset small`"
+        ) from None
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f":{where.line + 1}" if where else ""
-        raise MocoError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error}); mend that line") from None
+        raise MocoError(
+            f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error}); mend that line"
+        ) from None
     if not isinstance(values, dict):
-        raise MocoError(f"{path}: holds {type(values).__name__}, expected sections; write a fresh one with `moco preset small`")
+        raise MocoError(
+            f"{path}: holds {type(values).__name__}, expected sections; write a fresh one with `moco preset small`"
+        )
     return values
 
 
@@ -237,7 +275,9 @@ def _override(values: dict[str, Any], text: str) -> None:
     for section in sections:
         target = target.get(section) if isinstance(target, dict) else None
     if not isinstance(target, dict):
-        raise MocoError(f"--set {text!r}: there is no section {'.'.join(sections)!r}; the sections are {', '.join(Params.model_fields)}")
+        raise MocoError(
+            f"--set {text!r}: there is no section {'.'.join(sections)!r}; the sections are {', '.join(Params.model_fields)}"
+        )
     try:
         target[last] = yaml.safe_load(value)
     except yaml.YAMLError:

@@ -41,6 +41,11 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "thin": Architecture((1, 1, 1, 1), bottleneck=False, width=0.375),  # 24 channels: small images on a CPU
+    "thin32": Architecture((1, 1, 1, 1), bottleneck=False, width=0.5),
+    "thin32b": Architecture((1, 1, 1), bottleneck=False, width=0.5),
+    "thin48b": Architecture((1, 1, 1), bottleneck=False, width=0.75),
+    "thin64b": Architecture((1, 1, 1), bottleneck=False, width=1),
+    "thin32c": Architecture((2, 2, 2), bottleneck=False, width=0.5),
     "resnet18": Architecture((2, 2, 2, 2), bottleneck=False),
     "resnet34": Architecture((3, 4, 6, 3), bottleneck=False),
     "resnet50": Architecture((3, 4, 6, 3), bottleneck=True),
@@ -57,7 +62,9 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, channels_in: int, planes: int, stride: int, architecture: Architecture, norm: Norm) -> None:
+    def __init__(
+        self, channels_in: int, planes: int, stride: int, architecture: Architecture, norm: Norm
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, planes, 3, stride, padding=1, bias=False)
         self.bn1 = norm(planes)
@@ -77,7 +84,9 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, channels_in: int, planes: int, stride: int, architecture: Architecture, norm: Norm) -> None:
+    def __init__(
+        self, channels_in: int, planes: int, stride: int, architecture: Architecture, norm: Norm
+    ) -> None:
         super().__init__()
         inner = planes * architecture.group_width // 64 * architecture.groups
         self.conv1 = nn.Conv2d(channels_in, inner, 1, bias=False)
@@ -128,9 +137,12 @@ class ResNet(nn.Module):
             self.conv1 = nn.Conv2d(3, planes, 7, stride=2, padding=3, bias=False)
             self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
         else:
-            self.conv1 = nn.Conv2d(3, planes, 3, padding=1, bias=False)
+            self.conv1 = nn.Conv2d(
+                3, planes, 3, stride=2 if stem == "small-stride2" else 1, padding=1, bias=False
+            )
             self.maxpool = nn.Identity()
         self.bn1 = norm(planes)
+        self.depth = len(architecture.blocks)
         channels = planes
         for number, depth in enumerate(architecture.blocks, start=1):
             width = planes * 2 ** (number - 1)
@@ -149,14 +161,17 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images N x 3 x H x W, normalised, to features N x D."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for number in range(1, self.depth + 1):
+            x = getattr(self, f"layer{number}")(x)
         return self.avgpool(x).flatten(1)
 
 
 def find_architecture(name: str) -> Architecture:
     """The architecture of that name, or one line that lists the names."""
     if name not in ARCHITECTURES:
-        raise MocoError(f"pretrain.encoder = {name!r} is no known architecture; choose one of {', '.join(ARCHITECTURES)}")
+        raise MocoError(
+            f"pretrain.encoder = {name!r} is no known architecture; choose one of {', '.join(ARCHITECTURES)}"
+        )
     return ARCHITECTURES[name]
 
 
@@ -170,13 +185,19 @@ def projection_head(kind: str, feature_dim: int, dim: int) -> nn.Module:
     """
     if kind == "linear":
         return nn.Linear(feature_dim, dim)
-    return nn.Sequential(nn.Linear(feature_dim, feature_dim), nn.ReLU(inplace=True), nn.Linear(feature_dim, dim))
+    return nn.Sequential(
+        nn.Linear(feature_dim, feature_dim), nn.ReLU(inplace=True), nn.Linear(feature_dim, dim)
+    )
 
 
-def normalise(images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
+def normalise(
+    images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> Tensor:
     """Images uint8 N x 3 x H x W in [0, 255] to float32 with the given mean and deviation (of values in [0, 1])."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, 3, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, 3, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(
+        1, 3, 1, 1
+    )
     return torch.addcmul(shift, images.float(), scale)
 
 
@@ -209,7 +230,7 @@ class FrozenEncoder:
     """A backbone in evaluation mode with what it needs to see an image as it did in training."""
 
     def __init__(self, backbone: ResNet, spec: EncoderSpec) -> None:
-        self.backbone = backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.backbone = backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.spec = spec
 
     @property
@@ -259,9 +280,13 @@ def load_encoder(folder: Path | str, device: torch.device | str = "cpu") -> Froz
         backbone = ResNet(spec.architecture, spec.stem)
         backbone.load_state_dict(weights)
     except FileNotFoundError as error:
-        raise MocoError(f"{error.filename or folder}: no encoder there; pretrain one (`dvc repro pretrain`) or name another folder") from None
+        raise MocoError(
+            f"{error.filename or folder}: no encoder there; pretrain one (`dvc repro pretrain`) or name another folder"
+        ) from None
     except (ValueError, TypeError, KeyError, SafetensorError, RuntimeError) as error:
-        raise MocoError(f"{folder}: not a readable encoder ({str(error).splitlines()[0]}); restore it with `dvc checkout`") from None
+        raise MocoError(
+            f"{folder}: not a readable encoder ({str(error).splitlines()[0]}); restore it with `dvc checkout`"
+        ) from None
     return FrozenEncoder(backbone.to(device), spec)
 
 

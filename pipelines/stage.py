@@ -43,7 +43,9 @@ def main(stage: Callable[[Params], None], description: str | None) -> None:
     """Entry point of `python -m pipelines.STAGE`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--params", default="params.yaml", help="the parameter file (default: params.yaml)")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value"
+    )
     arguments = parser.parse_args()
     with errors_in_one_line():
         stage(load_params(arguments.params, arguments.set))
@@ -57,7 +59,10 @@ class errors_in_one_line:  # noqa: N801 - reads as a phrase where it is used
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, MocoError):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            if os.environ.get("RANK", "0") == "0" or not isinstance(
+                error, Interrupted
+            ):  # one of many says it
+                print(f"error: {error}", file=sys.stderr, flush=True)
             sys.exit(error.exit_code)
         if isinstance(error, KeyboardInterrupt):
             print("stopped", file=sys.stderr, flush=True)

@@ -13,12 +13,18 @@ from moco.errors import MocoError
 class Machine(Settings):
     """How to run here. Every key may be left out, and so may the file."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto: CUDA if there is one.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to compute; auto: CUDA if there is one."
+    )
     processes: int = Field(1, ge=1, description="Training processes on this machine (one a GPU).")
     num_workers: int | None = Field(
-        None, ge=0, description="Loader processes for each training process; null: one for each core, less one."
+        None,
+        ge=0,
+        description="Loader processes for each training process; null: one for each core, less one.",
     )
-    checkpoint_every_steps: int | None = Field(None, ge=1, description="Steps between checkpoints; null: by time only.")
+    checkpoint_every_steps: int | None = Field(
+        None, ge=1, description="Steps between checkpoints; null: by time only."
+    )
     checkpoint_every_minutes: float = Field(5.0, gt=0, description="Minutes between checkpoints.")
     keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints that are kept.")
 
@@ -26,7 +32,11 @@ class Machine(Settings):
         """Loader processes for each training process."""
         if self.num_workers is not None:
             return self.num_workers
-        return max(1, min(16, len(os.sched_getaffinity(0)) // self.processes - 1)) if hasattr(os, "sched_getaffinity") else 2
+        return (
+            max(1, min(16, len(os.sched_getaffinity(0)) // self.processes - 1))
+            if hasattr(os, "sched_getaffinity")
+            else 2
+        )
 
 
 def load_machine(path: Path | str = "machine.yaml") -> Machine:

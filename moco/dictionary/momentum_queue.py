@@ -27,7 +27,12 @@ class MomentumQueue(nn.Module):
     pointer: Tensor
 
     def __init__(
-        self, encoder_q: nn.Module, dim: int, size: int, momentum: float, generator: torch.Generator | None = None
+        self,
+        encoder_q: nn.Module,
+        dim: int,
+        size: int,
+        momentum: float,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.momentum = momentum
@@ -38,7 +43,9 @@ class MomentumQueue(nn.Module):
     @torch.no_grad()
     def update_encoder(self, encoder_q: nn.Module) -> None:
         """theta_k <- m theta_k + (1 - m) theta_q (paper, equation 2), for parameters; batch-norm statistics are its own."""
-        torch._foreach_lerp_(list(self.encoder_k.parameters()), list(encoder_q.parameters()), 1 - self.momentum)
+        torch._foreach_lerp_(
+            list(self.encoder_k.parameters()), list(encoder_q.parameters()), 1 - self.momentum
+        )
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

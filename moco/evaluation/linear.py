@@ -70,7 +70,9 @@ class LinearProbes:
         """The most likely classes of each row for each rate: int64 N x L x min(at_most, C)."""
         parts = []
         for block in torch.from_numpy(features).split(4096):
-            scores = self.logits(block).nan_to_num(nan=float("-inf"))  # a rate that diverged predicts nothing well
+            scores = self.logits(block).nan_to_num(
+                nan=float("-inf")
+            )  # a rate that diverged predicts nothing well
             parts.append(scores.topk(min(at_most, self.classes), dim=2).indices)
         return torch.cat(parts).numpy()
 
@@ -116,7 +118,13 @@ class Evaluation:
 
 
 def train_probes(
-    featuriser: Featuriser, train: Labelled, settings: Linear, size: int, crop_ratio: float, num_workers: int, name: str
+    featuriser: Featuriser,
+    train: Labelled,
+    settings: Linear,
+    size: int,
+    crop_ratio: float,
+    num_workers: int,
+    name: str,
 ) -> tuple[LinearProbes, Features]:
     """Train a classifier for each learning rate on the labelled training images.
 
@@ -131,7 +139,10 @@ def train_probes(
         order = permute(np.arange(len(train.labels)), len(train.labels), key_of(settings.seed, epoch))
         for features, labels in _epoch(featuriser, train, settings, centre, order, size, epoch, num_workers):
             probes.step(features, labels, decay)
-        progress.update(epoch + 1, f"{name}: epoch {epoch + 1}/{settings.epochs}, {len(settings.learning_rates)} learning rates at once")
+        progress.update(
+            epoch + 1,
+            f"{name}: epoch {epoch + 1}/{settings.epochs}, {len(settings.learning_rates)} learning rates at once",
+        )
     return probes, centre
 
 
@@ -143,12 +154,19 @@ def _epoch(
     if settings.views == "centre":
         yield from zip(torch.from_numpy(centre[order]).split(settings.batch_size), labels, strict=True)
     else:
-        views = SingleViews(train.images, train.indices[order], size, 1.0, (settings.seed, epoch), settings.batch_size)
+        views = SingleViews(
+            train.images, train.indices[order], size, 1.0, (settings.seed, epoch), settings.batch_size
+        )
         yield from zip((featuriser(batch) for batch in batches(views, num_workers)), labels, strict=True)
 
 
 def validation_accuracies(
-    featuriser: Featuriser, probes: LinearProbes, val: Labelled, size: int, crop_ratio: float, num_workers: int
+    featuriser: Featuriser,
+    probes: LinearProbes,
+    val: Labelled,
+    size: int,
+    crop_ratio: float,
+    num_workers: int,
 ) -> list[float]:
     """Top-1 accuracy on the validation split for each learning rate."""
     ranked = probes.ranked(apply(featuriser, val.views(size, crop_ratio), num_workers), at_most=1)

@@ -47,10 +47,14 @@ def read_image(images: ShardSet, sample: int) -> Pixels:
     try:
         return decode(images.read(sample))
     except UndecodableError as error:
-        raise MocoError(f"sample {images.key(sample)}: {error}, but it decoded when it was sharded; find the damage with `moco verify`") from None
+        raise MocoError(
+            f"sample {images.key(sample)}: {error}, but it decoded when it was sharded; find the damage with `moco verify`"
+        ) from None
 
 
-def steps(batches: TwoViewBatches, first: int, last: int, num_workers: int, pin_memory: bool) -> Iterator[Tensor]:
+def steps(
+    batches: TwoViewBatches, first: int, last: int, num_workers: int, pin_memory: bool
+) -> Iterator[Tensor]:
     """The batches of steps first to last - 1 in order, prepared ahead by worker processes that live all along."""
     loader = DataLoader(
         batches,

@@ -26,7 +26,9 @@ _CROP, _FLIP, _JITTER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _ORDER, _GRAYS
 _SLOTS = 32
 _CROP_ATTEMPTS = 10
 
-_ORDERS = np.array(list(itertools.permutations(range(4))), dtype=np.int64)  # brightness, contrast, saturation, hue
+_ORDERS = np.array(
+    list(itertools.permutations(range(4))), dtype=np.int64
+)  # brightness, contrast, saturation, hue
 
 
 def draw(seed: int, epoch: int, samples: Integers, views: int = 2) -> Uniforms:
@@ -145,7 +147,11 @@ def jitter(image: Pixels, order: Integers, factors: Uniforms) -> None:
                         r, g, b = _shift_hue(r, g, b, factor)
                     else:
                         target = (1.0 - factor) * (mean if operation == 1 else _grey(r, g, b))
-                        r, g, b = _clip(r * factor + target), _clip(g * factor + target), _clip(b * factor + target)
+                        r, g, b = (
+                            _clip(r * factor + target),
+                            _clip(g * factor + target),
+                            _clip(b * factor + target),
+                        )
                 if last == 4:
                     image[y, x, 0], image[y, x, 1], image[y, x, 2] = int(r + 0.5), int(g + 0.5), int(b + 0.5)
                 else:
@@ -169,7 +175,9 @@ def resize(image: Pixels, height: int, width: int) -> Pixels:
     if image.shape[:2] == (height, width):
         return image.copy()
     channels_first = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(channels_first, (height, width), mode="bilinear", antialias=True)
+    resized = torch.nn.functional.interpolate(
+        channels_first, (height, width), mode="bilinear", antialias=True
+    )
     return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
@@ -192,7 +200,9 @@ def random_view(image: Pixels, settings: Views, size: int, u: Uniforms) -> Pixel
         grayscale(view)
     if u[_JITTER] < settings.jitter_p:
         limits = (settings.brightness, settings.contrast, settings.saturation)
-        factors = [max(0.0, 1 - x) + (min(1.0, x) + x) * v for x, v in zip(limits, u[_BRIGHTNESS:_HUE], strict=True)]
+        factors = [
+            max(0.0, 1 - x) + (min(1.0, x) + x) * v for x, v in zip(limits, u[_BRIGHTNESS:_HUE], strict=True)
+        ]
         factors.append(settings.hue * (2 * u[_HUE] - 1))
         jitter(view, _ORDERS[int(u[_ORDER] * len(_ORDERS))], np.array(factors))
     if grey and settings.order == "v2":
@@ -200,7 +210,7 @@ def random_view(image: Pixels, settings: Views, size: int, u: Uniforms) -> Pixel
     if u[_BLUR] < settings.blur_p:
         sigma = settings.blur_sigma_min + (settings.blur_sigma_max - settings.blur_sigma_min) * u[_SIGMA]
         side = 2 * int(np.ceil(3 * sigma)) + 1
-        view = cv2.GaussianBlur(view, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
+        cv2.GaussianBlur(view, (side, side), sigma, dst=view, borderType=cv2.BORDER_REPLICATE)
     if u[_FLIP] < settings.flip_p:
         view = view[:, ::-1]
     return view

@@ -40,7 +40,9 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         part.unlink(missing_ok=True)
         reason = str(error).splitlines()[0]
-        raise MocoError(f"{path}: the checkpoint could not be written ({reason}); free some space, the run goes on from the one before") from None
+        raise MocoError(
+            f"{path}: the checkpoint could not be written ({reason}); free some space, the run goes on from the one before"
+        ) from None
     for old in _newest_first(folder)[keep:]:
         old.unlink()
     return path
@@ -52,7 +54,10 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a truncated file raises one of many kinds
-            print(f"pretrain: {path.name} cannot be read ({str(error).splitlines()[0]}); trying the one before", flush=True)
+            print(
+                f"pretrain: {path.name} cannot be read ({str(error).splitlines()[0]}); trying the one before",
+                flush=True,
+            )
     return None
 
 

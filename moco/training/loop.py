@@ -23,7 +23,7 @@ from moco.errors import Interrupted, MocoError
 from moco.images.index import ShardSet
 from moco.images.loader import TwoViewBatches, steps
 from moco.images.plan import EpochPlan
-from moco.moco import MoCo
+from moco.momentum_contrast import MoCo
 from moco.progress import Progress
 from moco.training import checkpoints
 from moco.training.curves import Curve
@@ -73,29 +73,39 @@ def pretrain(run: Run) -> tuple[ResNet, EncoderSpec]:
         Interrupted: SIGINT or SIGTERM came; a checkpoint of the last step was written.
     """
     settings, processes = run.settings, run.processes
-    check(run)
+    check(settings, len(run.images), processes.world_size)
     plan = EpochPlan(len(run.images), settings.global_batch, settings.seed)
     total = plan.steps_per_epoch * settings.epochs
     model = build(settings).to(processes.device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     spec = specification(settings, model, run.training_hash)
     optimizer = torch.optim.SGD(
-        model.encoder_q.parameters(), lr=0.0, momentum=settings.sgd_momentum, weight_decay=settings.weight_decay
+        model.encoder_q.parameters(),
+        lr=0.0,
+        momentum=settings.sgd_momentum,
+        weight_decay=settings.weight_decay,
     )
-    autocast = torch.autocast(processes.device.type, torch.bfloat16, enabled=use_bf16(settings, processes.device))
+    autocast = torch.autocast(
+        processes.device.type, torch.bfloat16, enabled=use_bf16(settings, processes.device)
+    )
     encode_queries = average_gradients(model.encoder_q, settings, processes)
 
     first = resume(run.folder, model, optimizer)
     run.folder.mkdir(parents=True, exist_ok=True)
     processes.barrier()  # nobody touches the curves before everyone has read the checkpoint
     if processes.first:
-        print(f"pretrain: step {first} of {total}, {settings.epochs} epochs of {plan.steps_per_epoch} steps, in {run.folder.name}", flush=True)
+        print(
+            f"pretrain: step {first} of {total}, {settings.epochs} epochs of {plan.steps_per_epoch} steps, in {run.folder.name}",
+            flush=True,
+        )
         curves = Curve(run.folder / "curves.csv", CURVES, upto=first)
         speeds = Curve(run.folder / "speed.csv", SPEED, upto=first)
         readings = Curve(run.folder / "knn.csv", ["epoch", "knn_top1"], upto=first // plan.steps_per_epoch)
     progress = Progress("pretrain", total)
     chance = float(np.log1p(settings.queue_size))
-    views = TwoViewBatches(run.images, plan, settings.views, settings.image_size, processes.rank, processes.world_size)
+    views = TwoViewBatches(
+        run.images, plan, settings.views, settings.image_size, processes.rank, processes.world_size
+    )
 
     with stop_requests() as stop:
         data = steps(views, first, total, run.machine.workers(), processes.device.type == "cuda")
@@ -119,17 +129,23 @@ def pretrain(run: Run) -> tuple[ResNet, EncoderSpec]:
             optimizer.step()
             model.dictionary.enqueue(keys)
             rank = contrast.rank_of_positive
-            interval.append(torch.stack([contrast.loss.detach(), (rank < 1).float().mean(), (rank < 5).float().mean()]))
+            interval.append(
+                torch.stack([contrast.loss.detach(), (rank < 1).float().mean(), (rank < 5).float().mean()])
+            )
 
             done = step + 1
             boundary = done % settings.log_every_steps == 0 or done == total
             if boundary:
                 seconds = time.monotonic() - began
                 spread = queries.detach().std(dim=0).mean() * settings.dim**0.5
-                flags = torch.tensor([float(stop.is_set()), time.monotonic() - saved], device=processes.device)
-                together = processes.mean_(torch.cat([torch.stack(interval).flatten(), spread[None], flags])).tolist()
+                flags = torch.tensor(
+                    [float(stop.is_set()), time.monotonic() - saved], device=processes.device
+                )
+                together = processes.mean_(
+                    torch.cat([torch.stack(interval).flatten(), spread[None], flags])
+                ).tolist()
                 table = np.array(together[:-3]).reshape(-1, 3)
-                refuse_non_finite(table[:, 0], done, settings)
+                refuse_non_finite(table[:, 0], done, settings, processes)
                 means = table.mean(axis=0)
                 stopping, since_saved = together[-2] > 0, together[-1]
                 images_per_second = len(interval) * settings.global_batch / seconds
@@ -142,7 +158,9 @@ def pretrain(run: Run) -> tuple[ResNet, EncoderSpec]:
                     curves.add(row)
                     speed = {"images_per_second": images_per_second, "waiting_share": waiting / seconds}
                     speeds.add({"step": done, **speed})
-                    run.report(done, {name: float(value) for name, value in (row | speed).items() if name != "step"})
+                    run.report(
+                        done, {name: float(value) for name, value in (row | speed).items() if name != "step"}
+                    )
                     progress.update(
                         done,
                         f"step {done}/{total} · epoch {row['epoch']:.1f} · loss {means[0]:.3f} (chance {chance:.2f})"
@@ -172,21 +190,27 @@ def pretrain(run: Run) -> tuple[ResNet, EncoderSpec]:
             ):
                 average_running_statistics(model, processes)
                 if processes.first:
-                    checkpoints.save(run.folder, done, state_of(model, optimizer, done, settings), run.machine.keep_checkpoints)
+                    checkpoints.save(
+                        run.folder,
+                        done,
+                        state_of(model, optimizer, done, settings),
+                        run.machine.keep_checkpoints,
+                    )
                 saved, saved_at = time.monotonic(), done
                 if stopping and done < total:
                     processes.barrier()
-                    raise Interrupted(f"pretrain: stopped at step {done} of {total}, a checkpoint is saved; the same command goes on from there")
+                    raise Interrupted(
+                        f"pretrain: stopped at step {done} of {total}, a checkpoint is saved; the same command goes on from there"
+                    )
     average_running_statistics(model, processes)
     return model.encoder_q.backbone, spec  # type: ignore[return-value]
 
 
-def check(run: Run) -> None:
+def check(settings: Pretrain, images: int, world_size: int) -> None:
     """Name what cannot work before any time is spent on it."""
-    settings, world_size = run.settings, run.processes.world_size
-    if len(run.images) < settings.global_batch:
+    if images < settings.global_batch:
         raise MocoError(
-            f"pretrain.global_batch = {settings.global_batch} is more than the {len(run.images)} training images; lower it"
+            f"pretrain.global_batch = {settings.global_batch} is more than the {images} training images; lower it"
         )
     if settings.global_batch % (world_size * settings.bn_group_size):
         raise MocoError(
@@ -204,7 +228,13 @@ def build(settings: Pretrain) -> MoCo:
         head = projection_head(settings.head, backbone.feature_dim, settings.dim)
         generator = torch.Generator().manual_seed(settings.seed)
         return MoCo(
-            backbone, head, settings.dim, settings.queue_size, settings.momentum, settings.temperature, generator
+            backbone,
+            head,
+            settings.dim,
+            settings.queue_size,
+            settings.momentum,
+            settings.temperature,
+            generator,
         )
 
 
@@ -226,12 +256,16 @@ def use_bf16(settings: Pretrain, device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
-def average_gradients(encoder_q: nn.Module, settings: Pretrain, processes: Processes) -> Callable[[Tensor], Tensor]:
+def average_gradients(
+    encoder_q: nn.Module, settings: Pretrain, processes: Processes
+) -> Callable[[Tensor], Tensor]:
     """The query encoder, wrapped so that its gradients are averaged over processes."""
     if processes.world_size == 1:
         return encoder_q
     on_gpu = [processes.device] if processes.device.type == "cuda" else None
-    wrapped = DistributedDataParallel(encoder_q, device_ids=on_gpu, broadcast_buffers=False, gradient_as_bucket_view=True)
+    wrapped = DistributedDataParallel(
+        encoder_q, device_ids=on_gpu, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
     # DDP orders its gradient buckets anew after the first backward pass, and sums in another order from then on. One
     # pass that is thrown away puts fresh and resumed runs in the same state, so that they agree to the bit.
     before = {name: value.clone() for name, value in encoder_q.state_dict().items()}
@@ -262,13 +296,15 @@ def resume(folder: Path, model: MoCo, optimizer: torch.optim.Optimizer) -> int:
     return int(state["step"])
 
 
-def refuse_non_finite(losses: np.ndarray, done: int, settings: Pretrain) -> None:
+def refuse_non_finite(losses: np.ndarray, done: int, settings: Pretrain, processes: Processes) -> None:
     """Stop at the first loss that is infinite or not a number."""
     bad = np.flatnonzero(~np.isfinite(losses))
     if len(bad):
+        if not processes.first:
+            raise SystemExit(MocoError.exit_code)  # all see it; one says it
         step = done - len(losses) + int(bad[0]) + 1
         raise MocoError(
-            f"pretrain: the loss is {losses[bad[0]]} at step {step}; lower pretrain.lr_per_256 (now {settings.lr_per_256}),"
+            f"pretrain: the loss is {losses[bad[0]]} at step {step}, the last checkpoint is kept; lower pretrain.lr_per_256 (now {settings.lr_per_256}),"
             f" raise pretrain.temperature (now {settings.temperature}), or set pretrain.precision: fp32"
         )
 
@@ -277,7 +313,9 @@ def refuse_non_finite(losses: np.ndarray, done: int, settings: Pretrain) -> None
 def stop_requests() -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set; loader processes inherit the handlers and so outlive the signal."""
     stop = threading.Event()
-    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield stop
     finally:

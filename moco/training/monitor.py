@@ -53,7 +53,9 @@ class KnnMonitor:
         labelled = np.flatnonzero(labels >= 0)
         chosen: Integers = labelled[spread(len(labelled), at_most, self.seed)]
         share = -(-len(chosen) // processes.world_size)
-        padded = np.resize(chosen, share * processes.world_size)  # equal shares; the repeats are cut off again
+        padded = np.resize(
+            chosen, share * processes.world_size
+        )  # equal shares; the repeats are cut off again
         mine = padded[processes.rank * share : (processes.rank + 1) * share]
         features = torch.from_numpy(extract(encoder, images, mine, num_workers))
         together = processes.gather(features.to(processes.device)).cpu().numpy()

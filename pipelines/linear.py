@@ -1,0 +1,141 @@
+"""Stage linear: what the frozen features are worth, beside random initialisation and raw pixels (outputs/linear)."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from moco import tracking
+from moco.cluster.machine import load_machine
+from moco.config import Linear, Params, settings_hash
+from moco.encoders import FrozenEncoder, load_encoder, random_encoder
+from moco.errors import MocoError
+from moco.evaluation.features import pixels
+from moco.evaluation.linear import Evaluation, Labelled, evaluate, train_probes, validation_accuracies
+from moco.images.index import open_split
+from moco.images.loader import read_image
+from pipelines import stage
+
+METRIC = "val_linear_top1"  # what the champion is chosen by
+METRICS = ("linear_top1", "linear_top5", "knn_top1")
+
+
+def linear(params: Params) -> None:
+    """Run the stage: outputs/linear/{metrics.json, confusion.csv, sweep.csv}, and the registered model."""
+    encoder = load_encoder(stage.ENCODER, "cuda" if torch.cuda.is_available() else "cpu")
+    train, val, test = (Labelled.of(open_split(stage.SHARDS, split)) for split in ("train", "val", "test"))
+    with tracking.stage_run("linear", params.linear.model_dump()) as tracked:
+        digest = tracking.dvc_digest(str(stage.SHARDS)) or test.images.data_hash
+        tracked.dataset("shards", digest, stage.SHARDS, "testing")
+        reason = _no_labels(train, val, test)
+        if reason:
+            print(f"linear: skipped, {reason}; kNN and linear accuracies need labels", flush=True)
+            results: dict[str, Evaluation] = {}
+        else:
+            results = _evaluate_all(encoder, train, val, test, params.linear)
+        _write_outputs(results, test, params.linear, tracked)
+        value = max(results["moco"].val_top1) if results else None
+        _register(encoder, value, train, val, params.linear, tracked)
+
+
+def _no_labels(train: Labelled, val: Labelled, test: Labelled) -> str | None:
+    for name, split in (("training", train), ("validation", val), ("test", test)):
+        if not len(split.indices):
+            return f"no labelled image in the {name} split"
+    return None
+
+
+def _evaluate_all(
+    encoder: FrozenEncoder, train: Labelled, val: Labelled, test: Labelled, settings: Linear
+) -> dict[str, Evaluation]:
+    spec, workers = encoder.spec, load_machine().workers()
+    before = _weights_hash(encoder)
+    untrained = random_encoder(spec, settings.seed)
+    untrained.backbone.to(encoder.device)
+    results = {}
+    for name, featuriser in (("moco", encoder.embed), ("random", untrained.embed), ("pixels", pixels)):
+        result = evaluate(
+            featuriser, train, val, test, settings, spec.image_size, spec.eval_crop_ratio, workers, name
+        )
+        print(
+            f"linear: {name}: top-1 {result.linear_top1:.1%}, top-5 {result.linear_top5:.1%}, kNN {result.knn_top1:.1%}"
+            f" on test (learning rate {result.learning_rate:g}, chosen on validation)",
+            flush=True,
+        )
+        results[name] = result
+    if _weights_hash(encoder) != before:
+        raise MocoError(
+            "linear: the frozen backbone's weights moved while the classifier trained; this is a defect, report it"
+        )
+    return results
+
+
+def _write_outputs(
+    results: dict[str, Evaluation], test: Labelled, settings: Linear, tracked: tracking.Run
+) -> None:
+    outputs = stage.outputs("linear")
+    metrics = {
+        name: {metric: getattr(results[name], metric) if name in results else None for metric in METRICS}
+        for name in ("moco", "random", "pixels")
+    }
+    with (outputs / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["features", "learning_rate", "val_top1"])
+        for name, result in results.items():
+            rates = zip(settings.learning_rates, result.val_top1, strict=True)
+            writer.writerows([name, rate, top1] for rate, top1 in rates)
+    with (outputs / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["actual", "predicted"])
+        if "moco" in results:
+            names = test.images.classes
+            pairs = zip(test.labels, results["moco"].predicted, strict=True)
+            writer.writerows([names[int(actual)], names[int(predicted)]] for actual, predicted in pairs)
+    stage.write_json(outputs / "metrics.json", metrics)
+    tracked.results(metrics)
+    for name in ("sweep.csv", "confusion.csv", "metrics.json"):
+        tracked.artifact(outputs / name)
+
+
+def _register(
+    encoder: FrozenEncoder,
+    value: float | None,
+    train: Labelled,
+    val: Labelled,
+    settings: Linear,
+    tracked: tracking.Run,
+) -> None:
+    """Register the encoder; it becomes champion if validation says that it is strictly better."""
+    # The figure depends on the images and on how the classifier is trained: both name what is compared.
+    measured_on = settings_hash(settings, val.images.data_hash)
+    notes = stage.runs_folder() / f"pretrain-{encoder.spec.training_hash}" / "mlflow.json"
+    model = json.loads(notes.read_text()).get("model") if notes.exists() else None
+    if model is None:  # the encoder came from DVC's cache, or tracking was off when it was trained
+        model = tracking.log_encoder(tracked, stage.ENCODER, [read_image(train.images, 0)])
+
+    def reevaluate(folder: Path) -> float:
+        champion = load_encoder(folder, encoder.device)
+        return max(_validation_top1(champion, train, val, settings))
+
+    version = tracking.register_encoder(model, encoder.spec.training_hash, {METRIC: value}, measured_on)
+    print(tracking.promote(version, METRIC, value, measured_on, reevaluate), flush=True)
+
+
+def _validation_top1(encoder: FrozenEncoder, train: Labelled, val: Labelled, settings: Linear) -> list[float]:
+    spec, workers = encoder.spec, load_machine().workers()
+    sizes = (spec.image_size, spec.eval_crop_ratio, workers)
+    probes, _ = train_probes(encoder.embed, train, settings, *sizes, "champion")
+    return validation_accuracies(encoder.embed, probes, val, *sizes)
+
+
+def _weights_hash(encoder: FrozenEncoder) -> str:
+    digest = hashlib.sha256()
+    for tensor in encoder.backbone.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    stage.main(linear, __doc__)
