@@ -6,7 +6,8 @@ import shutil
 from moco.config import Params
 from moco.disk import move_folder, readable, require_free
 from moco.errors import MocoError
-from moco.images.sources import Files, open_source, stream
+from moco.images.hashing import stream
+from moco.images.sources import Files, open_source
 from moco.images.splits import Manifest, write_manifest
 from pipelines import stage
 

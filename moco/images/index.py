@@ -21,6 +21,7 @@ ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("shard", "<u4"), ("label"
 """A line of SPLIT.index.npy. offset, size: the image's bytes in its tar; shard: number of the tar in the
 split; label: class number or -1; ordinal: position in the split's part of the manifest, where unreadable
 images leave gaps."""
+COLUMNS_OF_NOTES = ("offset", "size", "label", "ordinal")
 OPEN_FILES = 512  # kept open by a process; the usual limit is 1024, and sets of more shards open one a read
 
 
@@ -152,6 +153,79 @@ def hash_of_set(classes: list[str], shard_hashes: Mapping[Split, list[str]]) -> 
     """The data hash: of the class names and, for each split, of the SHA-256s of its tars in order."""
     text = json.dumps([classes, [[split, shard_hashes[split]] for split in SPLITS]])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_index(
+    folder: Path, notes: Path, classes: list[str], samples: Mapping[Split, int]
+) -> dict[str, Any]:
+    """Write SPLIT.index.npy, index.json and quarantine.jsonl beside finished tars.
+
+    Args:
+        folder: where the tars lie.
+        notes: for each tar SPLIT-NNNNNN.tar a file of that name + `.json`: what `moco.images.tars.write_tar`
+            returned.
+        classes: names of the labels.
+        samples: how many images each split's notes list together.
+
+    Returns:
+        images and quarantined; for each split its images, shards and bytes.
+
+    Raises:
+        MocoError: the training split is empty.
+    """
+    splits: dict[Split, Any] = {}
+    quarantine: list[tuple[str, str]] = []
+    for split in SPLITS:
+        shards: list[dict[str, Any]] = []
+        path, start = folder / f"{split}.index.npy", 0
+        entries = _new_index(path, samples[split])
+        for number, file in enumerate(sorted(notes.glob(f"{split}-*.json"))):
+            note = json.loads(file.read_bytes())
+            end = start + note["samples"]
+            for column, values in zip(COLUMNS_OF_NOTES, zip(*note["index"], strict=True), strict=False):
+                entries[column][start:end] = values
+            entries["shard"][start:end] = number
+            quarantine += [(bad["path"], bad["reason"]) for bad in note["quarantine"]]
+            shards.append(
+                {"file": file.stem, **{name: note[name] for name in ("samples", "bytes", "sha256")}}
+            )
+            start = end
+        if isinstance(entries, np.memmap):
+            entries.flush()
+        splits[split] = {"samples": start, "index_sha256": file_sha256(path), "shards": shards}
+    if not splits["train"]["samples"]:
+        raise MocoError("shard: no image of the training split can be read; see that fetch.path names images")
+    hashes = {split: [shard["sha256"] for shard in splits[split]["shards"]] for split in SPLITS}
+    index = {
+        "format": FORMAT,
+        "data_hash": hash_of_set(classes, hashes),
+        "classes": classes,
+        "quarantined": len(quarantine),
+        "splits": splits,
+    }
+    lines = (json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in sorted(quarantine))
+    (folder / "quarantine.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    return {
+        "images": sum(splits[split]["samples"] for split in SPLITS),
+        **{
+            split: {
+                "images": splits[split]["samples"],
+                "shards": len(splits[split]["shards"]),
+                "bytes": sum(shard["bytes"] for shard in splits[split]["shards"]),
+            }
+            for split in SPLITS
+        },
+        "quarantined": len(quarantine),
+    }
+
+
+def _new_index(path: Path, samples: int) -> NDArray[Any]:
+    if samples:
+        return np.lib.format.open_memmap(path, mode="w+", dtype=ENTRY, shape=(samples,))
+    entries = np.empty(0, ENTRY)  # an empty file cannot be mapped for writing
+    np.save(path, entries)
+    return entries
 
 
 def file_sha256(path: Path) -> str:

@@ -22,18 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moco.config import Shard, settings_hash
 from moco.disk import move_folder, require_free
 from moco.errors import Interrupted, MocoError
-from moco.images.index import ENTRY, FORMAT, file_sha256, hash_of_set
+from moco.images.index import FORMAT, file_sha256, write_index
 from moco.images.splits import ARRAY_FILE, SPLITS, Manifest, Row, Split, read_manifest
 from moco.images.tars import Bad, Origin, write_tar
 from moco.progress import Progress
 
 OVERHEAD = 2048  # bytes a sample beside the image: two headers, the JSON, padding
-INDEX_COLUMNS = ("offset", "size", "label", "ordinal")  # as write_tar gives them
 NAMED = 3  # bad files that an error names
 
 
@@ -85,10 +83,11 @@ def write_shards(
     """
     manifest, _ = read_manifest(raw)
     hashes = [file_sha256(raw / name) for name in ("manifest.json", "manifest.csv")]
-    kept_by = settings.model_dump(
-        exclude={"max_bad_fraction"}
-    )  # a larger share may go on with the same shards
-    work = runs / f"shards-{settings_hash(FORMAT, kept_by, hashes)}"
+    if manifest.root is None and not (raw / ARRAY_FILE).is_file():
+        raise MocoError(f"{raw / ARRAY_FILE}: no such file; run `dvc repro --force fetch`")
+    # Without the largest bad share: who raises it after a stop goes on with the same shards.
+    decisive = settings.model_dump(exclude={"max_bad_fraction"})
+    work = runs / f"shards-{settings_hash(FORMAT, decisive, hashes)}"
     with _alone(work):
         for folder in (work / "shards", work / "notes"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -98,13 +97,11 @@ def write_shards(
         require_free(work, manifest.bytes + OVERHEAD * manifest.images - finished, "sharding the images")
         try:
             samples = _build_all(raw, work, manifest, settings, processes or processors())
-            metrics = _assemble(work, manifest, samples)
+            metrics = write_index(work / "shards", work / "notes", manifest.classes, samples)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise MocoError(
-                f"{work}: the disk is full; free some space and run shard again, it goes on"
-            ) from None
+            raise MocoError(f"{work}: the disk is full; free some space, then run shard again") from None
         move_folder(work / "shards", target)
         shutil.rmtree(work)
     return metrics
@@ -125,8 +122,10 @@ def _alone(work: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise MocoError(f"{work}: another process is sharding these images; wait until it ends") from None
-        yield
-        path.unlink()
+        try:
+            yield
+        finally:
+            path.unlink()
 
 
 def _plan(raw: Path, settings: Shard) -> Iterator[Job]:
@@ -216,68 +215,10 @@ class _Tally:
         if self.bad > self.limit * total:
             first = "; ".join(f"{item.path} ({item.reason})" for item in self.named)
             raise MocoError(
-                f"{self.bad} of {total} images are unreadable, more than shard.max_bad_fraction = {self.limit:g}"
-                f" allows ({self.bad / total:.1%}): {first}{', …' if self.bad > NAMED else ''};"
+                f"{self.bad} of {total} images ({self.bad / total:.1%}) are unreadable, more than"
+                f" shard.max_bad_fraction = {self.limit:g}: {first}{', …' if self.bad > NAMED else ''};"
                 " mend or remove them, or raise the fraction"
             )
-
-
-def _assemble(work: Path, manifest: Manifest, samples: dict[Split, int]) -> dict[str, Any]:
-    """Write the index files beside the finished tars, from their notes."""
-    folder = work / "shards"
-    splits: dict[Split, Any] = {}
-    quarantine: list[tuple[str, str]] = []
-    for split in SPLITS:
-        shards: list[dict[str, Any]] = []
-        path, start = folder / f"{split}.index.npy", 0
-        entries = _new_index(path, samples[split])
-        for number, file in enumerate(sorted((work / "notes").glob(f"{split}-*.json"))):
-            note = json.loads(file.read_bytes())
-            end = start + note["samples"]
-            for column, values in zip(INDEX_COLUMNS, zip(*note["index"], strict=True), strict=False):
-                entries[column][start:end] = values
-            entries["shard"][start:end] = number
-            quarantine += [(bad["path"], bad["reason"]) for bad in note["quarantine"]]
-            shards.append(
-                {"file": file.stem, **{name: note[name] for name in ("samples", "bytes", "sha256")}}
-            )
-            start = end
-        if isinstance(entries, np.memmap):
-            entries.flush()
-        splits[split] = {"samples": start, "index_sha256": file_sha256(path), "shards": shards}
-    if not splits["train"]["samples"]:
-        raise MocoError("shard: no image of the training split can be read; see that fetch.path names images")
-    hashes = {split: [shard["sha256"] for shard in splits[split]["shards"]] for split in SPLITS}
-    index = {
-        "format": FORMAT,
-        "data_hash": hash_of_set(manifest.classes, hashes),
-        "classes": manifest.classes,
-        "quarantined": len(quarantine),
-        "splits": splits,
-    }
-    lines = (json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in sorted(quarantine))
-    (folder / "quarantine.jsonl").write_text("".join(lines), encoding="utf-8")
-    (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    return {
-        "images": sum(splits[split]["samples"] for split in SPLITS),
-        **{
-            split: {
-                "images": splits[split]["samples"],
-                "shards": len(splits[split]["shards"]),
-                "bytes": sum(shard["bytes"] for shard in splits[split]["shards"]),
-            }
-            for split in SPLITS
-        },
-        "quarantined": len(quarantine),
-    }
-
-
-def _new_index(path: Path, samples: int) -> NDArray[Any]:
-    if samples:
-        return np.lib.format.open_memmap(path, mode="w+", dtype=ENTRY, shape=(samples,))
-    entries = np.empty(0, ENTRY)  # an empty file cannot be mapped for writing
-    np.save(path, entries)
-    return entries
 
 
 @dataclass(frozen=True)

@@ -20,33 +20,10 @@ from moco.images.index import key_of
 from moco.images.splits import Row
 
 LARGEST_FILE = 256 * 10**6  # bytes; a film among the pictures must not fill the memory
-IMAGE_SUFFIXES = frozenset(  # the empty one first: a file without a suffix may well be an image
-    [
-        "",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".apng",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".avif",
-        ".heic",
-        ".heif",
-        ".jp2",
-        ".ico",
-        ".tga",
-    ]
-)
+IMAGE_SUFFIXES = frozenset((
+    "", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".ico", ".tga",
+))  # fmt: skip
 BLOCK = 512
 WRITE_AT = 4 * 2**20  # bytes gathered before a write
 
@@ -258,7 +235,7 @@ def _header(name: str, size: int) -> bytes:
 def _template() -> bytes:
     """A header of mode 0644, owner 0 and time 0; name and size are left empty, the checksum blank."""
     fields = {100: b"0000644\0", 108: b"0000000\0", 116: b"0000000\0", 136: b"00000000000\0", 148: b" " * 8}
-    fields |= {156: b"0", 257: b"ustar\x0000", 329: b"0000000\0", 337: b"0000000\0"}
+    fields |= {156: b"0", 257: b"ustar\x0000"}
     header = bytearray(BLOCK)
     for start, value in fields.items():
         header[start : start + len(value)] = value

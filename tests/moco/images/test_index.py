@@ -1,0 +1,173 @@
+"""The index: any image by number, cheap to open, safe to share, and a check that finds every change."""
+
+import json
+import multiprocessing
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from moco.config import Fetch, Shard
+from moco.errors import MocoError
+from moco.images import index
+from moco.images.decode import decode
+from moco.images.hashing import stream
+from moco.images.index import ENTRY, open_split, verify
+from moco.images.shards import write_shards
+from moco.images.sources import Arrays
+from moco.images.splits import read_manifest, write_manifest
+
+FETCH = Fetch(source="folder", path="x", labels="none", val_fraction=0.2, test_fraction=0, split_seed=0)
+SHARD = Shard(samples_per_shard=7, megabytes_per_shard=1, max_side=None, jpeg_quality=90, max_bad_fraction=0)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """40 grey images of their own number, the last ten unlabelled."""
+    base = tmp_path_factory.mktemp("set")
+    images = np.repeat(np.arange(40, dtype=np.uint8), 64).reshape(40, 8, 8)
+    source = Arrays(
+        [(images[:30], np.arange(30) % 3, "train"), (images[30:], None, "train")], ["a", "b", "c"]
+    )
+    (base / "raw").mkdir()
+    write_manifest(stream(source, base / "raw"), base / "raw", FETCH, None, source.classes)
+    write_shards(base / "raw", base / "shards", base / "runs", SHARD, 1)
+    return base
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    import shutil
+
+    return shutil.copytree(made / "shards", tmp_path / "shards")
+
+
+def numbers(split):
+    return [int(decode(split.read(i))[0, 0, 0]) for i in range(len(split))]
+
+
+def test_images_come_in_the_order_of_the_manifest_with_their_labels(made):
+    rows = list(read_manifest(made / "raw")[1])
+    for name in ("train", "val"):
+        split = open_split(made / "shards", name)
+        expected = [row for row in rows if row.split == name]
+        assert numbers(split) == [row.row for row in expected]
+        assert [split.classes[label] if label >= 0 else "" for label in split.labels] == [
+            row.label for row in expected
+        ]
+        assert split.labels.dtype == np.int32
+        assert split.key(3) == f"{name}-000000003"
+
+
+def test_a_set_travels_to_other_processes_after_it_was_read(made):
+    split = open_split(made / "shards", "train")
+    expected = [split.read(i) for i in range(len(split))]
+    copy = pickle.loads(pickle.dumps(split))
+    assert [copy.read(i) for i in range(len(copy))] == expected
+    for method in ("fork", "spawn"):
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            assert pool.map(split.read, range(len(split))) == expected
+
+
+def test_threads_may_read_at_once(made):
+    split = open_split(made / "shards", "train")
+    expected = [split.read(i) for i in range(len(split))]
+    fresh = open_split(made / "shards", "train")
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(fresh.read, list(range(len(split))) * 20)) == expected * 20
+
+
+def test_sets_of_more_shards_than_files_may_be_open_are_read_too(made, monkeypatch):
+    monkeypatch.setattr(index, "OPEN_FILES", 2)
+    split = open_split(made / "shards", "train")
+    assert len(split.shards) > 3
+    assert numbers(split) == numbers(open_split(made / "shards", "train"))
+    assert len(split._files) == 2
+
+
+def test_a_million_images_open_within_a_second(tmp_path):
+    entries = np.zeros(1_000_000, ENTRY)
+    entries["label"] = np.arange(1_000_000) % 1000
+    np.save(tmp_path / "train.index.npy", entries)
+    shards = [
+        {"file": f"train-{i:06d}.tar", "samples": 5000, "bytes": 1, "sha256": "0" * 64} for i in range(200)
+    ]
+    stated = {"format": 1, "classes": [], "data_hash": "", "splits": {"train": {"shards": shards}}}
+    (tmp_path / "index.json").write_text(json.dumps(stated))
+    start = time.perf_counter()
+    split = open_split(tmp_path, "train")
+    assert (len(split), split.labels[999]) == (1_000_000, 999)
+    assert time.perf_counter() - start < 1
+
+
+def test_the_data_hash_follows_classes_and_content(made, tmp_path):
+    same = open_split(made / "shards", "val").data_hash
+    assert open_split(made / "shards", "train").data_hash == same
+    shards = {"train": ["0" * 64], "val": [], "test": []}
+    base = index.hash_of_set(["a"], shards)
+    assert (
+        len({base, index.hash_of_set(["b"], shards), index.hash_of_set(["a"], {**shards, "val": ["1" * 64]})})
+        == 3
+    )
+
+
+class TestVerify:
+    def test_finds_nothing_in_a_sound_set(self, copied):
+        assert verify(copied) == []
+
+    def test_finds_a_changed_byte(self, copied):
+        tar = copied / "train-000001.tar"
+        data = bytearray(tar.read_bytes())
+        data[700] ^= 1
+        tar.write_bytes(data)
+        assert verify(copied) == [f"{tar}: its content has changed (SHA-256 differs)"]
+
+    def test_finds_a_short_a_missing_and_a_foreign_tar(self, copied):
+        (copied / "train-000000.tar").write_bytes(b"short")
+        (copied / "val-000000.tar").unlink()
+        (copied / "other.tar").write_bytes(b"")
+        problems = "\n".join(verify(copied))
+        assert "train-000000.tar: 5 bytes, the index says" in problems
+        assert "val-000000.tar: missing" in problems
+        assert "other.tar: not in the index" in problems
+
+    def test_finds_wrong_counts_and_changed_labels(self, copied):
+        path = copied / "train.index.npy"
+        entries = np.load(path)
+        np.save(path, entries[:-1])
+        assert "images, index.json says" in verify(copied)[0]
+        entries["label"] = 0
+        np.save(path, entries)
+        assert verify(copied) == [f"{path}: its content has changed (SHA-256 differs)"]
+
+    def test_finds_changed_class_names(self, copied):
+        path = copied / "index.json"
+        path.write_text(path.read_text().replace('"a"', '"z"'))
+        assert verify(copied) == [f"{path}: its data_hash does not follow from its shards"]
+
+
+class TestErrors:
+    def test_a_folder_without_shards_names_the_command(self, tmp_path):
+        with pytest.raises(MocoError, match=r"index\.json: no such file; run `dvc repro shard` first"):
+            open_split(tmp_path, "train")
+
+    def test_an_unknown_split_is_named(self, made):
+        with pytest.raises(MocoError, match="no split 'testing'; the splits are train, val, test"):
+            open_split(made / "shards", "testing")
+
+    def test_a_missing_or_short_tar_is_one_clear_line(self, copied):
+        split = open_split(copied, "train")
+        (copied / "train-000000.tar").write_bytes(b"")
+        with pytest.raises(MocoError, match=r"train-000000\.tar: is shorter than its index says"):
+            split.read(0)
+        (copied / "train-000001.tar").unlink()
+        with pytest.raises(MocoError, match=r"train-000001\.tar: cannot be read \(No such file"):
+            split.read(8)
+
+    def test_another_format_version_is_refused(self, copied):
+        path = copied / "index.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+        with pytest.raises(MocoError, match="format 99, expected 1"):
+            open_split(copied, "train")
