@@ -159,7 +159,11 @@ def promote(
         elif not _is_number(value):
             return f"{CHAMPION}: stays version {champion.version}, version {version} has no {metric}"
         else:
-            best = _figure(client, champion, metric, validation_hash, reevaluate)
+            try:
+                best = _figure(client, champion, metric, validation_hash, reevaluate)
+            except Exception as error:
+                why = f"it could not be evaluated on the new data ({error})"
+                return f"{CHAMPION}: stays version {champion.version}, {why}"
             figures = f"{metric} {value:.4f} against {best:.4f} on the same validation data"
             if not value > best:
                 return f"{CHAMPION}: stays version {champion.version}, version {version} has {figures}"

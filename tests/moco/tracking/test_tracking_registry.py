@@ -1,0 +1,219 @@
+"""The registered encoder: loading it, no second version, and who becomes champion."""
+
+import os
+import subprocess
+import sys
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from moco import tracking
+from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet, load_encoder, save_encoder
+from moco.evaluation.features import embed_images
+from moco.tracking.registry import CHAMPION, MODEL_NAME
+
+
+def encoder_folder(folder, seed):
+    torch.manual_seed(seed)
+    backbone = ResNet("thin", "small")
+    spec = EncoderSpec(
+        "thin", "small", 16, 1.0, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, f"training{seed}"
+    )
+    save_encoder(folder, backbone, spec)
+    return folder
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, 20, 24, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def register(tracked, tmp_path, images):
+    """Log and register an encoder of the given seed, as the stages do; gives its version."""
+
+    def call(seed, validation="val", **metrics):
+        folder = encoder_folder(tmp_path / f"encoder{seed}", seed)
+        with tracking.stage_run("pretrain", {}) as run:
+            uri = tracking.log_encoder(run, folder, images)
+        return tracking.register_encoder(uri, f"training{seed}", metrics, validation)
+
+    return call
+
+
+def champion():
+    return str(mlflow.MlflowClient().get_model_version_by_alias(MODEL_NAME, CHAMPION).version)
+
+
+def unused(folder):
+    raise AssertionError("the champion has a figure on this data")
+
+
+def test_embeddings_from_the_champion_are_those_of_the_encoder_folder(register, tmp_path, images):
+    tracking.promote(register(1, knn=0.5), "knn", 0.5, "val", unused)
+    features = mlflow.pyfunc.load_model("models:/moco-encoder@champion").predict(images)
+    expected = embed_images(load_encoder(tmp_path / "encoder1"), list(images))
+    assert features.dtype == np.float32
+    assert features.shape == (5, 192)
+    np.testing.assert_array_equal(features, expected)
+
+
+def test_an_embedding_does_not_depend_on_the_other_images(register, images):
+    register(1)
+    model = mlflow.pyfunc.load_model("models:/moco-encoder/1")
+    together = model.predict(images)
+    alone = np.concatenate([model.predict(images[i : i + 1]) for i in range(5)])
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    assert np.abs(together[0] - together[1]).max() > 1e-2
+
+
+def test_the_model_says_what_it_takes_and_refuses_floats(register, images):
+    register(1)
+    model = mlflow.pyfunc.load_model("models:/moco-encoder/1")
+    (takes,) = model.metadata.signature.inputs.inputs
+    (gives,) = model.metadata.signature.outputs.inputs
+    assert (takes.type, takes.shape) == (np.dtype(np.uint8), (-1, -1, -1, 3))
+    assert (gives.type, gives.shape) == (np.dtype(np.float32), (-1, 192))
+    with pytest.raises(mlflow.exceptions.MlflowException):
+        model.predict(images.astype(np.float32))
+
+
+LOAD_ELSEWHERE = """
+import sys
+root = {root!r}
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+sys.path = [path for path in sys.path if path not in ("", root) and "__editable__" not in path]
+import mlflow, numpy as np
+try:
+    import moco
+    raise SystemExit("the project is still installed: the test shows nothing")
+except ModuleNotFoundError:
+    pass
+encoder = mlflow.pyfunc.load_model("models:/moco-encoder/1")
+features = encoder.predict(np.load({images!r}))
+import moco
+assert root not in moco.__file__, moco.__file__
+np.save({features!r}, features)
+"""
+
+
+def test_the_model_loads_where_the_project_is_not_installed(register, tmp_path, images):
+    register(1)
+    np.save(tmp_path / "images.npy", images)
+    root = os.path.dirname(os.path.dirname(tracking.__path__[0]))  # noqa: PTH120 - compared with sys.path's strings
+    code = LOAD_ELSEWHERE.format(
+        root=root, images=f"{tmp_path}/images.npy", features=f"{tmp_path}/features.npy"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = embed_images(load_encoder(tmp_path / "encoder1"), list(images))
+    np.testing.assert_allclose(np.load(tmp_path / "features.npy"), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_model_is_logged_in_the_experiment_of_its_run_and_once_a_run(tracked, tmp_path, images):
+    client, experiment = tracked
+    folder = encoder_folder(tmp_path / "encoder", 1)
+    with tracking.stage_run("pretrain", {}) as run:
+        uris = {tracking.log_encoder(run, folder, images) for _ in range(2)}
+    assert len(uris) == 1
+    (model,) = client.search_logged_models([experiment])
+    assert model.source_run_id == run.id
+    assert client.get_run(run.id).outputs.model_outputs[0].model_id == model.model_id
+
+
+def test_a_retry_makes_no_second_version(register):
+    assert register(1, knn=0.5) == register(1, knn=0.5) == "1"
+    assert register(2, knn=0.5) == "2"
+
+
+def test_other_weights_under_the_same_settings_are_another_version(tracked, tmp_path, images):
+    versions = []
+    for seed in (1, 2):
+        with tracking.stage_run("pretrain", {}) as run:
+            uri = tracking.log_encoder(run, encoder_folder(tmp_path / f"encoder{seed}", seed), images)
+        versions.append(tracking.register_encoder(uri, "the same settings", {}, "val"))
+    assert versions == ["1", "2"]
+
+
+@pytest.mark.parametrize(("value", "winner"), [(0.51, "2"), (0.5, "1"), (0.49, "1"), (float("nan"), "1")])
+def test_the_alias_moves_only_to_a_strictly_better_version(register, value, winner):
+    assert "none before" in tracking.promote(register(1, knn=0.5), "knn", 0.5, "val", unused)
+    line = tracking.promote(register(2, knn=value), "knn", value, "val", unused)
+    assert champion() == winner
+    assert "version 2" in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(("champions_figure", "winner"), [(0.9, "1"), (0.3, "2")])
+def test_a_champion_of_other_data_is_first_evaluated_on_the_new_data(
+    register, tmp_path, champions_figure, winner
+):
+    tracking.promote(register(1, validation="old data", knn=0.5), "knn", 0.5, "old data", unused)
+    seen = []
+
+    def reevaluate(folder):
+        seen.append(load_encoder(folder).spec.training_hash)
+        return champions_figure
+
+    version = register(2, validation="new data", knn=0.6)
+    tracking.promote(version, "knn", 0.6, "new data", reevaluate)
+    assert champion() == winner
+    assert seen == ["training1"]
+    tracking.promote(version, "knn", 0.6, "new data", unused)  # a retry has the figure already
+
+
+def test_a_champion_that_cannot_be_evaluated_stays(register, capsys):
+    tracking.promote(register(1, validation="old", knn=0.5), "knn", 0.5, "old", unused)
+
+    def broken(folder):
+        raise ValueError("no labels in common")
+
+    line = tracking.promote(register(2, validation="new", knn=0.9), "knn", 0.9, "new", broken)
+    assert champion() == "1"
+    assert (
+        line == "champion: stays version 1, it could not be evaluated on the new data (no labels in common)"
+    )
+
+
+def test_without_labels_the_first_version_is_champion_and_the_second_is_not(register):
+    assert "none before" in tracking.promote(register(1), "knn", None, "val", unused)
+    assert "version 2 has no knn" in tracking.promote(register(2), "knn", None, "val", unused)
+    assert champion() == "1"
+
+
+def test_a_retry_of_the_champion_changes_nothing(register):
+    version = register(1, knn=0.5)
+    tracking.promote(version, "knn", 0.5, "val", unused)
+    assert "already" in tracking.promote(version, "knn", 0.5, "val", unused)
+
+
+def test_switched_off_nothing_is_logged_or_promoted(tmp_path, monkeypatch, images):
+    monkeypatch.setenv("MOCO_TRACKING", "off")
+    with tracking.stage_run("pretrain", {}) as run:
+        assert tracking.log_encoder(run, tmp_path, images) is None
+    assert tracking.register_encoder(None, "hash", {}, "val") is None
+    assert "nothing is registered" in tracking.promote(None, "knn", 0.5, "val", unused)
+
+
+@pytest.mark.slow
+def test_the_registry_of_a_server_serves_as_well(server, tmp_path, images):
+    folder = encoder_folder(tmp_path / "encoder", 1)
+    with tracking.stage_run("pretrain", {}) as run:
+        uri = tracking.log_encoder(run, folder, images)
+    version = tracking.register_encoder(uri, "training1", {"knn": 0.5}, "val")
+    tracking.promote(version, "knn", 0.5, "val", unused)
+    features = mlflow.pyfunc.load_model("models:/moco-encoder@champion").predict(images)
+    np.testing.assert_array_equal(features, embed_images(load_encoder(folder), list(images)))
+    server.kill()
+    assert tracking.register_encoder(uri, "training1", {"knn": 0.5}, "val") is None
+    assert "not decided" in tracking.promote(version, "knn", 0.5, "val", unused)
