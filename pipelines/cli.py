@@ -16,7 +16,7 @@ PAGE = """\
 Pretrain an image encoder by Momentum Contrast, without labels, and see what it learned.
 
 stages, in the order of dvc.yaml (`dvc repro` runs what is out of date):
-  fetch        find the images that params.yaml names; split them into train, val and test
+  fetch        find the images that params.yaml names; split train, val and test
   shard        pack them into WebDataset tars with an index
   pretrain     train the encoder; goes on from the last checkpoint
   linear       measure its features: linear classifier and nearest neighbours
@@ -39,7 +39,8 @@ examples:
   moco embed photos --output photos.npy
   moco neighbours photos/cat.jpg --k 12
 
-`moco COMMAND --help` says more. Exit codes: 0 done, 1 something to mend, 2 wrong usage, 130 stopped.
+`moco COMMAND --help` says more.
+Exit codes: 0 done, 1 something to mend, 2 wrong usage, 130 stopped (the same command goes on).
 """
 
 
@@ -63,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="moco", description=PAGE, epilog=EXAMPLES, formatter_class=raw, usage="moco COMMAND [OPTION…]"
     )
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+    commands = top.add_subparsers(
+        dest="command", prog="moco", metavar="COMMAND", required=True, help=argparse.SUPPRESS
+    )
 
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, description=text)
@@ -135,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
 STAGES = {
     "fetch": "Stage fetch: list the images that params.yaml names, with labels and splits, in data/raw.",
     "shard": "Stage shard: pack the images of data/raw into WebDataset tars with an index in data/shards.",
-    "pretrain": "Stage pretrain: train the encoder on data/shards, from the last checkpoint on if there is one.",
+    "pretrain": "Stage pretrain: train the encoder on data/shards; goes on from the last checkpoint.",
     "linear": "Stage linear: measure the features, beside random initialisation and raw pixels.",
     "report": "Stage report: write one page with tables and pictures to outputs/report.",
 }
@@ -144,8 +147,11 @@ STAGES = {
 def run_stage(options: argparse.Namespace) -> None:
     """The same as `python -m pipelines.STAGE`."""
     params = load_params(options.params, options.set)
-    run = getattr(import_module(f"pipelines.{options.command}"), options.command)
-    run(params, **({"restart": True} if getattr(options, "restart", False) else {}))
+    module = import_module(f"pipelines.{options.command}")
+    if options.command == "pretrain":
+        module.run(params, restart=options.restart)
+    else:
+        getattr(module, options.command)(params)
 
 
 def embed(options: argparse.Namespace) -> None:
@@ -173,7 +179,7 @@ def embed(options: argparse.Namespace) -> None:
     written = write_features(options.output, counted(), encoder.spec.feature_dim)
     print(
         f"{options.output}: {written} images, {encoder.spec.feature_dim} numbers each"
-        + f", {bad} files skipped" * (bad > 0)
+        + f", {bad} skipped" * (bad > 0)
     )
 
 
@@ -241,7 +247,7 @@ def verify(options: argparse.Namespace) -> None:
         print(problem)
     if problems:
         raise MocoError(
-            f"{options.folder}: {len(problems)} problems; `dvc checkout` or `dvc repro -f shard` mends it"
+            f"{options.folder}: {len(problems)} problem(s), listed above; `dvc checkout` or `dvc repro -f shard` mends it"
         )
     print(f"{options.folder}: every checksum and count is right")
 

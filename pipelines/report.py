@@ -1,8 +1,12 @@
 """Stage report: everything the stages found, as one page with tables and pictures (outputs/report)."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
+from moco import tracking
 from moco.cluster.machine import load_machine
 from moco.config import Params
 from moco.encoders import load_encoder
@@ -14,21 +18,25 @@ from pipelines import stage
 
 
 def report(params: Params) -> None:
-    """Run the stage: outputs/report/report.md, report.html and their pictures."""
+    """Run the stage: outputs/report/{report.md, report.html} and their pictures."""
     results = read_results(Path("outputs"))
-    encoder = load_encoder(stage.ENCODER)
+    encoder = load_encoder(stage.ENCODER, "cuda" if torch.cuda.is_available() else "cpu")
     train, val = open_split(stage.SHARDS, "train"), open_split(stage.SHARDS, "val")
-    samples = gather(encoder, train, val, params.report, params.pretrain, load_machine().workers())
-    folder = Path("outputs/report")
-    partial = folder.with_name("report.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        write_report(partial, results, samples, params)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
+    with tracking.stage_run("report", params.report.model_dump()) as tracked:
+        samples = gather(encoder, train, val, params, load_machine().workers())
+        folder = Path("outputs/report")
+        partial = folder.with_name("report.part")
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            write_report(partial, results, samples, params)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        tracked.results({kind: asdict(measures) for kind, measures in samples.collapse.items()})
+        for path in sorted(folder.iterdir()):
+            tracked.artifact(path)
     print(f"{folder / 'report.html'}: open it in a browser; {folder / 'report.md'} is the same page")
 
 

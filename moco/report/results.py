@@ -74,9 +74,14 @@ def read_results(outputs: Path) -> Results:
             sweep[kind] = (np.array([rate for rate, _ in points]), np.array([value for _, value in points]))
     confusion = _rows(outputs / "linear" / "confusion.csv", ("actual", "predicted"))
     needed = ("step", "loss", "chance", "top1", "top5", "queue_fill", "feature_std")
+    curves = _numbers(outputs / "pretrain" / "curves.csv", needed)
+    if not len(curves["step"]):
+        raise MocoError(
+            f"{outputs / 'pretrain' / 'curves.csv'}: holds no rows; lower pretrain.log_every_steps"
+        )
     return Results(
         **metrics,
-        curves=_numbers(outputs / "pretrain" / "curves.csv", needed),
+        curves=curves,
         knn=_numbers(outputs / "pretrain" / "knn.csv", ("epoch", "knn_top1")),
         scores=scores,
         sweep=sweep,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moco.config import Pretrain, Report
+from moco.config import Params, Pretrain
 from moco.encoders import FrozenEncoder, random_encoder
 from moco.evaluation.collapse import effective_rank, feature_spread
 from moco.evaluation.features import Features, extract, spread
@@ -78,12 +78,7 @@ class Samples:
 
 
 def gather(
-    encoder: FrozenEncoder,
-    train: ShardSet,
-    val: ShardSet,
-    settings: Report,
-    pretrain: Pretrain,
-    num_workers: int,
+    encoder: FrozenEncoder, train: ShardSet, val: ShardSet, params: Params, num_workers: int
 ) -> Samples:
     """Choose images by the report's seed, encode them, look at their features. The test split is not touched.
 
@@ -91,10 +86,13 @@ def gather(
         encoder: the pretrained one.
         train: neighbours come from here.
         val: queries, views and map come from here; where it is empty, from `train`, apart from the gallery.
-        settings: how many of each.
-        pretrain: the settings of the views.
+        params: `report` says how many of each, `pretrain` how views are made; `linear.seed` makes the same
+            untrained encoder as the linear stage.
         num_workers: loader processes.
     """
+    settings = params.report
+    untrained = random_encoder(encoder.spec, params.linear.seed)
+    untrained.backbone.to(encoder.device)
     pool = val if len(val) else train
     looked_at = spread(len(pool), settings.map_images, settings.seed)
     candidates = np.arange(len(train))
@@ -103,7 +101,6 @@ def gather(
         candidates = np.setdiff1d(candidates, looked_at)
     gallery = candidates[spread(len(candidates), GALLERY, settings.seed)]
     features = extract(encoder, pool, looked_at, num_workers)
-    untrained = extract(random_encoder(encoder.spec, pretrain.seed), pool, looked_at, num_workers)
     queries = spread(len(looked_at), settings.queries, settings.seed)
     found, similarities = nearest(
         features[queries], extract(encoder, train, gallery, num_workers), settings.neighbours
@@ -119,13 +116,18 @@ def gather(
     return Samples(
         classes=list(train.classes),
         held_out=len(val) > 0,
-        triples=_triples(pool, looked_at[spread(len(looked_at), settings.views, settings.seed)], pretrain),
+        triples=_triples(
+            pool, looked_at[spread(len(looked_at), settings.views, settings.seed)], params.pretrain
+        ),
         rows=rows,
         gallery=len(gallery),
         same_class=float(np.mean(known)) if known else None,
         map=_map(pool, looked_at, features, settings.seed),
         mapped=len(looked_at),
-        collapse={"moco": _collapse(features), "random": _collapse(untrained)},
+        collapse={
+            "moco": _collapse(features),
+            "random": _collapse(extract(untrained, pool, looked_at, num_workers)),
+        },
     )
 
 

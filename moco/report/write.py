@@ -15,8 +15,6 @@ from moco.report.results import Results
 from moco.report.samples import Samples
 from moco.report.style import NAMES
 
-NO_LABELS = "The images have no labels, so there is no classifier to train and no accuracy to measure."
-
 
 def write_report(folder: Path, results: Results, samples: Samples, params: Params) -> None:
     """Write report.md, report.html and the PNGs between them; the same bytes for the same arguments.
@@ -78,7 +76,7 @@ def _context(
         "fetch": results.fetch,
         "shard": results.shard,
         "splits": [results.fetch[split] for split in ("train", "val", "test")],
-        "reason": results.linear.get("reason", NO_LABELS),
+        "reason": _why_no_scores(results),
         "checks": checks(results, samples),
         "knn": len(results.knn["epoch"]) > 0,
         "scores": results.scores,
@@ -88,6 +86,13 @@ def _context(
         "images": "validation images" if samples.held_out else "training images",
         "fewest": FEWEST,
     }
+
+
+def _why_no_scores(results: Results) -> str:
+    for split, name in (("train", "training"), ("val", "validation"), ("test", "test")):
+        if not results.fetch[split]["labelled"]:
+            return f"the {name} images have no labels, and accuracies need them."
+    return "the linear stage found nothing to measure."
 
 
 def _confused(matrix: NDArray[np.float64], classes: list[str], most: int = 4) -> str:

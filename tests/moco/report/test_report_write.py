@@ -1,0 +1,99 @@
+"""The written page is complete, the same each time, and honest about what it lacks."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from patches import patches
+
+from moco.report.samples import gather
+from moco.report.write import confusion_matrix, write_report
+
+
+@pytest.fixture(scope="module")
+def samples(encoder, params):
+    return gather(encoder, patches("train", 40, 1), patches("val", 35, 2), params, 0)
+
+
+@pytest.fixture(scope="module")
+def unlabelled(encoder, params):
+    train, val = patches("train", 40, 1, False), patches("val", 35, 2, False)
+    return gather(encoder, train, val, params, 0)
+
+
+def written(folder, results, samples, params):
+    folder.mkdir()
+    write_report(folder, results, samples, params)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_two_reports_of_the_same_run_are_the_same_to_the_byte(tmp_path, results, samples, params):
+    assert written(tmp_path / "a", results, samples, params) == written(
+        tmp_path / "b", results, samples, params
+    )
+
+
+def test_every_picture_is_shown_and_every_shown_picture_exists(tmp_path, results, samples, params):
+    files = written(tmp_path / "a", results, samples, params)
+    shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", files["report.md"].decode())
+    assert sorted(shown) == sorted(name for name in files if name.endswith(".png"))
+    assert files["report.html"].decode().count("data:image/png;base64,") == len(shown) == 11
+
+
+def test_the_figures_of_the_run_are_in_the_text(tmp_path, results, samples, params):
+    text = written(tmp_path / "a", results, samples, params)["report.md"].decode()
+    for figure in (
+        "**85.0 %**",
+        "10.0 points above the same classifier on an untrained",
+        "5.0 points above one on raw",
+        "8.32",
+    ):
+        assert figure in text
+    assert re.search(r"\| unreadable, in quarantine +\| +4 \|", text)
+    assert r"blue as \<b\>red\_\* (50 %)" in text
+
+
+def test_a_run_that_lost_says_so(tmp_path, results, samples, params):
+    worse = replace(results.scores["moco"], linear_top1=0.7)
+    text = written(
+        tmp_path / "a", replace(results, scores={**results.scores, "moco": worse}), samples, params
+    )["report.md"]
+    assert "5.0 points below the same classifier on an untrained encoder" in text.decode()
+    assert "⚠ The features do not beat raw pixels" in text.decode()
+
+
+def test_without_labels_accuracy_is_skipped_with_the_reason_and_the_rest_is_there(
+    tmp_path, results, unlabelled, params
+):
+    split = {"images": 30, "labelled": 0}
+    fetch = {**results.fetch, "train": split, "val": split, "test": split, "classes": 0}
+    bare = replace(
+        results,
+        fetch=fetch,
+        scores={},
+        sweep={},
+        confusion=[],
+        knn={"epoch": np.zeros(0), "knn_top1": np.zeros(0)},
+    )
+    files = written(tmp_path / "a", bare, unlabelled, params)
+    assert "Skipped: the training images have no labels" in files["report.md"].decode()
+    assert {"views.png", "loss.png", "neighbours.png", "map.png", "map-images.png"} <= set(files)
+    assert not {"baselines.png", "sweep.png", "confusion.png", "knn.png"} & set(files)
+    shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", files["report.md"].decode())
+    assert sorted(shown) == sorted(name for name in files if name.endswith(".png"))
+
+
+@pytest.mark.parametrize("count", [1, 12, 13, 40])
+def test_any_number_of_classes_can_be_drawn(tmp_path, results, samples, params, count):
+    classes = [f"class {number}" for number in range(count)]
+    labels = np.arange(len(samples.map.points), dtype=np.int32) % count
+    many = replace(samples, classes=classes, map=replace(samples.map, labels=labels))
+    pairs = [(name, classes[0]) for name in classes]
+    files = written(tmp_path / "a", replace(results, confusion=pairs), many, params)
+    assert files["confusion.png"] and files["map.png"]
+
+
+def test_rows_of_the_confusion_matrix_are_shares_of_the_actual_class():
+    matrix = confusion_matrix([("a", "a"), ("a", "b"), ("b", "b"), ("a", "b"), ("a", "b")], ["a", "b", "c"])
+    assert matrix.tolist() == [[0.25, 0.75, 0], [0, 1, 0], [0, 0, 0]]

@@ -1,0 +1,208 @@
+"""The command line: a good help page, one line for each mistake, and each command does its work."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from moco import presets
+from moco.config import load_params
+from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet, save_encoder
+from pipelines import cli
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A project with images, shards and an untrained encoder."""
+    root = tmp_path_factory.mktemp("project")
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        path = root / "photos" / ("warm" if number % 2 else "cold") / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = rng.integers(0, 90, (20, 20, 3), dtype=np.uint8)
+        image[..., 2 if number % 2 else 0] += 150
+        cv2.imwrite(str(path), image)
+    (root / "params.yaml").write_bytes((presets.FOLDER / "small.yaml").read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        cli.main(["fetch", "--set", "fetch.source=folder", "--set", "fetch.path=photos"])
+        cli.main(["shard"])
+    torch.manual_seed(0)
+    backbone = ResNet("thin", "small")
+    spec = EncoderSpec("thin", "small", 12, 1.0, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, "hash")
+    save_encoder(root / "outputs/pretrain/encoder", backbone, spec)
+    return root
+
+
+@pytest.fixture
+def project(made, monkeypatch) -> Path:
+    monkeypatch.chdir(made)
+    return made
+
+
+def fails(arguments: list[str], capsys) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    return stopped.value.code, capsys.readouterr().err
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--help"])
+    assert stopped.value.code == 0
+    page = capsys.readouterr().out
+    (commands,) = (action.choices for action in cli.parser()._actions if action.dest == "command")
+    assert len(commands) >= 10
+    for command in commands:
+        assert f"\n  {command} " in page
+    assert max(map(len, page.splitlines())) <= 95
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys, pipelines.cli\n"
+        "pipelines.cli.parser().format_help()\n"
+        "heavy = {'torch', 'numpy', 'cv2', 'matplotlib', 'mlflow', 'prefect', 'dvc', 'ruamel'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "arguments are required: COMMAND; see `moco --help`"),
+        (["nonsense"], 2, "invalid choice: 'nonsense'"),
+        (["preset", "v9"], 2, "invalid choice: 'v9'"),
+        (
+            ["neighbours", "photos/warm/01.png", "--k", "0"],
+            2,
+            "'0' is no whole number above 0; see `moco neighbours --help`",
+        ),
+        (["fetch", "--set", "fetch.sauce=1"], 1, "fetch.sauce is no known key"),
+        (["fetch", "--params", "no.yaml"], 1, "no.yaml: no such file"),
+        (["report"], 1, "no such file; run that stage first"),
+        (["embed", "nowhere"], 1, "nowhere: no such folder"),
+        (["embed", "photos", "--encoder", "nowhere"], 1, "nowhere/encoder.json: no encoder there"),
+        (["embed", "photos", "--output", "x.csv"], 1, "name the output .parquet or .npy"),
+        (["neighbours", "no.png"], 1, "no.png: No such file or directory"),
+        (["neighbours", "params.yaml"], 1, "params.yaml: not a readable image"),
+        (["neighbours", "photos"], 1, "photos: Is a directory"),
+        (["neighbours", "photos/warm/01.png", "--shards", "photos"], 1, "index.json"),
+        (
+            ["neighbours", "photos/warm/01.png", "--output", "x.jpg"],
+            1,
+            "x.jpg: cannot be written; name a .png",
+        ),
+        (["verify", "photos"], 1, "index.json"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(project, capsys, arguments, code, said):
+    got, error = fails(arguments, capsys)
+    assert (got, error.count("\n")) == (code, 1)
+    assert error.startswith("error: ") and said in error
+
+
+def test_set_reaches_the_stage_and_the_file_stays(project, monkeypatch):
+    seen = []
+    monkeypatch.setattr("pipelines.report.report", seen.append)
+    cli.main(["report", "--set", "report.queries=3", "--set", "report.seed=9"])
+    assert (seen[0].report.queries, seen[0].report.seed) == (3, 9)
+    assert load_params("params.yaml").report.queries == 8
+
+
+@pytest.mark.parametrize(("options", "restart"), [([], False), (["--restart"], True)])
+def test_pretrain_goes_on_unless_told_to_restart(project, monkeypatch, options, restart):
+    seen = []
+    monkeypatch.setattr("pipelines.pretrain.run", lambda params, restart: seen.append(restart))
+    cli.main(["pretrain", *options])
+    assert seen == [restart]
+
+
+@pytest.mark.parametrize("name", ["fetch", "shard", "linear", "report"])
+def test_each_stage_is_found_in_its_own_module(project, monkeypatch, name):
+    seen = []
+    monkeypatch.setattr(f"pipelines.{name}.{name}", seen.append)
+    cli.main([name])
+    assert seen == [load_params("params.yaml")]
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback(project, monkeypatch, capsys):
+    def stopped(params):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.report.report", stopped)
+    assert fails(["report"], capsys) == (130, "stopped\n")
+
+
+def test_preset_rewrites_the_file_and_says_what_changed(project, tmp_path, capsys):
+    path = tmp_path / "params.yaml"
+    cli.main(["preset", "v2", "--params", str(path)])
+    assert "pretrain.epochs: 8 -> 200" in capsys.readouterr().out
+    assert load_params(path).pretrain.queue_size == 65536
+    cli.main(["preset", "v2", "--params", str(path)])
+    assert "already" in capsys.readouterr().out
+
+
+def test_encoders_lists_names_that_params_accept(capsys):
+    cli.main(["encoders"])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        line.startswith("resnet50 ") and "2048 features" in line and "23.5 M" in line for line in lines
+    )
+
+
+def test_embed_writes_every_image_and_names_what_it_skipped(project, capsys):
+    bad = project / "photos" / "bad.jpg"
+    bad.touch()
+    try:
+        cli.main(["embed", "photos"])
+    finally:
+        bad.unlink()
+    table = pq.read_table("features.parquet")
+    assert table.num_rows == 60 and "warm/01.png" in table["path"].to_pylist()
+    said = capsys.readouterr()
+    assert "skipped photos/bad.jpg: empty file" in said.err
+    assert said.out.endswith("features.parquet: 60 images, 192 numbers each, 1 skipped\n")
+
+
+def test_neighbours_finds_the_image_itself_first_and_answers_from_the_kept_features_next_time(
+    project, capsys
+):
+    lines = (project / "data/raw/manifest.csv").read_text().splitlines()
+    column = lines[0].split(",").index("path")
+    path = next(line.split(",")[column] for line in lines[1:] if ",train," in line)
+    cli.main(["neighbours", f"photos/{path}", "--k", "3"])
+    first = capsys.readouterr()
+    assert "encoding" in first.err
+    key, similarity, label = first.out.splitlines()[0].split()
+    assert key.startswith("train-") and float(similarity) == pytest.approx(1, abs=1e-3)
+    assert label == path.split("/")[0]
+    assert cv2.imread("neighbours.png").shape[1] > 600
+    cli.main(["neighbours", f"photos/{path}", "--k", "3"])
+    second = capsys.readouterr()
+    assert second.out == first.out and second.err == ""
+
+
+def test_verify_passes_good_shards_and_names_a_changed_one(project, capsys):
+    cli.main(["verify"])
+    assert "every checksum and count is right" in capsys.readouterr().out
+    shard = next(Path("data/shards").glob("train-*.tar"))
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-1] + b"x")
+    try:
+        code, error = fails(["verify"], capsys)
+    finally:
+        shard.write_bytes(good)
+    assert code == 1 and "data/shards: 1 problem" in error
+
+
+def test_stage_metrics_are_where_dvc_expects_them(project):
+    assert json.loads(Path("outputs/shard/metrics.json").read_text())["images"] == 60
