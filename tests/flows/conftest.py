@@ -14,7 +14,7 @@ from small_pipeline import Pipeline, free_port, make_pipeline, wait_until
 
 @pytest.fixture(scope="session")
 def plain_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Nothing of the person's own settings: no Prefect server, no MLflow, no git identity but one of its own."""
+    """None of the person's own settings: no Prefect server, no MLflow, a git identity of its own."""
     home = tmp_path_factory.mktemp("home")
     kept = {
         name: value

@@ -10,7 +10,7 @@ import pytest
 from flows import children
 from moco.errors import Interrupted
 
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(60)"
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ def test_a_section_left_as_it_is_has_the_values_of_the_file_and_overrides_nothin
 
 
 def test_a_part_of_a_section_is_enough_at_any_depth() -> None:
-    given = Pretrain(**{"epochs": PARAMS.pretrain.epochs + 1, "views": {"hue": 0.25}})
+    given = Pretrain(epochs=PARAMS.pretrain.epochs + 1, views={"hue": 0.25})
     assert given.temperature == PARAMS.pretrain.temperature
     assert given.views.flip_p == PARAMS.pretrain.views.flip_p
     assert parameters.overrides({"pretrain": given}, PARAMS) == {

@@ -1,0 +1,101 @@
+"""Server, work pool, worker, `prefect deploy --all`, `prefect deployment run`: the commands of docs/prefect.md."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_pipeline import Pipeline, make_pipeline, processes_with, wait_until
+
+NAME = "pretrain-and-evaluate/pretrain-and-evaluate"
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory, server_env: dict[str, str]) -> Iterator[Pipeline]:
+    """The small pipeline, deployed, with a worker that waits for runs."""
+    pipeline = make_pipeline(tmp_path_factory.mktemp("deployed") / "project", server_env)
+    pipeline.dvc("repro", "--quiet")
+    pipeline.commit()
+    pipeline.run("prefect", "work-pool", "create", "moco", "--type", "process")
+    pipeline.run("prefect", "deploy", "--all")
+    with (pipeline.folder / "runs/worker.log").open("wb") as log:
+        worker = subprocess.Popen(
+            ["prefect", "worker", "start", "--pool", "moco"],
+            cwd=pipeline.folder.parent,  # the worker's own folder does not matter
+            env=pipeline.env | {"PWD": str(pipeline.folder.parent)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    yield pipeline
+    os.killpg(worker.pid, signal.SIGTERM)
+    worker.wait(60)
+
+
+def start(pipeline: Pipeline, *arguments: str) -> str:
+    said = pipeline.run("prefect", "deployment", "run", NAME, *arguments).stdout
+    found = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", said)
+    assert found, said
+    return found[0]
+
+
+def state(pipeline: Pipeline, run: str) -> str:
+    said = pipeline.run("prefect", "flow-run", "inspect", run, "--output", "json").stdout
+    found = re.search(r'"state_type":\s*"(\w+)"', said)
+    assert found, said
+    return found[1]
+
+
+@pytest.mark.slow
+def test_a_deployment_run_with_a_changed_parameter_finishes_the_pipeline(deployed: Pipeline) -> None:
+    deployed.run(
+        "prefect", "deployment", "run", NAME, "--watch", "--flow-run-name", "three-epochs",
+        "-p", 'pretrain={"epochs": 3}', timeout=300,
+    )  # fmt: skip
+    assert "three-epochs" in deployed.dvc("exp", "show", "--csv")
+    assert deployed.git("status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_a_deployment_run_without_changes_uses_the_projects_own_folder(deployed: Pipeline) -> None:
+    (deployed.folder / "outputs/report/report.html").unlink()
+    deployed.run("prefect", "deployment", "run", NAME, "--watch", timeout=300)
+    assert (deployed.folder / "outputs/report/report.html").exists()
+
+
+@pytest.mark.slow
+def test_parameters_outside_the_schema_are_refused_on_the_spot(deployed: Pipeline) -> None:
+    done = deployed.run("prefect", "deployment", "run", NAME, "-p", 'pretrain={"epochs": 0}', check=False)
+    assert done.returncode != 0
+    assert "epochs" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [(), ("-p", 'pretrain={"epochs": 4}')])
+def test_cancelling_leaves_no_process_within_ten_seconds(
+    deployed: Pipeline, arguments: tuple[str, ...]
+) -> None:
+    mark = "time.sleep(119)"
+    deployed.change("pretrain", cmd=f"""python -c "import time; print('on', flush=True); {mark}" """)
+    run = start(deployed, *arguments)
+
+    def flow_processes() -> list[str]:
+        worker = {"prefect worker"}
+        return [
+            command
+            for command in processes_with(str(deployed.folder))
+            if not any(name in command for name in worker)
+        ]
+
+    wait_until(lambda: any(mark in command for command in flow_processes()), 120, "pretrain runs")
+    deployed.run("prefect", "flow-run", "cancel", run)
+    begin = time.monotonic()
+    wait_until(lambda: not flow_processes(), 10, "all processes end")
+    assert time.monotonic() - begin < 10
+    wait_until(lambda: state(deployed, run) == "CANCELLED", 30, "the run is cancelled")
+    assert len(deployed.git("worktree", "list").splitlines()) == 1
+    assert Path(deployed.folder / "dvc.lock").exists()
