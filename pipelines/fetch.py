@@ -39,6 +39,7 @@ def metrics(manifest: Manifest) -> dict[str, object]:
     return {
         "images": manifest.images,
         **manifest.splits,
+        "other_files": manifest.other_files,
         "classes": len(manifest.classes),
         "duplicates": manifest.duplicates,
         "duplicates_of_test": manifest.duplicates_of_test,
@@ -54,6 +55,8 @@ def summary(manifest: Manifest) -> str:
     )
     classes = len(manifest.classes) or "no"
     lines = [f"{manifest.images} images ({readable(manifest.bytes)}), {classes} classes: {sides}"]
+    if manifest.other_files:
+        lines.append(f"{manifest.other_files} other files, which sharding will try and list")
     if manifest.duplicates:
         lines.append(f"{manifest.duplicates} exact duplicates, each on the side of its twin")
     if manifest.duplicates_of_test:

@@ -27,8 +27,8 @@ from moco.config import Shard, settings_hash
 from moco.disk import move_folder, require_free
 from moco.errors import Interrupted, MocoError
 from moco.images.index import FORMAT, file_sha256, write_index
-from moco.images.splits import ARRAY_FILE, SPLITS, Manifest, Row, Split, read_manifest
-from moco.images.tars import Bad, Origin, write_tar
+from moco.images.splits import ARRAY_FILE, SPLITS, Manifest, Row, Split, is_image_name, read_manifest
+from moco.images.tars import Origin, write_tar
 from moco.progress import Progress
 
 OVERHEAD = 2048  # bytes a sample beside the image: two headers, the JSON, padding
@@ -58,7 +58,8 @@ class Done:
     samples: int
     kept: bool
     """Finished by an earlier run."""
-    bad: list[Bad]
+    quarantine: list[dict[str, str]]
+    """path and reason of the files left out."""
 
 
 def write_shards(
@@ -94,7 +95,11 @@ def write_shards(
             for leftover in folder.glob("*.part"):
                 leftover.unlink()
         finished = sum(tar.stat().st_size for tar in (work / "shards").glob("*.tar"))
-        require_free(work, manifest.bytes + OVERHEAD * manifest.images - finished, "sharding the images")
+        require_free(
+            work,
+            manifest.bytes + OVERHEAD * (manifest.images + manifest.other_files) - finished,
+            "sharding the images",
+        )
         try:
             samples = _build_all(raw, work, manifest, settings, processes or processors())
             metrics = write_index(work / "shards", work / "notes", manifest.classes, samples)
@@ -179,7 +184,6 @@ def _build_all(
                     " run shard again with fewer processes"
                 ) from None
             raise
-    tally.check(final=True)
     if tally.kept:
         print(f"{tally.kept} of {tally.shards} shards were finished by an earlier run and are kept")
     return tally.samples
@@ -190,10 +194,11 @@ class _Tally:
 
     def __init__(self, manifest: Manifest, settings: Shard) -> None:
         self.total, self.limit = manifest.images, settings.max_bad_fraction
-        self.progress, self.started = Progress("shard", manifest.images), time.monotonic()
-        self.bad = self.bystanders = self.shards = self.kept = 0
+        files = manifest.images + manifest.other_files
+        self.progress, self.started = Progress("shard", files), time.monotonic()
+        self.bad = self.shards = self.kept = 0
         self.samples: dict[Split, int] = dict.fromkeys(SPLITS, 0)
-        self.named: list[Bad] = []
+        self.named: list[str] = []
 
     def collect(self, running: set[Future[Done]], counts: Any) -> set[Future[Done]]:
         done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -201,22 +206,25 @@ class _Tally:
             shard = future.result()
             self.samples[shard.split] += shard.samples
             self.shards, self.kept = self.shards + 1, self.kept + shard.kept
-            bad = [item for item in shard.bad if not item.bystander]
-            self.bad, self.bystanders = self.bad + len(bad), self.bystanders + len(shard.bad) - len(bad)
-            self.named = sorted([*self.named, *bad], key=lambda item: item.path)[:NAMED]
+            # A text or a sound beside the images is listed too, but is no sign of a bad source.
+            bad = [
+                f"{item['path']} ({item['reason']})"
+                for item in shard.quarantine
+                if is_image_name(item["path"])
+            ]
+            self.bad, self.named = self.bad + len(bad), sorted([*self.named, *bad])[:NAMED]
         self.check()
-        images, size = counts[0], counts[1]
+        images, size = counts.get_obj()  # without the lock, which a killed process may have taken with it
         seconds = max(time.monotonic() - self.started, 1e-9)
         self.progress.update(images, f"{images / seconds:.0f} images/s · {size / seconds / 1e6:.1f} MB/s")
         return running
 
-    def check(self, final: bool = False) -> None:
-        total = self.total - self.bystanders if final else self.total
-        if self.bad > self.limit * total:
-            first = "; ".join(f"{item.path} ({item.reason})" for item in self.named)
+    def check(self) -> None:
+        if self.bad > self.limit * self.total:
             raise MocoError(
-                f"{self.bad} of {total} images ({self.bad / total:.1%}) are unreadable, more than"
-                f" shard.max_bad_fraction = {self.limit:g}: {first}{', …' if self.bad > NAMED else ''};"
+                f"{self.bad} of {self.total} images ({self.bad / self.total:.1%}) are unreadable, more than"
+                f" shard.max_bad_fraction = {self.limit:g}:"
+                f" {'; '.join(self.named)}{'; …' if self.bad > NAMED else ''};"
                 " mend or remove them, or raise the fraction"
             )
 
@@ -228,7 +236,7 @@ class _Worker:
     work: Path
     origin: Origin
     counts: Any
-    """Shared: images and source bytes done so far."""
+    """Shared: files and source bytes done so far."""
     stop: Any
     """Shared: not zero when the run is to end."""
 
@@ -238,11 +246,13 @@ _worker: _Worker
 
 def _start_worker(raw: Path, work: Path, manifest: Manifest, settings: Shard, counts: Any, stop: Any) -> None:
     global _worker
-    # The parent alone answers Ctrl-C and SIGTERM, and ends its workers through `stop`; should it be killed
-    # outright, they end with it.
+    # The parent alone answers Ctrl-C, and ends its workers through `stop`; should it be killed outright, they
+    # end with it. SIGTERM must end them, for it is how the pool clears up after one that was killed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # libpng and libjpeg print a line there for every odd but readable image. Errors reach the parent as objects.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     arrays = None if manifest.root is not None else np.load(raw / ARRAY_FILE, mmap_mode="r")
     classes = {name: label for label, name in enumerate(manifest.classes)}
     _worker = _Worker(work, Origin(Path(manifest.root or raw), arrays, classes, settings), counts, stop)
@@ -288,7 +298,7 @@ def _build(job: Job) -> Done:
         kept = True
         with worker.counts.get_lock():
             worker.counts[0] += len(job.rows)
-    return Done(job.split, found["samples"], kept, [Bad(**item) for item in found["quarantine"]])
+    return Done(job.split, found["samples"], kept, found["quarantine"])
 
 
 def _finished(tar: Path, note: Path) -> dict[str, Any] | None:

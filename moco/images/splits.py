@@ -15,6 +15,17 @@ from moco.errors import MocoError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+IMAGE_SUFFIXES = frozenset((
+    "", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".ico", ".tga",
+))  # fmt: skip
+
+
+def is_image_name(path: str) -> bool:
+    """Whether a name claims to be an image's: a film, a sound or a text beside the images does not."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
 Part = Literal["all", "train", "test"]
 """What a source says of an image: `all` has no test set of its own; `train` and `test` are official."""
 
@@ -58,7 +69,10 @@ class Manifest:
     """Where the paths of manifest.csv start, as the settings gave it; None: beside the manifest."""
     classes: list[str]
     images: int
+    other_files: int
+    """Files whose names make no claim to be images; sharding tries them, and most likely lists them as unreadable."""
     bytes: int
+    """Of both."""
     splits: dict[str, dict[str, int]]
     """For each of train, val and test: its `images`, and how many are `labelled`."""
     duplicates: int
@@ -113,10 +127,10 @@ def write_manifest(
         database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
         # File names need not be UTF-8.
         database.text_factory = lambda raw: raw.decode(errors="surrogateescape")
-        database.execute("CREATE TABLE images (place, sort, path, row, label, part, sha256, bytes)")
+        database.execute("CREATE TABLE files (place, sort, path, row, label, part, sha256, bytes, image)")
         database.execute("BEGIN")
         database.executemany(
-            "INSERT INTO images VALUES (?, ?, CAST(? AS TEXT), ?, CAST(? AS TEXT), ?, ?, ?)",
+            "INSERT INTO files VALUES (?, ?, CAST(? AS TEXT), ?, CAST(? AS TEXT), ?, ?, ?, ?)",
             (_record(item, settings) for item in items),
         )
         database.execute("COMMIT")
@@ -127,7 +141,7 @@ def write_manifest(
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(Row._fields)
             for *values, place, digest, size in database.execute(
-                f"SELECT {columns} FROM images ORDER BY place, sort, path, row"
+                f"SELECT {columns} FROM files ORDER BY place, sort, path, row"
             ):
                 writer.writerow([*values, SPLITS[place], digest, size])
     scratch.unlink()
@@ -140,37 +154,43 @@ def _record(item: Item, settings: Fetch) -> tuple[Any, ...]:
     digest = item.sha256 or hashlib.sha256(item.path.encode(errors="surrogateescape")).hexdigest()
     place = SPLITS.index(choose_split(digest, item.part, settings))
     path, label = (text.encode(errors="surrogateescape") for text in (item.path, item.label))
-    return place, _keyed("order", digest, settings), path, item.row, label, item.part, item.sha256, item.bytes
+    sort, image = _keyed("order", digest, settings), item.row is not None or is_image_name(item.path)
+    return place, sort, path, item.row, label, item.part, item.sha256, item.bytes, image
 
 
 def _settle(
     database: sqlite3.Connection, settings: Fetch, root: str | None, classes: list[str] | None
 ) -> Manifest:
     twins = database.execute(
-        "DELETE FROM images WHERE part = 'train' AND sha256 <> ''"
-        " AND sha256 IN (SELECT sha256 FROM images WHERE part = 'test')"
+        "DELETE FROM files WHERE part = 'train' AND sha256 <> ''"
+        " AND sha256 IN (SELECT sha256 FROM files WHERE part = 'test')"
     ).rowcount
 
-    def one(query: str) -> int:
-        return int(database.execute(query).fetchone()[0] or 0)
+    def count(what: str, where: str = "image") -> int:
+        return int(database.execute(f"SELECT {what} FROM files WHERE {where}").fetchone()[0] or 0)
 
     splits: dict[str, dict[str, int]] = {
         name: {
-            "images": one(f"SELECT COUNT(*) FROM images WHERE place = {place}"),
-            "labelled": one(f"SELECT COUNT(*) FROM images WHERE place = {place} AND label <> ''"),
+            "images": count("COUNT(*)", f"image AND place = {place}"),
+            "labelled": count("COUNT(*)", f"image AND place = {place} AND label <> ''"),
         }
         for place, name in enumerate(SPLITS)
     }
-    images = one("SELECT COUNT(*) FROM images")
+    images, others = count("COUNT(*)"), count("COUNT(*)", "NOT image")
     if not images:
-        raise MocoError(f"fetch.path = {settings.path!r}: no images there; put some in, or mend fetch.path")
+        raise MocoError(
+            f"fetch.path = {settings.path!r}: no images there ({others} other files); put some in, or mend it"
+        )
     if not splits["train"]["images"]:
         raise MocoError(
             f"fetch.path = {settings.path!r}: none of the {images} images fell on the training side;"
             " add images, or lower fetch.val_fraction and fetch.test_fraction"
         )
     if classes is None:
-        found = [name for (name,) in database.execute("SELECT DISTINCT label FROM images WHERE label <> ''")]
+        found = [
+            name
+            for (name,) in database.execute("SELECT DISTINCT label FROM files WHERE image AND label <> ''")
+        ]
         numbers = all(name.isdecimal() for name in found)
         classes = sorted(found, key=lambda name: (int(name), name)) if numbers else sorted(found)
     return Manifest(
@@ -178,9 +198,10 @@ def _settle(
         root=root,
         classes=classes,
         images=images,
-        bytes=one("SELECT SUM(bytes) FROM images"),
+        other_files=others,
+        bytes=count("SUM(bytes)", "TRUE"),
         splits=splits,
-        duplicates=one("SELECT COUNT(*) - COUNT(DISTINCT sha256) FROM images WHERE sha256 <> ''"),
+        duplicates=count("COUNT(*) - COUNT(DISTINCT sha256)", "image AND sha256 <> ''"),
         duplicates_of_test=twins,
     )
 

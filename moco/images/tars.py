@@ -20,10 +20,6 @@ from moco.images.index import key_of
 from moco.images.splits import Row
 
 LARGEST_FILE = 256 * 10**6  # bytes; a film among the pictures must not fill the memory
-IMAGE_SUFFIXES = frozenset((
-    "", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif",
-    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".ico", ".tga",
-))  # fmt: skip
 BLOCK = 512
 WRITE_AT = 4 * 2**20  # bytes gathered before a write
 
@@ -41,16 +37,6 @@ class Origin:
     settings: Shard
 
 
-@dataclass(frozen=True)
-class Bad:
-    """A file left out."""
-
-    path: str
-    reason: str
-    bystander: bool
-    """Its name makes no claim to be an image (a text, a sound): listed, but no sign of a bad source."""
-
-
 def write_tar(
     path: Path, split: str, first: int, rows: list[Row], origin: Origin, tick: Callable[[int], None]
 ) -> dict[str, Any]:
@@ -66,7 +52,7 @@ def write_tar(
 
     Returns:
         samples, bytes and sha256 of the tar; index: [offset, size, label, ordinal] for each image;
-        quarantine: path, reason and bystander of each file left out.
+        quarantine: path and reason of each file left out.
 
     Raises:
         MocoError: an image has changed since fetch looked at it.
@@ -79,9 +65,7 @@ def write_tar(
             try:
                 data, extension = _stored(row, origin)
             except (UndecodableError, cv2.error) as error:
-                bad.append(
-                    Bad(_name(row), _plain(error), Path(row.path).suffix.lower() not in IMAGE_SUFFIXES)
-                )
+                bad.append({"path": _name(row), "reason": _plain(error)})
             else:
                 key, label = key_of(split, ordinal), origin.classes.get(row.label, -1)
                 index.append([tar.add(f"{key}.{extension}", data), len(data), label, ordinal])
@@ -94,7 +78,7 @@ def write_tar(
         "bytes": tar.offset,
         "sha256": tar.digest.hexdigest(),
         "index": index,
-        "quarantine": [vars(item) for item in bad],
+        "quarantine": bad,
     }
 
 

@@ -121,6 +121,17 @@ def test_an_unreadable_file_is_listed_without_a_hash_and_is_no_duplicate(tmp_pat
     assert {row.sha256 for row in read_manifest(tmp_path)[1] if row.path.startswith("lost")} == {""}
 
 
+def test_files_that_are_no_images_by_their_names_are_counted_apart(tmp_path):
+    texts = [item._replace(path=f"{item.path}.txt", label="texts") for item in items(40)]
+    manifest = write(items(60, content="other") + texts, tmp_path)
+    assert (manifest.images, manifest.other_files, manifest.duplicates) == (60, 40, 0)
+    assert sum(side["images"] for side in manifest.splits.values()) == 60
+    assert "texts" not in manifest.classes
+    assert len(sides(tmp_path)) == 100
+    with pytest.raises(MocoError, match=r"'pictures': no images there \(40 other files\)"):
+        write(texts, tmp_path)
+
+
 def test_a_few_images_may_leave_a_split_empty(tmp_path):
     manifest = write(
         items(3), tmp_path, SETTINGS.model_copy(update={"test_fraction": 0.0, "val_fraction": 0.0})
