@@ -76,9 +76,10 @@ def neighbours(
     """
     columns, gap, step = max(len(found) for _, found in rows), 0.35, 1.34
     width, height = 1 + gap + columns, len(rows) * step + 0.25
-    with picture(path, (PAGE, PAGE * height / width)) as figure:
+    inches = max(PAGE, 0.8 * width)
+    with picture(path, (inches, inches * height / width)) as figure:
         axes = _canvas(figure.add_subplot(), (0, width), (height - 0.25, -0.25))
-        small = min(9.0, 78 / width)
+        small = min(9.0, 9.3 * inches / width)
         axes.text(0.5, -0.08, query_title, ha="center", color=MUTED, weight="bold", fontsize=small + 1)
         axes.text(1 + gap + 0.05, -0.08, gallery_title, color=MUTED, weight="bold", fontsize=small + 1)
         for number, (query, found) in enumerate(rows):
