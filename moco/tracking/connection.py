@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; MLflow's own 120 with 7 retries block for many minutes
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -115,7 +114,7 @@ def is_passing(error: Exception) -> bool:
 
 def describe(error: Exception, passing: bool) -> str:
     """One line for the person who watches the stage."""
-    uri = re.sub(r"//[^/@]*@", "//", tracking_uri())  # without a password
+    uri = _public_uri()
     root: BaseException = error
     while root.__cause__ or root.__context__:
         root = root.__cause__ or root.__context__  # type: ignore[assignment]
@@ -125,3 +124,15 @@ def describe(error: Exception, passing: bool) -> str:
             f"tracking: {uri} is out of reach ({text}); the work goes on, its records follow if it comes back"
         )
     return f"tracking: {uri} refused a record ({text}); the work goes on without it"
+
+
+def where_to_look(experiment: str, run_id: str) -> str:
+    """The page of a run, or for a database the command that shows it."""
+    uri = _public_uri()
+    if uri.startswith("http"):
+        return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+    return f"run {run_id}; to see it: DO_NOT_TRACK=true mlflow ui --backend-store-uri {uri}"
+
+
+def _public_uri() -> str:
+    return re.sub(r"//[^/@]*@", "//", tracking_uri())  # without a password

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moco.tracking.connection import connect, describe, enabled, is_passing, project_root
+from moco.tracking.connection import connect, describe, enabled, is_passing, project_root, where_to_look
 
 if TYPE_CHECKING:
     import psutil
@@ -112,7 +112,9 @@ def _open(
         if not _is_alive(run.data.tags["driver"]):
             _close(client, experiment, run.info.run_id, "KILLED")
     origin = {**origin_tags(), "mlflow.source.name": name, "kind": "pipeline"}
-    return client.create_run(experiment, run_name=name, tags={**origin, **tags, key[0]: key[1]}).info.run_id
+    run_id = client.create_run(experiment, run_name=name, tags={**origin, **tags, key[0]: key[1]}).info.run_id
+    print(f"tracking: {where_to_look(experiment, run_id)}", flush=True)
+    return run_id
 
 
 def _close(client: "MlflowClient", experiment: str, run_id: str, status: str) -> None:

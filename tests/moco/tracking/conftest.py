@@ -12,6 +12,16 @@ import pytest
 from moco.tracking import connection
 
 
+@pytest.fixture(autouse=True)
+def nothing_from_outside(monkeypatch):
+    """The other tests run with tracking off; these with their own settings, and they leave none behind."""
+    names = ("MOCO_TRACKING", "MOCO_PIPELINE_RUN", "MOCO_FLOW_RUN", "DVC_ROOT", "RANK")
+    for name in (*names, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    mlflow.set_tracking_uri(None)
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory):
     """MLflow takes seconds to set a database up, so that the tests copy one."""
@@ -23,15 +33,6 @@ def empty_database(tmp_path_factory):
 @pytest.fixture
 def tracked(tmp_path, monkeypatch, empty_database):
     """A tracking database of the test's own; gives its client and experiment."""
-    for name in (
-        "MOCO_TRACKING",
-        "MOCO_PIPELINE_RUN",
-        "MOCO_FLOW_RUN",
-        "MLFLOW_EXPERIMENT_NAME",
-        "DVC_ROOT",
-        "RANK",
-    ):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("MOCO_PIPELINE_RUN", "")
     shutil.copy(empty_database, tmp_path / "mlflow.db")
@@ -82,9 +83,3 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("MOCO_PIPELINE_RUN", "")
     yield server
     server.kill()
-
-
-@pytest.fixture(autouse=True)
-def forget_the_tracking_uri():
-    yield
-    mlflow.set_tracking_uri(None)

@@ -315,3 +315,28 @@ def test_workers_forked_while_a_run_is_recorded_end_as_usual(tracked):
                 if child == 0:
                     os._exit(0)
                 assert os.waitpid(child, 0)[1] == 0
+
+
+def test_the_beginning_of_a_pipeline_says_where_to_look(tracked, tmp_path, capsys):
+    parent = tracking.start_pipeline_run("a pipeline")
+    command = f"DO_NOT_TRACK=true mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db"
+    assert capsys.readouterr().out == f"tracking: run {parent}; to see it: {command}\n"
+
+
+def test_the_page_of_a_run_on_a_server_is_printed_without_a_password(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@tracking.example.org/")
+    assert connection.where_to_look("3", "abc") == "https://tracking.example.org/#/experiments/3/runs/abc"
+
+
+def test_mlflow_s_usage_reports_are_off_before_mlflow_is_imported():
+    code = (
+        "from moco.tracking.connection import import_mlflow; import_mlflow()\n"
+        "from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY; print(MLFLOW_DISABLE_TELEMETRY.get())"
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if "TELEMETRY" not in name and "TRACK" not in name
+    }
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.split() == ["True"]
