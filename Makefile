@@ -1,0 +1,47 @@
+# make demo: the whole pipeline on real images.   make test: every test.   Both set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(BIN):$(PATH)
+export DO_NOT_TRACK := 1
+# a first pytest on a new machine compiles the image kernels once
+.PHONY: setup demo test test-fast lint bench lock clean
+
+setup: $(READY)
+
+# Made again only when what it depends on has changed.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is $$($(PYTHON) -V); name another: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "No virtual environment could be made; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(READY)
+
+demo: setup
+	python -m flows.pretrain_and_evaluate
+
+test: setup lint
+	pytest
+
+test-fast: setup lint
+	pytest -m "not slow"
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+
+bench: setup
+	python -m benchmarks.sharding
+	python -m benchmarks.overhead
+
+# The one file that pins every package, for Linux and macOS and each Python; needs uv.
+lock:
+	uv pip compile pyproject.toml --extra pipeline --extra dev --universal --python-version 3.11 --no-header \
+	  --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) runs outputs/* mlflow.db mlartifacts

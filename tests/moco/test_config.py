@@ -1,0 +1,62 @@
+"""The schema of params.yaml."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from moco.config import load_params, settings_hash
+from moco.errors import MocoError
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+
+
+def test_the_projects_own_file_is_valid():
+    assert load_params(PARAMS).fetch.source == "fashion-mnist"
+
+
+def test_overrides_are_typed_by_the_schema():
+    params = load_params(PARAMS, ["pretrain.epochs=3", "pretrain.views.blur_p=.25", "shard.max_side=null"])
+    assert (params.pretrain.epochs, params.pretrain.views.blur_p, params.shard.max_side) == (3, 0.25, None)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("pretrain.epochs=0", "pretrain.epochs = 0: input should be greater than or equal to 1"),
+        ("pretrain.temprature=.1", "pretrain.temprature is no known key"),
+        ("pretrain.momentum=1.0", "pretrain.momentum = 1.0"),
+        ("fetch.source=mnist", "fetch.source = 'mnist'"),
+        ("pretrain.bn_group_size=48", "must be a multiple of bn_group_size"),
+        ("fetch.val_fraction=0.95", "must be below 1"),
+        ("pretrian.epochs=3", "no section 'pretrian'"),
+        ("epochs=3", "expected SECTION.KEY=VALUE"),
+        ("pretrain.epochs", "expected SECTION.KEY=VALUE"),
+        ("pretrain.epochs=[", "not a YAML value"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_clear_line(override, told):
+    with pytest.raises(MocoError) as error:
+        load_params(PARAMS, [override])
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_missing_broken_or_incomplete_is_named(tmp_path):
+    with pytest.raises(MocoError, match="no such file"):
+        load_params(tmp_path / "params.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("fetch: [1,\nshard: 2")
+    with pytest.raises(MocoError, match=r"broken\.yaml:2: not valid YAML"):
+        load_params(broken)
+    values = yaml.safe_load(PARAMS.read_text())
+    del values["pretrain"]["temperature"]
+    broken.write_text(yaml.safe_dump(values))
+    with pytest.raises(MocoError, match=r"pretrain\.temperature is missing"):
+        load_params(broken)
+
+
+def test_the_hash_of_settings_follows_their_values_not_their_order():
+    assert settings_hash({"a": 1, "b": 2}) == settings_hash({"b": 2, "a": 1})
+    assert settings_hash({"a": 1}) != settings_hash({"a": 2})
+    assert settings_hash(load_params(PARAMS).shard) == settings_hash(load_params(PARAMS).shard)

@@ -1,0 +1,81 @@
+"""One step of MoCo against the paper's Algorithm 1 stated independently, in float64."""
+
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from moco import MoCo
+from moco.cluster.process_group import Processes
+from moco.encoders import normalise
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+NO_AUTOCAST = torch.autocast("cpu", enabled=False)
+
+
+class Backbone(nn.Module):
+    """Two layers in float64, whatever the images come as."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2, dtype=torch.float64)
+        self.linear = nn.Linear(36, 10, dtype=torch.float64)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(torch.tanh(self.conv(images.double())).flatten(1))
+
+
+def test_three_steps_agree_with_algorithm_1():
+    torch.manual_seed(0)
+    N, C, K, m, T, lr = 4, 5, 10, 0.9, 0.2, 0.5
+    model = MoCo(Backbone(), nn.Linear(10, C, dtype=torch.float64), C, K, m, T)
+    model.dictionary.double()
+    optimizer = torch.optim.SGD(model.encoder_q.parameters(), lr=lr)
+
+    # Algorithm 1, with the queue as its C x K matrix
+    f_q, f_k = copy.deepcopy(model.encoder_q), copy.deepcopy(model.encoder_q)
+    queue = model.dictionary.keys.clone().T
+    for _ in range(3):
+        batch = torch.randint(0, 256, (2, N, 3, 8, 8), dtype=torch.uint8)
+        contrast, _, keys = model.contrast(
+            batch, np.arange(N)[::-1].copy(), ALONE, model.encoder_q, NO_AUTOCAST
+        )
+        optimizer.zero_grad()
+        contrast.loss.backward()
+        optimizer.step()
+        model.dictionary.enqueue(keys)
+
+        q, k = f_q(normalise(batch[0])), f_k(normalise(batch[1])).detach()
+        l_pos = torch.bmm(q.view(N, 1, C), k.view(N, C, 1)).view(N, 1)
+        logits = torch.cat([l_pos, torch.mm(q, queue)], dim=1)
+        loss = F.cross_entropy(logits / T, torch.zeros(N, dtype=torch.long))
+        f_q.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in f_q.parameters():
+                parameter -= lr * parameter.grad
+            for slow, fast in zip(f_k.parameters(), f_q.parameters(), strict=True):
+                slow.copy_(m * slow + (1 - m) * fast)
+        queue = torch.cat([queue, k.T], dim=1)[:, -K:]
+
+        assert abs(contrast.loss.item() - loss.item()) < 1e-6
+        for ours, theirs in zip(model.encoder_q.parameters(), f_q.parameters(), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-6)
+    model.dictionary.update_encoder(
+        model.encoder_q
+    )  # Algorithm 1 updates f_k at a step's end, we at the next one's start
+    for ours, theirs in zip(model.dictionary.encoder_k.parameters(), f_k.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+    ring = torch.roll(model.dictionary.keys, -int(model.dictionary.pointer), dims=0)
+    assert torch.allclose(ring.T, queue, atol=1e-6)
+
+
+def test_keys_come_back_to_their_own_images_after_the_shuffle():
+    torch.manual_seed(0)
+    model = MoCo(Backbone(), nn.Identity(), 10, 16)
+    model.dictionary.double()
+    batch = torch.randint(0, 256, (2, 6, 3, 8, 8), dtype=torch.uint8)
+    _, _, keys = model.contrast(batch, np.array([3, 0, 5, 1, 4, 2]), ALONE, model.encoder_q, NO_AUTOCAST)
+    assert torch.allclose(keys, model.dictionary.encode(normalise(batch[1])))

@@ -1,0 +1,116 @@
+"""Training in this process: what it writes, what it refuses, where it stops."""
+
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from moco.cluster.machine import Machine
+from moco.cluster.process_group import Processes
+from moco.config import load_params
+from moco.errors import Interrupted, MocoError
+from moco.images.index import open_split
+from moco.images.loader import TwoViewBatches, steps
+from moco.images.plan import EpochPlan
+from moco.training import loop
+from moco.training.curves import read_rows
+from moco.training.loop import Run, pretrain
+from moco.training.monitor import KnnMonitor
+
+
+@pytest.fixture
+def run(project) -> Run:
+    params = load_params(overrides=["pretrain.epochs=2", "pretrain.knn_every_epochs=1"])
+    train, val = open_split("data/shards", "train"), open_split("data/shards", "val")
+    machine = Machine(num_workers=0)
+    alone = Processes(0, 1, torch.device("cpu"))
+    return Run(
+        params.pretrain,
+        train,
+        KnnMonitor(train, val, 0),
+        project / "run",
+        "hash",
+        machine,
+        alone,
+        lambda *_: None,
+    )
+
+
+def test_batches_are_the_same_whatever_the_workers_and_processes(run):
+    plan = EpochPlan(len(run.images), 24, seed=0)
+    whole = TwoViewBatches(run.images, plan, run.settings.views, 16)
+    alone = list(steps(whole, 3, 6, num_workers=0, pin_memory=False))
+    helped = list(steps(whole, 3, 6, num_workers=2, pin_memory=False))
+    assert alone[0].shape == (2, 24, 3, 16, 16)
+    assert alone[0].dtype == torch.uint8
+    assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
+    halves = [TwoViewBatches(run.images, plan, run.settings.views, 16, rank, 2)[4] for rank in range(2)]
+    assert torch.equal(torch.cat(halves, dim=1), alone[1])
+
+
+def test_curves_hold_every_interval_and_the_loss_falls_below_chance(run):
+    reported = []
+    pretrain(replace(run, report=lambda step, values: reported.append((step, values))))
+    rows = read_rows(run.folder / "curves.csv")
+    total = 2 * (len(run.images) // 24)
+    assert [int(row["step"]) for row in rows] == list(range(1, total + 1))
+    assert float(rows[0]["chance"]) == np.log1p(100)
+    assert float(rows[-1]["loss"]) < float(rows[-1]["chance"])
+    assert float(rows[-1]["queue_fill"]) == 1.0
+    assert [int(row["epoch"]) for row in read_rows(run.folder / "knn.csv")] == [1, 2]
+    assert {"loss", "images_per_second", "waiting_share"} <= set(reported[0][1])
+
+
+def test_more_steps_from_a_checkpoint_give_what_an_unbroken_run_gives(run, tmp_path, monkeypatch):
+    unbroken, spec = pretrain(replace(run, folder=tmp_path / "unbroken"))
+
+    real = loop.refuse_non_finite
+
+    def stop_at_9(losses, done, *rest):
+        real(losses, done, *rest)
+        if done == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "refuse_non_finite", stop_at_9)
+    with pytest.raises(Interrupted, match="stopped at step 10"):
+        pretrain(run)
+    resumed, _ = pretrain(run)
+    for name, value in unbroken.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    for name in ("curves.csv", "knn.csv"):
+        assert (run.folder / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+    assert spec.architecture == "thin"
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_a_remedy(run):
+    hot = run.settings.model_copy(update={"lr_per_256": 1e30})
+    with pytest.raises(MocoError, match=r"the loss is (nan|inf) at step \d+.*lower pretrain.lr_per_256"):
+        pretrain(replace(run, settings=hot))
+
+
+def test_fewer_images_than_a_batch_are_refused(run):
+    big = run.settings.model_copy(update={"global_batch": 4800})
+    with pytest.raises(MocoError, match=r"global_batch = 4800 is more than the \d+ training images"):
+        pretrain(replace(run, settings=big))
+
+
+def test_processes_that_cannot_hold_whole_groups_are_refused(run):
+    with pytest.raises(MocoError, match="leaves no whole groups"):
+        loop.check(run.settings, len(run.images), world_size=2)
+    loop.check(run.settings, len(run.images), world_size=3)
+
+
+def test_without_shuffling_the_keys_keep_the_company_of_their_queries(run, monkeypatch):
+    seen = []
+    real = loop.MoCo.contrast
+
+    def spy(model, images, positions, *rest):
+        seen.append(positions.tolist())
+        return real(model, images, positions, *rest)
+
+    monkeypatch.setattr(loop.MoCo, "contrast", spy)
+    pretrain(replace(run, settings=run.settings.model_copy(update={"shuffle_bn": False, "epochs": 1})))
+    assert seen[0] == list(range(24))

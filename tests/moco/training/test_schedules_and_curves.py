@@ -1,0 +1,44 @@
+"""The learning rate over time, and curves on disk."""
+
+from pathlib import Path
+
+import pytest
+
+from moco.config import load_params
+from moco.training.curves import Curve, read_rows
+from moco.training.schedules import learning_rate
+
+PRETRAIN = load_params(Path(__file__).parents[3] / "params.yaml").pretrain
+
+
+def test_cosine_falls_from_the_scaled_base_to_nothing():
+    settings = PRETRAIN.model_copy(update={"schedule": "cosine", "lr_per_256": 0.03, "global_batch": 512})
+    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.06)
+    assert rates[50] == pytest.approx(0.03)
+    assert rates[99] < 1e-4
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_steps_fall_to_a_tenth_at_each_milestone():
+    settings = PRETRAIN.model_copy(
+        update={"schedule": "steps", "milestones": [0.6, 0.8], "lr_per_256": 0.03, "global_batch": 256}
+    )
+    at = [learning_rate(settings, step, 200) for step in (0, 119, 120, 159, 160, 199)]
+    assert at == pytest.approx([0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003])
+
+
+def test_reopening_a_curve_drops_rows_that_will_come_again_and_a_row_cut_short(tmp_path):
+    path = tmp_path / "curve.csv"
+    curve = Curve(path, ["step", "loss"], upto=0)
+    for step in (10, 20, 30):
+        curve.add({"step": step, "loss": step / 7})
+    with path.open("a") as file:
+        file.write("40")  # a crash amid a line
+    Curve(path, ["step", "loss"], upto=20).add({"step": 30, "loss": 1.5})
+    assert [row["step"] for row in read_rows(path)] == ["10", "20", "30"]
+    assert float(read_rows(path)[0]["loss"]) == 10 / 7
+
+
+def test_a_curve_that_was_never_written_has_no_rows(tmp_path):
+    assert read_rows(tmp_path / "none.csv") == []

@@ -1,0 +1,129 @@
+"""Stage pretrain as its own processes: killed, stopped, in several ranks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from moco.training.curves import read_rows
+
+ENVIRONMENT = {**os.environ, "MOCO_TRACKING": "off", "OMP_NUM_THREADS": "1"}
+
+
+LONGER = ("--set", "pretrain.epochs=10")
+
+
+def start(folder: Path, runs: str, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipelines.pretrain", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env={**ENVIRONMENT, "MOCO_RUNS": str(folder / runs)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for_rows(folder: Path, runs: str, rows: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        curves = list((folder / runs).glob("pretrain-*/curves.csv"))
+        if curves and len(read_rows(curves[0])) >= rows:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the run did not get that far")
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    files = ("curves.csv", "knn.csv", "metrics.json", "encoder/encoder.safetensors", "encoder/encoder.json")
+    return {name: (folder / "outputs/pretrain" / name).read_bytes() for name in files}
+
+
+def left_in_session(session: int) -> list[str]:
+    listing = subprocess.run(
+        ["ps", "-eo", "sess,pid,stat,args"], capture_output=True, text=True, check=True
+    ).stdout
+    return [line for line in listing.splitlines() if line.split()[0] == str(session) and " Z" not in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_run_killed_with_kill_9_and_resumed_equals_an_unbroken_one_to_the_bit(project, processes):
+    (project / "machine.yaml").write_text(
+        f"processes: {processes}\ncheckpoint_every_steps: 4\nnum_workers: 1\n"
+    )
+    finish(start(project, "unbroken", *LONGER))
+    expected = outputs(project)
+
+    process = start(project, "broken", *LONGER)
+    wait_for_rows(project, "broken", rows=10)
+    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        member.kill()
+    process.communicate()
+    done = len(read_rows(next((project / "broken").glob("pretrain-*/curves.csv"))))
+    output = finish(start(project, "broken", *LONGER))
+    resumed_at = int(output.split("step ")[1].split(" ")[0])
+    assert 8 <= resumed_at <= done
+    assert outputs(project) == expected
+    steps = [int(row["step"]) for row in read_rows(project / "outputs/pretrain/curves.csv")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert done < len(steps), "the run ended before it was killed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 3])
+def test_ctrl_c_leaves_a_checkpoint_one_line_and_no_process(project, processes):
+    (project / "machine.yaml").write_text(f"processes: {processes}\nnum_workers: 1\n")
+    process = start(project, "runs")
+    wait_for_rows(project, "runs", rows=5)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "a checkpoint is saved; the same command goes on from there" in output
+    assert "Traceback" not in output
+    time.sleep(0.5)
+    assert left_in_session(process.pid) == []
+    assert len(list((project / "runs").glob("pretrain-*/step-*.pt"))) == 1
+    assert not (project / "outputs/pretrain/encoder").exists()
+
+
+def test_metrics_and_encoder_name_the_run(project):
+    finish(start(project, "runs"))
+    metrics = json.loads((project / "outputs/pretrain/metrics.json").read_text())
+    assert metrics["loss"] < metrics["chance"]
+    assert 0 <= metrics["knn_top1"] <= 1
+    spec = json.loads((project / "outputs/pretrain/encoder/encoder.json").read_text())
+    assert (project / "runs" / f"pretrain-{spec['training_hash']}" / "finished").exists()
+    again = finish(start(project, "runs"))  # under the same code and settings there is nothing left to do
+    assert f"step {metrics['steps']} of {metrics['steps']}" in again
+    restarted = finish(start(project, "runs", "--set", "pretrain.seed=1"))
+    assert "step 0 of" in restarted
+
+
+def test_a_second_writer_is_turned_away(project):
+    process = start(project, "runs")
+    wait_for_rows(project, "runs", rows=1)
+    second = start(project, "runs")
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "another process is training this very run" in output
+    finish(process)
+
+
+def test_a_wrong_parameter_stops_before_any_work_with_one_line(project):
+    process = start(project, "runs", "--set", "pretrain.epochs=-1")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output.strip().splitlines() == [
+        "error: params.yaml: pretrain.epochs = -1: input should be greater than or equal to 1"
+    ]
