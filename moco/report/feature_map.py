@@ -12,7 +12,7 @@ FEWEST = 16
 def flatten(features: Features, seed: int) -> NDArray[np.float32]:
     """A t-SNE map (van der Maaten & Hinton 2008) of features by cosine similarity.
 
-    Runs in one thread: sums in another order would, after a thousand steps, give another map.
+    Runs in one thread: sums in another order would, after hundreds of steps, give another map.
 
     Args:
         features: float32, N x D, N >= `FEWEST`, not all equal.
@@ -29,6 +29,6 @@ def flatten(features: Features, seed: int) -> NDArray[np.float32]:
         unit = unit_rows(features)
         main = PCA(min(50, *unit.shape), svd_solver="full").fit_transform(unit)
         perplexity = min(30.0, (len(main) - 1) / 3)
-        points = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(main)
+        points = TSNE(init="pca", max_iter=500, perplexity=perplexity, random_state=seed).fit_transform(main)
     low, high = points.min(axis=0), points.max(axis=0)
     return (0.02 + 0.96 * (points - low) / np.maximum(high - low, 1e-12)).astype(np.float32)

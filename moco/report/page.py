@@ -72,6 +72,7 @@ def render_html(markdown: str, folder: Path) -> str:
         elif token.type == "inline" and token.children:
             _embed(token.children, tokens[number - 1], folder)
     body = parser.renderer.render(tokens, parser.options, {})
+    body = re.sub(r"(\d) %", r"\1&nbsp;%", body)
     for mark, kind in (("✓", "good"), ("⚠", "bad")):
         body = body.replace(f"<li>{mark} ", f'<li><span class="{kind}">{mark}</span>')
     headline = body.find("<table>") < body.find("<h2") and "<table>" in body
