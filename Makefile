@@ -4,8 +4,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
-export DO_NOT_TRACK := 1
-# a first pytest on a new machine compiles the image kernels once
+export DO_NOT_TRACK := true
 .PHONY: setup demo test test-fast lint bench lock clean
 
 setup: $(READY)

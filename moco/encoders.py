@@ -253,13 +253,14 @@ class FrozenEncoder:
 
 def save_encoder(folder: Path | str, backbone: nn.Module, spec: EncoderSpec) -> None:
     """Write encoder.safetensors and encoder.json; the same bytes for the same weights."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-    save_file(weights, folder / "encoder.safetensors.part", metadata={"format": "pt"})
-    (folder / "encoder.safetensors.part").replace(folder / "encoder.safetensors")
+    part = folder / "encoder.safetensors.part"
+    part.write_bytes(save(weights, metadata={"format": "pt"}))  # save_file would make it readable by its owner alone
+    part.replace(folder / "encoder.safetensors")
     (folder / "encoder.json").write_text(json.dumps(asdict(spec), indent=2) + "\n", encoding="utf-8")
 
 

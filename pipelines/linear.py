@@ -112,14 +112,16 @@ def _register(
     measured_on = settings_hash(settings, val.images.data_hash)
     notes = stage.runs_folder() / f"pretrain-{encoder.spec.training_hash}" / "mlflow.json"
     model = json.loads(notes.read_text()).get("model") if notes.exists() else None
-    if model is None:  # the encoder came from DVC's cache, or tracking was off when it was trained
+    figures = {METRIC: value}
+    version = tracking.register_encoder(model, encoder.spec.training_hash, figures, measured_on)
+    if version is None:  # trained elsewhere or without tracking, or the record of its training is gone
         model = tracking.log_encoder(tracked, stage.ENCODER, [read_image(train.images, 0)])
+        version = tracking.register_encoder(model, encoder.spec.training_hash, figures, measured_on)
 
     def reevaluate(folder: Path) -> float:
         champion = load_encoder(folder, encoder.device)
         return max(_validation_top1(champion, train, val, settings))
 
-    version = tracking.register_encoder(model, encoder.spec.training_hash, {METRIC: value}, measured_on)
     print(tracking.promote(version, METRIC, value, measured_on, reevaluate), flush=True)
 
 

@@ -1,6 +1,7 @@
 """Encoded bytes to pixels: the one decoder that sharding checks with and training reads with."""
 
 import io
+import re
 
 import cv2
 import numpy as np
@@ -64,4 +65,5 @@ def _decode_with_pillow(data: bytes) -> Pixels:
                 file = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)  # type: ignore[assignment]
             return np.array(file.convert("RGB"))
     except Exception as error:  # Pillow's plug-ins raise nearly every kind of error on broken files
-        raise UndecodableError(f"not a readable image ({type(error).__name__}: {error})") from None
+        reason = re.sub(r" ?<_io\.BytesIO[^>]*>", "", str(error))  # an address in memory, another each time
+        raise UndecodableError(f"not a readable image ({type(error).__name__}: {reason})") from None
