@@ -92,18 +92,21 @@ def _link_inputs(workspace: Path, folder: Path) -> None:
             # A list of images names them by paths near it.
             if source.is_file() and path.suffix in (".csv", ".parquet") and path.parent != folder:
                 source, path = source.parent, path.parent
-            _lay_over(repo, source, path)
+            _lay_over(repo, outs, source, path)
 
 
-def _lay_over(repo: Repo, source: Path, target: Path) -> None:
-    if not source.exists() or repo.dvcignore.is_ignored(repo.fs, str(target)):
+def _lay_over(repo: Repo, outs: list[Path], source: Path, target: Path) -> None:
+    # An output is made in the worktree; a link there would have the stages write into the workspace.
+    if not source.exists() or target in outs or repo.dvcignore.is_ignored(repo.fs, str(target)):
         return
-    if not target.exists():
+    if target.is_symlink() or target.is_file():
+        return
+    if target.is_dir() or any(out.is_relative_to(target) for out in outs):
+        for child in sorted(source.iterdir()):
+            _lay_over(repo, outs, child, target / child.name)
+    else:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source)
-    elif target.is_dir() and not target.is_symlink():
-        for child in sorted(source.iterdir()):
-            _lay_over(repo, child, target / child.name)
 
 
 def _overlap(one: Path, other: Path) -> bool:

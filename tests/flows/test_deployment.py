@@ -68,6 +68,12 @@ def test_a_deployment_run_without_changes_uses_the_projects_own_folder(deployed:
 
 
 @pytest.mark.slow
+def test_the_automation_for_vanished_machines_is_accepted(deployed: Pipeline) -> None:
+    said = deployed.run("prefect", "automation", "create", "--from-file", "flows/crashed.yaml").stdout
+    assert "Created automation" in said
+
+
+@pytest.mark.slow
 def test_parameters_outside_the_schema_are_refused_on_the_spot(deployed: Pipeline) -> None:
     done = deployed.run("prefect", "deployment", "run", NAME, "-p", 'pretrain={"epochs": 0}', check=False)
     assert done.returncode != 0

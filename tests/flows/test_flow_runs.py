@@ -82,6 +82,7 @@ def test_the_line_that_says_what_to_mend_is_the_runs_message_and_siblings_still_
     assert not (served.folder / "outputs/report").exists()
 
 
+@pytest.mark.slow
 def test_a_stage_that_was_killed_is_tried_again(served: Pipeline) -> None:
     served.change(
         "pretrain", cmd="test -f runs/second || { touch runs/second; kill -9 $$; }; echo weights > encoder"
@@ -121,6 +122,7 @@ def test_changed_parameters_become_an_experiment_and_leave_the_workspace_alone(s
     assert served.dvc("status") == "Data and pipelines are up to date.\n"
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_failed_run_with_changes_is_kept_and_named(served: Pipeline) -> None:
     served.change("linear", cmd="echo 'error: no such class' >&2; exit 1")
     served.commit()
@@ -151,6 +153,7 @@ def test_a_stopped_run_leaves_no_process_within_ten_seconds(
     assert len(served.git("worktree", "list").splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_outputs_are_pushed_where_a_remote_is_configured(served: Pipeline) -> None:
     store = served.folder.parent / "store"
     served.dvc("remote", "add", "--default", "store", str(store))

@@ -60,6 +60,16 @@ def test_a_list_brings_the_images_beside_it(alone: Pipeline) -> None:
     assert (folder / "mine/a.png").read_text() == "a"
 
 
+def test_a_list_beside_outputs_brings_the_images_and_not_the_outputs(alone: Pipeline) -> None:
+    alone.dvc("repro", "--quiet")
+    (alone.folder / "data/list.csv").write_text("path\ncats/a.png\n")
+    (alone.folder / "data/cats").mkdir()
+    (alone.folder / "data/cats/a.png").write_text("a")
+    folder = worktree.make(alone.folder, "trial", {"fetch.path": "data/list.csv"})
+    assert (folder / "data/cats/a.png").read_text() == "a"
+    assert not (folder / "data/raw").exists()
+
+
 def test_outputs_are_never_taken_from_the_workspace(alone: Pipeline) -> None:
     alone.dvc("repro", "--quiet")
     folder = worktree.make(alone.folder, "trial", CHANGES)
