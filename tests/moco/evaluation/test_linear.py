@@ -1,0 +1,98 @@
+"""The linear protocol: the probes against plain PyTorch, and what is chosen where."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from moco.config import load_params
+from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet, random_encoder
+from moco.evaluation import features as reading
+from moco.evaluation.features import embed_images, extract, pixels, spread
+from moco.evaluation.linear import Labelled, LinearProbes, evaluate, train_probes, validation_accuracies
+from moco.images.decode import decode
+from moco.images.index import open_split
+
+SETTINGS = load_params(Path(__file__).parents[3] / "params.yaml").linear
+DIMENSION = ResNet("thin", "small").feature_dim
+SPEC = EncoderSpec("thin", "small", 16, 1.0, IMAGENET_MEAN, IMAGENET_STD, DIMENSION, "test")
+
+
+def test_every_probe_is_what_sgd_on_cross_entropy_gives_at_its_rate():
+    settings = SETTINGS.model_copy(update={"learning_rates": [0.1, 3.0], "weight_decay": 0.01})
+    probes = LinearProbes(6, 4, settings)
+    layers, optimizers = [], []
+    for number, rate in enumerate(settings.learning_rates):
+        layer = nn.Linear(6, 4)
+        layer.weight.data.copy_(probes.weight.view(2, 4, 6)[number])
+        nn.init.zeros_(layer.bias)
+        layers.append(layer)
+        optimizers.append(torch.optim.SGD(layer.parameters(), rate, momentum=0.9, weight_decay=0.01))
+    generator = torch.Generator().manual_seed(0)
+    for step in range(6):
+        x, y = torch.randn(5, 6, generator=generator), torch.randint(0, 4, (5,), generator=generator)
+        decay = 0.1 if step >= 4 else 1.0
+        probes.step(x, y, decay)
+        for layer, optimizer, rate in zip(layers, optimizers, settings.learning_rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * decay
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(layer(x), y).backward()
+            optimizer.step()
+    for number, layer in enumerate(layers):
+        assert torch.allclose(probes.weight.view(2, 4, 6)[number], layer.weight, atol=1e-5)
+        assert torch.allclose(probes.bias.view(2, 4)[number], layer.bias, atol=1e-5)
+
+
+def test_weights_start_small_and_biases_at_zero():
+    probes = LinearProbes(500, 10, SETTINGS)
+    assert probes.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert not probes.bias.any()
+
+
+def test_a_rate_that_diverges_does_not_win(small_project):
+    train, val = (Labelled.of(open_split(small_project / "data/shards", split)) for split in ("train", "val"))
+    settings = SETTINGS.model_copy(update={"learning_rates": [0.1, float("inf")], "epochs": 3})
+    probes, _ = train_probes(pixels, train, settings, 16, 1.0, 0, "pixels")
+    accuracies = validation_accuracies(pixels, probes, val, 16, 1.0, 0)
+    assert accuracies[0] > accuracies[1]
+
+
+@pytest.mark.parametrize("views", ["centre", "augmented"])
+def test_the_rate_is_chosen_on_validation_and_test_is_scored_with_it(small_project, views):
+    train, val, test = (
+        Labelled.of(open_split(small_project / "data/shards", split)) for split in ("train", "val", "test")
+    )
+    settings = SETTINGS.model_copy(update={"learning_rates": [1e-9, 0.3], "epochs": 4, "views": views})
+    encoder = random_encoder(SPEC, 0)
+    before = {name: value.clone() for name, value in encoder.backbone.state_dict().items()}
+    found = evaluate(encoder.embed, train, val, test, settings, 16, 1.0, 0, "random")
+    assert found.learning_rate == settings.learning_rates[int(np.argmax(found.val_top1))] == 0.3
+    assert found.linear_top1 == (found.predicted == test.labels).mean()
+    assert found.linear_top5 == 1.0  # of three classes
+    assert all(torch.equal(value, before[name]) for name, value in encoder.backbone.state_dict().items())
+
+
+def test_features_of_files_and_of_decoded_images_agree(small_project):
+    images, encoder = open_split(small_project / "data/shards", "val"), random_encoder(SPEC, 0)
+    some = np.array([3, 0, 7])
+    by_index = extract(encoder, images, some)
+    by_pixels = embed_images(encoder, [decode(images.read(int(number))) for number in some])
+    assert by_index.shape == (3, SPEC.feature_dim)
+    assert np.allclose(by_index, by_pixels, atol=1e-6)
+    assert np.array_equal(extract(encoder, images, some, num_workers=1), by_index)
+
+
+def test_the_pixel_baseline_is_the_image_itself_reduced_to_32_at_most():
+    images = torch.randint(0, 256, (2, 3, 20, 20), dtype=torch.uint8)
+    assert torch.equal(pixels(images), images.flatten(1) / 255)
+    assert pixels(torch.zeros(1, 3, 224, 224, dtype=torch.uint8)).shape == (1, 3 * reading.PIXELS_SIDE**2)
+
+
+def test_a_spread_choice_has_no_repetition_and_depends_on_the_seed():
+    chosen = spread(1000, 50, seed=1)
+    assert len(set(chosen.tolist())) == 50
+    assert (np.diff(chosen) > 0).all()
+    assert not np.array_equal(chosen, spread(1000, 50, seed=2))
+    assert spread(10, 50, seed=1).tolist() == list(range(10))

@@ -1,0 +1,80 @@
+"""A folder of one's own through every stage, with labels and without."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from conftest import SMALL_PRETRAIN, write_images, write_params
+
+from moco.config import Params, load_params
+from moco.encoders import load_encoder
+from pipelines import pretrain
+from pipelines.fetch import fetch
+from pipelines.linear import linear
+from pipelines.report import report
+from pipelines.shard import shard
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Params:
+    folder = tmp_path / "my photos"  # elsewhere, and with a space
+    write_images(folder)
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "class0/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    project = tmp_path / "project"
+    project.mkdir()
+    source = {"fetch.source": "folder", "fetch.path": str(folder), "fetch.labels": request.param}
+    write_params(project, source | SMALL_PRETRAIN | {"pretrain.epochs": 2})
+    monkeypatch.chdir(project)
+    return load_params()
+
+
+def run_all(params: Params) -> dict[str, dict[str, float | None]]:
+    fetch(params)
+    shard(params)
+    pretrain.run(params)
+    linear(params)
+    report(params)
+    return json.loads(Path("outputs/linear/metrics.json").read_text())
+
+
+@pytest.mark.parametrize("params", ["folders"], indirect=True)
+def test_a_labelled_folder_gives_every_figure_and_names_what_was_left_out(params):
+    scores = run_all(params)
+    for features in ("moco", "random", "pixels"):
+        assert set(scores[features]) == {"linear_top1", "linear_top5", "knn_top1"}
+        assert all(1 / 3 < value <= 1 for value in scores[features].values())
+    left_out = [
+        json.loads(line)["path"] for line in Path("data/shards/quarantine.jsonl").read_text().splitlines()
+    ]
+    assert sorted(left_out) == ["class0/broken.jpg", "notes.txt"]
+    with Path("outputs/linear/confusion.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    metrics = json.loads(Path("outputs/shard/metrics.json").read_text())
+    assert len(rows) == metrics["test"]["images"]
+    right = sum(row["actual"] == row["predicted"] for row in rows) / len(rows)
+    assert right == pytest.approx(scores["moco"]["linear_top1"])
+    with Path("outputs/linear/sweep.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3 * len(params.linear.learning_rates)
+
+
+@pytest.mark.parametrize("params", ["none"], indirect=True)
+def test_a_folder_without_labels_reaches_the_report_with_empty_scores_and_a_reason(params, capsys):
+    scores = run_all(params)
+    assert all(value is None for features in scores.values() for value in features.values())
+    assert "linear: skipped, no labelled image in the training split" in capsys.readouterr().out
+    assert json.loads(Path("outputs/pretrain/metrics.json").read_text())["knn_top1"] is None
+    page = Path("outputs/report/report.md").read_text()
+    assert "no labelled image" in page or "no labels" in page.lower()
+    assert "rank" in page  # the collapse measures need no labels
+
+
+@pytest.mark.parametrize("params", ["folders"], indirect=True)
+def test_evaluation_is_repeatable_and_leaves_the_encoder_as_it_was(params):
+    first = run_all(params)
+    encoder = Path("outputs/pretrain/encoder/encoder.safetensors").read_bytes()
+    linear(params)
+    assert json.loads(Path("outputs/linear/metrics.json").read_text()) == first
+    assert Path("outputs/pretrain/encoder/encoder.safetensors").read_bytes() == encoder
+    assert load_encoder("outputs/pretrain/encoder").spec.image_size == params.pretrain.image_size
