@@ -3,7 +3,8 @@
 import errno
 import shutil
 
-from moco.config import Params
+from moco import tracking
+from moco.config import Fetch, Params
 from moco.disk import move_folder, readable, require_free
 from moco.errors import MocoError
 from moco.images.hashing import stream
@@ -14,7 +15,14 @@ from pipelines import stage
 
 def fetch(params: Params) -> None:
     """Run the stage: data/raw, outputs/fetch/metrics.json and a short summary."""
-    settings = params.fetch
+    with tracking.stage_run("fetch", params.fetch.model_dump()) as tracked:
+        manifest = _fetch(params.fetch)
+        stage.write_json(stage.outputs("fetch") / "metrics.json", metrics(manifest))
+        tracked.results(metrics(manifest))
+    print(summary(manifest))
+
+
+def _fetch(settings: Fetch) -> Manifest:
     source = open_source(settings)
     partial = stage.RAW.with_name(stage.RAW.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
@@ -30,8 +38,7 @@ def fetch(params: Params) -> None:
         raise MocoError(f"{partial}: the disk is full; free some space and run fetch again") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    stage.write_json(stage.outputs("fetch") / "metrics.json", metrics(manifest))
-    print(summary(manifest))
+    return manifest
 
 
 def metrics(manifest: Manifest) -> dict[str, object]:

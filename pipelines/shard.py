@@ -2,8 +2,10 @@
 
 import time
 
+from moco import tracking
 from moco.config import Params
 from moco.disk import readable
+from moco.images.index import file_sha256
 from moco.images.shards import write_shards
 from moco.images.splits import SPLITS
 from pipelines import stage
@@ -12,8 +14,12 @@ from pipelines import stage
 def shard(params: Params) -> None:
     """Run the stage: data/shards, outputs/shard/metrics.json and a short summary."""
     started = time.monotonic()
-    metrics = write_shards(stage.RAW, stage.SHARDS, stage.runs_folder(), params.shard)
-    stage.write_json(stage.outputs("shard") / "metrics.json", metrics)
+    with tracking.stage_run("shard", params.shard.model_dump()) as tracked:
+        metrics = write_shards(stage.RAW, stage.SHARDS, stage.runs_folder(), params.shard)
+        stage.write_json(stage.outputs("shard") / "metrics.json", metrics)
+        digest = tracking.dvc_digest(str(stage.RAW)) or file_sha256(stage.RAW / "manifest.csv")
+        tracked.dataset("raw", digest, stage.RAW, "sharding")
+        tracked.results(metrics)
     tars = sum(metrics[split]["shards"] for split in SPLITS)
     size = readable(sum(metrics[split]["bytes"] for split in SPLITS))
     print(f"{metrics['images']} images in {tars} shards ({size}), {time.monotonic() - started:.1f} s")
