@@ -13,7 +13,7 @@ from moco.config import Views
 from moco.encoders import FrozenEncoder
 from moco.images.decode import Pixels
 from moco.images.index import ShardSet
-from moco.images.loader import read_image
+from moco.images.loader import outlive_signals, read_image
 from moco.images.plan import Integers, key_of, permute
 from moco.images.views import centre_view, draw, random_view
 
@@ -69,7 +69,8 @@ class SingleViews(Dataset[Tensor]):
 
 def batches(views: SingleViews, num_workers: int) -> Iterator[Tensor]:
     """The batches of a view set in order, prepared by worker processes."""
-    return iter(DataLoader(views, batch_size=None, num_workers=num_workers if len(views) > 1 else 0))
+    workers = num_workers if len(views) > 1 else 0
+    return iter(DataLoader(views, batch_size=None, num_workers=workers, worker_init_fn=outlive_signals))
 
 
 def extract(

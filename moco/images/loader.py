@@ -1,5 +1,6 @@
 """Batches of views for training: read by offset, decode once, two views, hand over uint8."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -63,5 +64,15 @@ def steps(
         num_workers=num_workers,
         prefetch_factor=4 if num_workers else None,
         pin_memory=pin_memory,
+        worker_init_fn=outlive_signals,
     )
     return iter(loader)
+
+
+def outlive_signals(worker: int) -> None:
+    """Leave SIGINT and SIGTERM, which reach the whole process group, to the main process.
+
+    It decides what is still to be saved, and the workers end with it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -311,7 +311,7 @@ def refuse_non_finite(losses: np.ndarray, done: int, settings: Pretrain, process
 
 @contextmanager
 def stop_requests() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; loader processes inherit the handlers and so outlive the signal."""
+    """An event that SIGINT and SIGTERM set."""
     stop = threading.Event()
     previous = {
         number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)

@@ -81,12 +81,13 @@ def test_a_run_killed_with_kill_9_and_resumed_equals_an_unbroken_one_to_the_bit(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("processes", [1, 3])
-def test_ctrl_c_leaves_a_checkpoint_one_line_and_no_process(project, processes):
+def test_ctrl_c_or_sigterm_leaves_a_checkpoint_one_line_and_no_process(project, processes, number):
     (project / "machine.yaml").write_text(f"processes: {processes}\nnum_workers: 1\n")
     process = start(project, "runs")
     wait_for_rows(project, "runs", rows=5)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    os.killpg(process.pid, number)  # the whole group, as a terminal and the flow do
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "a checkpoint is saved; the same command goes on from there" in output
