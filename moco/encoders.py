@@ -40,12 +40,7 @@ class Architecture:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "thin": Architecture((1, 1, 1, 1), bottleneck=False, width=0.375),  # 24 channels: small images on a CPU
-    "thin32": Architecture((1, 1, 1, 1), bottleneck=False, width=0.5),
-    "thin32b": Architecture((1, 1, 1), bottleneck=False, width=0.5),
-    "thin48b": Architecture((1, 1, 1), bottleneck=False, width=0.75),
-    "thin64b": Architecture((1, 1, 1), bottleneck=False, width=1),
-    "thin32c": Architecture((2, 2, 2), bottleneck=False, width=0.5),
+    "thin": Architecture((1, 1, 1, 1), bottleneck=False, width=0.5),  # 32 channels: small images on a CPU
     "resnet18": Architecture((2, 2, 2, 2), bottleneck=False),
     "resnet34": Architecture((3, 4, 6, 3), bottleneck=False),
     "resnet50": Architecture((3, 4, 6, 3), bottleneck=True),
@@ -116,7 +111,7 @@ class ResNet(nn.Module):
 
     Args:
         name: a key of `ARCHITECTURES`.
-        stem: "imagenet" (7x7 stride 2, max-pooling) or "small" (3x3 stride 1, no pooling).
+        stem: "imagenet" (7x7 stride 2, max-pooling), "small" (3x3 stride 1, no pooling) or "small-stride2".
         bn_group_size: images that share batch-norm statistics in training; None: the whole batch.
 
     Attributes:
@@ -207,7 +202,7 @@ class EncoderSpec:
 
     Attributes:
         architecture: key of `ARCHITECTURES`.
-        stem: "imagenet" or "small".
+        stem: "imagenet", "small" or "small-stride2".
         image_size: side of the images it was trained on, pixels.
         eval_crop_ratio: share of the short side that the centre view keeps.
         mean: per-channel mean of values in [0, 1].
@@ -259,7 +254,9 @@ def save_encoder(folder: Path | str, backbone: nn.Module, spec: EncoderSpec) -> 
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
     part = folder / "encoder.safetensors.part"
-    part.write_bytes(save(weights, metadata={"format": "pt"}))  # save_file would make it readable by its owner alone
+    part.write_bytes(
+        save(weights, metadata={"format": "pt"})
+    )  # save_file would make it readable by its owner alone
     part.replace(folder / "encoder.safetensors")
     (folder / "encoder.json").write_text(json.dumps(asdict(spec), indent=2) + "\n", encoding="utf-8")
 

@@ -1,0 +1,82 @@
+"""Peak memory of pretraining as the images grow tenfold: `python -m benchmarks.pretrain_memory [--quick]`."""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.sharding import SHARD, fetched, small_images
+from moco.cluster.machine import Machine
+from moco.cluster.process_group import Processes
+from moco.config import load_params
+from moco.disk import readable
+from moco.images.index import open_split
+from moco.images.shards import processors, write_shards
+from moco.training.loop import Run, pretrain
+from moco.training.monitor import KnnMonitor
+
+STEPS = 30
+
+
+def train(shards: Path, runs: Path) -> None:
+    """So many steps with the project's own settings; prints the peak of this process and of its loader, in kB."""
+    images, val = open_split(shards, "train"), open_split(shards, "val")
+    settings = load_params().pretrain.model_copy(update={"epochs": 1, "knn_every_epochs": 0})
+    machine = Machine(num_workers=1, device="cpu")
+    stop_after = (STEPS + settings.log_every_steps - 1) // settings.log_every_steps * settings.log_every_steps
+
+    def report(step: int, values: dict[str, float]) -> None:
+        if step >= stop_after:
+            own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            print(f"\npeak {own}", flush=True)
+            raise SystemExit
+
+    processes = Processes(0, 1, torch.device("cpu"))
+    pretrain(Run(settings, images, KnnMonitor(images, val, 0), runs, "memory", machine, processes, report))
+
+
+def peak(images: Path, scratch: Path) -> int:
+    """Peak resident bytes of a training process on a folder of images."""
+    raw, shards = scratch / f"{images.name}-raw", scratch / f"{images.name}-shards"
+    fetched(images, raw)
+    write_shards(raw, shards, scratch / "runs", SHARD, processors())
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.pretrain_memory",
+        "--train",
+        str(shards),
+        str(scratch / images.name),
+    ]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return 1024 * int(done.stdout.rsplit("peak ", 1)[1].split()[0])
+
+
+def main() -> None:
+    """Make the images, train on both, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a third of the images")
+    parser.add_argument("--train", nargs=2, type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.train:
+        train(*options.train)
+        return
+    count = 6_000 if not options.quick else 5_000
+    few, many = count, (10 if not options.quick else 4) * count
+    with tempfile.TemporaryDirectory(dir=".", prefix=".memory-") as name:
+        scratch = Path(name)
+        peaks = []
+        for label, images in (("few", few), ("many", many)):
+            small_images(scratch / label, images)
+            peaks.append(peak(scratch / label, scratch))
+    print(f"| peak memory of pretraining | {few} images | {many} images | ratio |")
+    print("|---|---|---|---|")
+    print(f"| training process | {readable(peaks[0])} | {readable(peaks[1])} | {peaks[1] / peaks[0]:.3f} |")
+
+
+if __name__ == "__main__":
+    main()
