@@ -1,6 +1,5 @@
 """Starting the processes of a training run on this machine: torchrun's engine, called from here."""
 
-import logging
 import os
 import sys
 
@@ -21,13 +20,12 @@ def run_on_this_machine(module: str, arguments: list[str], processes: int) -> No
         Interrupted: the processes were told to stop, and did.
         MocoError: one of them failed; it has printed its reason.
     """
+    # The failing process has said it in one line; torchrun reads this when it is imported.
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(
-        logging.CRITICAL
-    )  # the failing process has said it in one line
     # One thread a process, as torchrun sets it, would leave cores idle where there are fewer processes than cores.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))

@@ -152,12 +152,15 @@ def _epoch(
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     labels = torch.from_numpy(train.labels[order].astype(np.int64)).split(settings.batch_size)
     if settings.views == "centre":
-        yield from zip(torch.from_numpy(centre[order]).split(settings.batch_size), labels, strict=True)
+        everything = torch.from_numpy(centre)
+        # row by row of a batch: a shuffled copy of all features would cost more than the training
+        features = (everything[rows] for rows in torch.from_numpy(order).split(settings.batch_size))
     else:
         views = SingleViews(
             train.images, train.indices[order], size, 1.0, (settings.seed, epoch), settings.batch_size
         )
-        yield from zip((featuriser(batch) for batch in batches(views, num_workers)), labels, strict=True)
+        features = (featuriser(batch) for batch in batches(views, num_workers))
+    yield from zip(features, labels, strict=True)
 
 
 def validation_accuracies(

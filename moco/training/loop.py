@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -263,9 +264,11 @@ def average_gradients(
     if processes.world_size == 1:
         return encoder_q
     on_gpu = [processes.device] if processes.device.type == "cuda" else None
-    wrapped = DistributedDataParallel(
-        encoder_q, device_ids=on_gpu, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 renames the option; 2.11 knows this name only
+        wrapped = DistributedDataParallel(
+            encoder_q, device_ids=on_gpu, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
     # DDP orders its gradient buckets anew after the first backward pass, and sums in another order from then on. One
     # pass that is thrown away puts fresh and resumed runs in the same state, so that they agree to the bit.
     before = {name: value.clone() for name, value in encoder_q.state_dict().items()}

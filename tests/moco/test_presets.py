@@ -53,7 +53,7 @@ def test_other_sections_and_comments_stay(params):
 
 def test_changes_are_reported_with_both_values(params):
     changes = presets.apply("v2", params)
-    assert "pretrain.epochs: 8 -> 200" in changes
+    assert "pretrain.encoder: thin -> resnet50" in changes
     assert "pretrain.views.blur_p: 0.0 -> 0.5" in changes
     assert not any(change.startswith("pretrain.dim") for change in changes)
     assert presets.apply("v2", params) == []
