@@ -60,8 +60,8 @@ def summary(manifest: Manifest) -> str:
         + ("" if count["labelled"] == count["images"] else f" ({count['labelled']} labelled)")
         for split, count in manifest.splits.items()
     )
-    classes = len(manifest.classes) or "no"
-    lines = [f"{manifest.images} images ({readable(manifest.bytes)}), {classes} classes: {sides}"]
+    classes = "1 class" if len(manifest.classes) == 1 else f"{len(manifest.classes) or 'no'} classes"
+    lines = [f"{manifest.images} images ({readable(manifest.bytes)}), {classes}: {sides}"]
     if manifest.other_files:
         lines.append(f"{manifest.other_files} other files, which sharding will try and list")
     if manifest.duplicates:
