@@ -1,8 +1,9 @@
 """Sharding beside `cp` of the same files, and its memory as the images grow tenfold.
 
-`python -m benchmarks.sharding [--quick]` prints both tables. Files are read from the page cache on both sides
-and written to the same file system; rounds alternate, and medians are shown. Every file that is sharded is
-also hashed twice and decoded once, which `cp` does not do.
+`python -m benchmarks.sharding [--quick] [--folder DIR]` prints both tables. Files are read from the page cache
+on both sides and written to the same file system; rounds alternate, medians and the range are shown. Every
+file that is sharded is also hashed twice and decoded once, which `cp` does not do. A busy disk slows `cp` much
+more than sharding: a folder in memory (/dev/shm) compares the work alone.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -31,7 +33,7 @@ SHARD = Shard(
 )
 
 
-def settings(source: str, path: Path) -> Fetch:
+def settings(source: Literal["folder", "list", "fashion-mnist"], path: Path) -> Fetch:
     """A split as params.yaml makes it."""
     return Fetch(
         source=source, path=str(path), labels="none", val_fraction=0.1, test_fraction=0.1, split_seed=0
@@ -62,11 +64,11 @@ def photographs(folder: Path, count: int) -> None:
         )
 
 
-def fetched(images: Path, raw: Path) -> int:
-    """The manifest of a folder; returns the bytes of its images."""
-    source = open_source(settings("folder", images))
+def fetched(images: Path, raw: Path, kind: Literal["folder", "list"] = "folder") -> int:
+    """The manifest of a folder or list; returns the bytes of its images."""
+    source = open_source(settings(kind, images))
     raw.mkdir()
-    return write_manifest(stream(source, raw), raw, settings("folder", images), source.root, None).bytes
+    return write_manifest(stream(source, raw), raw, settings(kind, images), source.root, None).bytes
 
 
 def beside_cp(name: str, images: Path, scratch: Path, rounds: int, processes: int) -> str:
@@ -87,8 +89,13 @@ def beside_cp(name: str, images: Path, scratch: Path, rounds: int, processes: in
         seconds["shard"].append(time.perf_counter() - start)
         shutil.rmtree(scratch / "shards")
     copy, shard = (statistics.median(seconds[what]) for what in ("cp", "shard"))
+    rates = [
+        f"{size / statistics.median(seconds[what]) / 1e6:.0f}"
+        f" ({size / max(seconds[what]) / 1e6:.0f}–{size / min(seconds[what]) / 1e6:.0f})"
+        for what in ("cp", "shard")
+    ]
     return (
-        f"| {count} {name} | {readable(size)} | {processes} | {size / copy / 1e6:.0f} | {size / shard / 1e6:.0f} |"
+        f"| {count} {name} | {readable(size)} | {processes} | {' | '.join(rates)} |"
         f" {count / shard:.0f} | {copy / shard:.0%} |"
     )
 
@@ -114,10 +121,15 @@ print(json.dumps(peaks))
 """
 
 
-def memory(images: Path, scratch: Path, processes: int) -> list[int]:
-    """Peak resident bytes of the parent and of the largest worker; peak of what the workers hold unshared."""
-    raw = scratch / f"{images.name}-memory"
-    fetched(images, raw)
+def memory(images: Path, scratch: Path, times: int, processes: int) -> list[int]:
+    """Peak resident bytes of the parent and of the largest worker; peak of what the workers hold unshared.
+
+    The images are listed `times` times over.
+    """
+    raw, listing = scratch / f"{times}-fold", scratch / f"{times}-fold.csv"
+    files = [str(file.relative_to(scratch)) for file in sorted(images.rglob("*.png"))]
+    listing.write_text("path\n" + "\n".join(files * times) + "\n")
+    fetched(listing, raw, "list")
     arguments = [
         str(raw),
         str(scratch / "shards"),
@@ -136,10 +148,12 @@ def main() -> None:
     """Make the images, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="a tenth of the images, one round")
-    quick = parser.parse_args().quick
+    parser.add_argument("--folder", default=".", help="where to make and write the images (default: here)")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     share, rounds = (10, 1) if quick else (1, 5)
     processes = processors()
-    with tempfile.TemporaryDirectory(dir=".", prefix=".sharding-") as name:
+    with tempfile.TemporaryDirectory(dir=arguments.folder, prefix=".sharding-") as name:
         scratch = Path(name)
         small_images(scratch / "small", 60_000 // share)
         photographs(scratch / "photographs", 2_000 // share)
@@ -147,13 +161,12 @@ def main() -> None:
             beside_cp("small images (28 x 28 PNG)", scratch / "small", scratch, rounds, processes),
             beside_cp("photographs (500 x 375 JPEG)", scratch / "photographs", scratch, rounds, processes),
         ]
-        small_images(scratch / "tenth", 6_000 // share)
-        before, after = (memory(scratch / kind, scratch, processes) for kind in ("tenth", "small"))
+        before, after = (memory(scratch / "small", scratch, times, processes) for times in (1, 10))
     print(f"\n{processes} processors, medians of {rounds} alternating rounds\n")
     print("| images | size | processes | cp MB/s | shard MB/s | images/s | share of cp |")
     print("|---|---|---|---|---|---|---|")
     print("\n".join(lines))
-    print(f"\n| peak memory | {6_000 // share} images | {60_000 // share} images | ratio |")
+    print(f"\n| peak memory | {60_000 // share} images | {600_000 // share} images | ratio |")
     print("|---|---|---|---|")
     for what, one, ten in zip(
         ("parent", "largest worker", "all workers, unshared"), before, after, strict=True

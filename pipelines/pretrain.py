@@ -34,15 +34,16 @@ def run(params: Params, restart: bool = False) -> None:
     if launched():
         _train(params, machine, folder)
         return
-    check(params.pretrain, len(images), machine.processes)
+    processes = machine.training_processes(params.pretrain.global_batch // params.pretrain.bn_group_size)
+    check(params.pretrain, len(images), processes)
     with only_writer(folder):
         prepare(folder, restart)
-        if machine.processes == 1:
+        if processes == 1:
             _train(params, machine, folder)
         else:
             resolved = folder / "params.yaml"
             resolved.write_text(yaml.safe_dump(params.model_dump(mode="json")), encoding="utf-8")
-            run_on_this_machine("pipelines.pretrain", ["--params", str(resolved)], machine.processes)
+            run_on_this_machine("pipelines.pretrain", ["--params", str(resolved)], processes)
 
 
 def _train(params: Params, machine: Machine, folder: Path) -> None:

@@ -80,5 +80,6 @@ def project(small_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "data").mkdir()
     (tmp_path / "data/shards").symlink_to(small_project / "data/shards")
     (tmp_path / "params.yaml").write_bytes((small_project / "params.yaml").read_bytes())
+    (tmp_path / "machine.yaml").write_text("processes: 1\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path

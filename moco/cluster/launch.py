@@ -3,6 +3,7 @@
 import os
 import sys
 
+from moco.cluster.machine import cores
 from moco.errors import Interrupted, MocoError
 
 
@@ -27,8 +28,7 @@ def run_on_this_machine(module: str, arguments: list[str], processes: int) -> No
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # One thread a process, as torchrun sets it, would leave cores idle where there are fewer processes than cores.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id="moco", rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.2,

@@ -180,8 +180,8 @@ def _build_all(
                 ) from None
             if isinstance(error, BrokenProcessPool):
                 raise MocoError(
-                    "a sharding process was killed, probably for lack of memory; finished shards are kept,"
-                    " run shard again with fewer processes"
+                    "a sharding process ended before its time, most likely killed for lack of memory; finished"
+                    " shards are kept, run shard again, with fewer processes if it happens again"
                 ) from None
             raise
     if tally.kept:

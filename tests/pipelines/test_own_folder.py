@@ -26,6 +26,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
     project.mkdir()
     source = {"fetch.source": "folder", "fetch.path": str(folder), "fetch.labels": request.param}
     write_params(project, source | SMALL_PRETRAIN | {"pretrain.epochs": 2})
+    (project / "machine.yaml").write_text("processes: 1\n")
     monkeypatch.chdir(project)
     return load_params()
 
