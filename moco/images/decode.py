@@ -32,25 +32,26 @@ def decode(data: bytes) -> Pixels:
     """
     if not data:
         raise UndecodableError("empty file")
-    if data[:2] == b"\xff\xd8":
-        # A truncated JPEG decodes to grey below the cut in OpenCV without a word, so the end is checked here.
-        if b"\xff\xd9" not in data[-4096:]:
-            raise UndecodableError("truncated JPEG")
-        image = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        )
+    # OpenCV decodes a file cut short without a word, so the end is looked for; Pillow judges what has it elsewhere.
+    if data[:2] == b"\xff\xd8" and b"\xff\xd9" in data[-4096:]:
+        image = _decode_with_opencv(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is not None:
-            return image.astype(np.uint8, copy=False)
+            return image
     elif data[:4] == b"\x89PNG" and b"IEND" in data[-4096:]:
-        image = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED
-        )  # a ninth of Pillow's time at 28 pixels
-        if image is not None and image.dtype == np.uint8:
-            if image.ndim == 2:
-                return np.repeat(image[:, :, None], 3, axis=2)
-            if image.shape[2] == 3:
-                return np.ascontiguousarray(image[:, :, ::-1])
+        image = _decode_with_opencv(data, cv2.IMREAD_UNCHANGED)  # a ninth of Pillow's time at 28 pixels
+        if image is not None and image.ndim == 2:
+            return np.repeat(image[:, :, None], 3, axis=2)
+        if image is not None and image.shape[2] == 3:
+            return np.ascontiguousarray(image[:, :, ::-1])
     return _decode_with_pillow(data)
+
+
+def _decode_with_opencv(data: bytes, flags: int) -> Pixels | None:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # sides beyond its limits, for one
+        return None
+    return image.astype(np.uint8, copy=False) if image is not None and image.dtype == np.uint8 else None
 
 
 def _decode_with_pillow(data: bytes) -> Pixels:

@@ -66,3 +66,8 @@ def test_what_is_no_image_is_refused(data):
     with pytest.raises(UndecodableError) as error:
         decode(data)
     assert "0x" not in str(error.value)  # reasons are kept in a tracked file: no address in memory
+
+
+def test_a_jpeg_with_a_film_behind_its_end_is_an_image():
+    data = encoded(Image.fromarray(PIXELS), "JPEG")
+    assert decode(data + bytes(10_000)).shape == (9, 13, 3)  # phones append one
