@@ -113,7 +113,9 @@ def test_another_setting_of_the_probe_runs_linear_and_report_only(demo):
     printed = run("dvc repro", demo.folder, ["bash", "-ec"])
     assert re.findall(r"Running stage '(\w+)'", printed) == ["linear", "report"]
     params.write_text(before)
-    assert "Running stage" not in run("dvc repro", demo.folder, ["bash", "-ec"])  # DVC remembers the other run
+    assert "Running stage" not in run(
+        "dvc repro", demo.folder, ["bash", "-ec"]
+    )  # DVC remembers the other run
 
 
 def test_the_demo_says_where_everything_is(demo):

@@ -265,7 +265,9 @@ def average_gradients(
         return encoder_q
     on_gpu = [processes.device] if processes.device.type == "cuda" else None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 renames the option; 2.11 knows this name only
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # torch 2.15 renames the option; 2.11 knows this name only
         wrapped = DistributedDataParallel(
             encoder_q, device_ids=on_gpu, broadcast_buffers=False, gradient_as_bucket_view=True
         )

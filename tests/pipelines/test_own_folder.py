@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import SMALL_PRETRAIN, write_images, write_params
+from small_material import SMALL_PRETRAIN, write_images, write_params
 
 from moco.config import Params, load_params
 from moco.encoders import load_encoder

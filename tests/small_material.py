@@ -1,0 +1,50 @@
+"""Material for tests: images of three kinds, and the project's parameters made small."""
+
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+SMALL_PRETRAIN = {
+    "pretrain.image_size": 16,
+    "pretrain.queue_size": 100,
+    "pretrain.dim": 16,
+    "pretrain.global_batch": 24,
+    "pretrain.bn_group_size": 8,
+    "pretrain.epochs": 4,
+    "pretrain.log_every_steps": 1,
+    "pretrain.knn_every_epochs": 2,
+    "pretrain.precision": "fp32",
+    "linear.epochs": 5,
+    "linear.learning_rates": [0.1, 1.0],
+    "report.map_images": 40,
+    "report.queries": 2,
+    "report.views": 2,
+}
+
+
+def write_images(folder: Path, classes: int = 3, each: int = 120) -> None:
+    """Colour images of varying size: each class has stripes of its own direction and colour."""
+    generator = np.random.default_rng(0)
+    for label in range(classes):
+        (folder / f"class{label}").mkdir(parents=True)
+        for number in range(each):
+            height, width = generator.integers(16, 40, 2)
+            y, x = np.mgrid[:height, :width]
+            wave = np.sin((x * np.cos(label) + y * np.sin(label)) * 0.7 + generator.uniform(0, 6))
+            colour = np.eye(3)[label] * 120 + generator.uniform(40, 90, 3)
+            noise = generator.normal(0, 20, (height, width, 3))
+            pixels = np.clip(colour * (0.7 + 0.4 * wave[:, :, None]) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"class{label}" / f"{number}.{('png', 'jpg')[number % 2]}")
+
+
+def write_params(folder: Path, overrides: dict[str, object]) -> None:
+    """The project's own params.yaml with some values changed."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key, value in overrides.items():
+        section, name = key.split(".")
+        values[section][name] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
