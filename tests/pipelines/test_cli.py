@@ -145,7 +145,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(project, monkeypatch, capsys):
 def test_preset_rewrites_the_file_and_says_what_changed(project, tmp_path, capsys):
     path = tmp_path / "params.yaml"
     cli.main(["preset", "v2", "--params", str(path)])
-    assert "pretrain.epochs: 8 -> 200" in capsys.readouterr().out
+    assert "pretrain.encoder: thin -> resnet50" in capsys.readouterr().out
     assert load_params(path).pretrain.queue_size == 65536
     cli.main(["preset", "v2", "--params", str(path)])
     assert "already" in capsys.readouterr().out
@@ -170,7 +170,7 @@ def test_embed_writes_every_image_and_names_what_it_skipped(project, capsys):
     assert table.num_rows == 60 and "warm/01.png" in table["path"].to_pylist()
     said = capsys.readouterr()
     assert "skipped photos/bad.jpg: empty file" in said.err
-    assert said.out.endswith("features.parquet: 60 images, 192 numbers each, 1 skipped\n")
+    assert said.out.endswith("features.parquet: 60 images, 256 numbers each, 1 skipped\n")
 
 
 def test_neighbours_finds_the_image_itself_first_and_answers_from_the_kept_features_next_time(

@@ -112,13 +112,15 @@ def test_metrics_and_encoder_name_the_run(project):
 
 
 def test_a_second_writer_is_turned_away(project):
-    process = start(project, "runs")
+    endless = ("--set", "pretrain.epochs=10000")
+    process = start(project, "runs", *endless)
     wait_for_rows(project, "runs", rows=1)
-    second = start(project, "runs")
+    second = start(project, "runs", *endless)
     output, _ = second.communicate(timeout=60)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)
     assert second.returncode == 1
     assert "another process is training this very run" in output
-    finish(process)
 
 
 def test_a_wrong_parameter_stops_before_any_work_with_one_line(project):

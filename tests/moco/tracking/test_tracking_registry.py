@@ -56,7 +56,7 @@ def test_embeddings_from_the_champion_are_those_of_the_encoder_folder(register, 
     features = mlflow.pyfunc.load_model("models:/moco-encoder@champion").predict(images)
     expected = embed_images(load_encoder(tmp_path / "encoder1"), list(images))
     assert features.dtype == np.float32
-    assert features.shape == (5, 192)
+    assert features.shape == (5, 256)
     np.testing.assert_array_equal(features, expected)
 
 
@@ -75,7 +75,7 @@ def test_the_model_says_what_it_takes_and_refuses_floats(register, images):
     (takes,) = model.metadata.signature.inputs.inputs
     (gives,) = model.metadata.signature.outputs.inputs
     assert (takes.type, takes.shape) == (np.dtype(np.uint8), (-1, -1, -1, 3))
-    assert (gives.type, gives.shape) == (np.dtype(np.float32), (-1, 192))
+    assert (gives.type, gives.shape) == (np.dtype(np.float32), (-1, 256))
     with pytest.raises(mlflow.exceptions.MlflowException):
         model.predict(images.astype(np.float32))
 
