@@ -56,7 +56,7 @@ def environment(folder: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),
         "MAKEFLAGS": "-o .venv/.ready",  # as installed already
-        "PREFECT_HOME": str(folder / ".prefect-home"),
+        "PREFECT_HOME": str(folder.parent / "prefect-home"),
     }
 
 
