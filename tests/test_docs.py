@@ -55,7 +55,6 @@ def environment(folder: Path) -> dict[str, str]:
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),
-        "MAKEFLAGS": "-o .venv/.ready",  # as installed already
         "PREFECT_HOME": str(folder.parent / "prefect-home"),
     }
 
@@ -72,6 +71,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())
     (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+    (folder / ".venv/.ready").touch()
+    for name in ("requirements.lock", "pyproject.toml"):
+        os.utime(
+            folder / name, (0, 0)
+        )  # older than what is installed, or make would point the environment here
     done = subprocess.run(
         ["make", "demo"], cwd=folder, env=environment(folder), text=True, timeout=1500,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
