@@ -19,18 +19,19 @@ from moco.images.shards import processors, write_shards
 from moco.training.loop import Run, pretrain
 from moco.training.monitor import KnnMonitor
 
-STEPS = 30
+STEPS = 20
 
 
 def train(shards: Path, runs: Path) -> None:
     """So many steps with the project's own settings; prints the peak of this process and of its loader, in kB."""
     images, val = open_split(shards, "train"), open_split(shards, "val")
-    settings = load_params().pretrain.model_copy(update={"epochs": 1, "knn_every_epochs": 0})
+    settings = load_params().pretrain.model_copy(
+        update={"epochs": 1, "knn_every_epochs": 0, "log_every_steps": STEPS}
+    )
     machine = Machine(num_workers=1, device="cpu")
-    stop_after = (STEPS + settings.log_every_steps - 1) // settings.log_every_steps * settings.log_every_steps
 
     def report(step: int, values: dict[str, float]) -> None:
-        if step >= stop_after:
+        if step >= STEPS:
             own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             print(f"\npeak {own}", flush=True)
             raise SystemExit

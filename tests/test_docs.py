@@ -22,7 +22,7 @@ BLOCK = re.compile(
 NOT_RUN = 12
 """Blocks with a reason, in all pages. A new one is a decision to be seen in review."""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @dataclass(frozen=True)
