@@ -13,9 +13,9 @@ from torch.nn import functional as F
 class GroupBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics are those of consecutive groups of `group_size` images.
 
-    The running statistics move once a call, by the mean of the groups' statistics. They are linear in
-    those, so averaging them over processes gives what one process with all groups would hold. Parameters
-    and state are named as in `nn.BatchNorm2d`.
+    The running statistics move once a batch, by the mean of the groups' statistics. They are linear in
+    those, so averaging them over processes gives what one process with all groups would hold. A batch may
+    come in parts (`take_part`). Parameters and state are named as in `nn.BatchNorm2d`.
 
     Args:
         num_features: C, channels.
@@ -25,6 +25,7 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
     def __init__(self, num_features: int, group_size: int | None = None) -> None:
         super().__init__(num_features)
         self.group_size = group_size
+        self.first_part, self.share = True, 1.0
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise N x C x H x W; in training N must be a multiple of `group_size`.
@@ -32,7 +33,8 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
         Raises:
             ValueError: in training, a batch that does not divide into groups.
         """
-        if not self.training or self.group_size is None or input.shape[0] == self.group_size:
+        alone = input.shape[0] == self.group_size and self.share == 1.0
+        if not self.training or self.group_size is None or alone:
             return super().forward(input)
         groups, rest = divmod(input.shape[0], self.group_size)
         if rest:
@@ -53,8 +55,24 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
             )
             for part, mean, variance in zip(input.split(self.group_size), means, variances, strict=True)
         ]
+        momentum = self.momentum or 0.0
         with torch.no_grad():
-            self.running_mean.lerp_(means.mean(dim=0), self.momentum or 0.0)
-            self.running_var.lerp_(variances.mean(dim=0), self.momentum or 0.0)
-            self.num_batches_tracked.add_(1)
+            for running, seen in ((self.running_mean, means), (self.running_var, variances)):
+                if self.first_part:
+                    running.mul_(1 - momentum)
+                running.add_(seen.mean(dim=0), alpha=momentum * self.share)
+            self.num_batches_tracked.add_(self.first_part)
         return torch.cat(normalised)
+
+
+def take_part(model: nn.Module, first: bool, share: float) -> None:
+    """Tell a model's batch norms what the next call holds, so that parts move the statistics as the whole would.
+
+    Args:
+        model: any module; batch norms over one group only (`group_size` None) cannot be parted and are left alone.
+        first: whether this is a batch's first part.
+        share: of the batch, in (0, 1]; the shares of a batch's parts add up to 1.
+    """
+    for module in model.modules():
+        if isinstance(module, GroupBatchNorm2d):
+            module.first_part, module.share = first, share

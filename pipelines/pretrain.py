@@ -1,24 +1,31 @@
-"""Stage pretrain: the unlabelled training images become an encoder (outputs/pretrain)."""
+"""Stage pretrain: the unlabelled training images become an encoder (outputs/pretrain).
+
+This process drives: it decides who trains (itself, processes of this host, several hosts, a Slurm job),
+follows the run's files for MLflow, and makes the stage's outputs of the last checkpoint.
+"""
 
 import json
 import shutil
 from pathlib import Path
 
-import yaml
-
 from moco import tracking
-from moco.cluster.launch import launched, run_on_this_machine
+from moco.cluster import slurm
+from moco.cluster.launch import run_here
 from moco.cluster.machine import Machine, load_machine
-from moco.cluster.process_group import join, leave
-from moco.config import Params
-from moco.encoders import EncoderSpec, ResNet, save_encoder
-from moco.images.index import open_split
+from moco.config import Params, Pretrain
+from moco.encoders import save_encoder
+from moco.errors import MocoError
+from moco.images.index import ShardSet, open_split
 from moco.images.loader import read_image
+from moco.images.plan import EpochPlan
+from moco.training import checkpoints
 from moco.training.curves import read_rows
-from moco.training.loop import Run, check, pretrain
-from moco.training.monitor import KnnMonitor
+from moco.training.job import Job, error_left, write_job
 from moco.training.run_folder import FINISHED, only_writer, prepare, training_hash
+from moco.training.setup import at_once, build, check, specification
+from moco.training.worker import train
 from pipelines import stage
+from pipelines.follow import followed
 
 
 def run(params: Params, restart: bool = False) -> None:
@@ -28,62 +35,106 @@ def run(params: Params, restart: bool = False) -> None:
         params: all of params.yaml.
         restart: set checkpoints of the same settings and data aside and begin anew.
     """
-    machine = load_machine()
-    images = open_split(stage.SHARDS, "train")
-    folder = stage.runs_folder() / f"pretrain-{training_hash(params.pretrain, images.data_hash)}"
-    if launched():
-        _train(params, machine, folder)
-        return
-    processes = machine.training_processes(params.pretrain.global_batch // params.pretrain.bn_group_size)
-    check(params.pretrain, len(images), processes)
+    machine, images = load_machine(), open_split(stage.SHARDS, "train")
+    name, folder = _place(params.pretrain, images)
+    _check(params.pretrain, images, machine)
     with only_writer(folder):
-        prepare(folder, restart)
-        if processes == 1:
-            _train(params, machine, folder)
-        else:
-            resolved = folder / "params.yaml"
-            resolved.write_text(yaml.safe_dump(params.model_dump(mode="json")), encoding="utf-8")
-            run_on_this_machine("pipelines.pretrain", ["--params", str(resolved)], processes)
-
-
-def _train(params: Params, machine: Machine, folder: Path) -> None:
-    """Train in this process, which may be one of several; the first one writes and records."""
-    images, val = open_split(stage.SHARDS, "train"), open_split(stage.SHARDS, "val")
-    name = training_hash(params.pretrain, images.data_hash)
-    notes = folder / "mlflow.json"
-    resume_id = json.loads(notes.read_text())["run"] if notes.exists() else None
-    processes = join(machine.device)
-    try:
+        job = slurm.find_job(folder)
+        if job and machine.launcher != "slurm":
+            raise MocoError(
+                f"Slurm job {job.id} ({job.state}) trains this very run; `scancel {job.id}` ends it, or set launcher: slurm in"
+                " machine.yaml to follow it"
+            )
+        if job is None:
+            prepare(folder, restart)
+            write_job(folder, Job(params.pretrain, str(stage.SHARDS)))
+        elif restart:
+            raise MocoError(
+                f"Slurm job {job.id} ({job.state}) trains this run; `scancel {job.id}` first, then --restart"
+            )
+        notes = folder / "mlflow.json"
+        resume_id = json.loads(notes.read_text())["run"] if notes.exists() else None
         with tracking.stage_run("pretrain", params.pretrain.model_dump(), resume_id=resume_id) as tracked:
             if tracked.id:
                 stage.write_json(notes, {"run": tracked.id})
             tracked.tags({"training_hash": name})
             digest = tracking.dvc_digest(str(stage.SHARDS)) or images.data_hash
             tracked.dataset("shards", digest, stage.SHARDS)
+            plan = EpochPlan(len(images), params.pretrain.global_batch, params.pretrain.seed)
+            with followed(folder, tracked, plan.steps_per_epoch):
+                _train(params.pretrain, machine, folder, job)
+            _write_outputs(params.pretrain, name, folder, images, tracked)
+            model = tracking.log_encoder(tracked, stage.ENCODER, [read_image(images, 0)])
+            stage.write_json(notes, {"run": tracked.id, "model": model})
+        (folder / FINISHED).touch()
 
-            def report(step: int, values: dict[str, float]) -> None:
-                tracked.metrics(values, step)
 
-            monitor = KnnMonitor(images, val, params.pretrain.seed)
-            backbone, spec = pretrain(
-                Run(params.pretrain, images, monitor, folder, name, machine, processes, report)
+def order(params: Params) -> tuple[Path, Machine]:
+    """The run's folder with its job in it, and the machine, for someone else to start the processes."""
+    machine, images = load_machine(), open_split(stage.SHARDS, "train")
+    folder = _place(params.pretrain, images)[1]
+    _check(params.pretrain, images, machine)
+    write_job(folder, Job(params.pretrain, str(stage.SHARDS)))
+    return folder, machine
+
+
+def _place(settings: Pretrain, images: ShardSet) -> tuple[str, Path]:
+    name = training_hash(settings, images.data_hash)
+    return name, stage.runs_folder() / f"pretrain-{name}"
+
+
+def processes_per_host(settings: Pretrain, machine: Machine) -> int:
+    """Training processes on each host."""
+    return machine.training_processes(settings.global_batch // settings.bn_group_size)
+
+
+def _check(settings: Pretrain, images: ShardSet, machine: Machine) -> None:
+    each = processes_per_host(settings, machine)
+    for hosts in range(machine.hosts()[0], machine.hosts()[1] + 1):
+        check(settings, len(images), hosts * each)
+        at_once(settings, hosts * each, machine.max_batch_per_process)
+
+
+def _train(settings: Pretrain, machine: Machine, folder: Path, job: slurm.Job | None) -> None:
+    processes = processes_per_host(settings, machine)
+    if machine.launcher == "slurm":
+        assert machine.slurm is not None
+        if job:
+            print(f"pretrain: following job {job.id}, which trains this run already", flush=True)
+        number = job.id if job else slurm.submit(folder, machine.slurm, processes)
+        slurm.follow(folder, number)
+        if not _trained(settings, folder):
+            reason = error_left(folder)
+            raise MocoError(
+                reason
+                or f"Slurm job {number} ended ({slurm.ending(number)}) before the run did; its last lines are above, the same"
+                " command goes on from the last checkpoint"
             )
-            if processes.first:
-                _write_outputs(folder, backbone, spec, tracked)
-                model = tracking.log_encoder(tracked, stage.ENCODER, [read_image(images, 0)])
-                stage.write_json(notes, {"run": tracked.id, "model": model})
-                (folder / FINISHED).touch()
-        processes.barrier()
-    finally:
-        leave()
+    elif machine.launcher == "local" and processes == 1:
+        train(folder)
+    else:
+        run_here(folder, machine, processes)
 
 
-def _write_outputs(folder: Path, backbone: ResNet, spec: EncoderSpec, tracked: tracking.Run) -> None:
+def _trained(settings: Pretrain, folder: Path) -> bool:
+    images = len(open_split(stage.SHARDS, "train"))
+    total = EpochPlan(images, settings.global_batch, settings.seed).steps_per_epoch * settings.epochs
+    return (folder / checkpoints.name_of(total)).exists()
+
+
+def _write_outputs(
+    settings: Pretrain, name: str, folder: Path, images: ShardSet, tracked: tracking.Run
+) -> None:
+    state = checkpoints.load_newest(folder)
+    if state is None or not _trained(settings, folder):
+        raise MocoError(f"{folder}: holds no checkpoint of the run's end; run the same command again")
+    model = build(settings)
+    model.load_state_dict(state["model"])
     outputs = stage.outputs("pretrain")
-    save_encoder(stage.ENCODER, backbone, spec)
-    for name in ("curves.csv", "knn.csv"):
-        shutil.copyfile(folder / name, outputs / name)
-        tracked.artifact(outputs / name)
+    save_encoder(stage.ENCODER, model.encoder_q.backbone, specification(settings, model, name))
+    for file in ("curves.csv", "knn.csv"):
+        shutil.copyfile(folder / file, outputs / file)
+        tracked.artifact(outputs / file)
     last = read_rows(outputs / "curves.csv")[-1]
     readings = read_rows(outputs / "knn.csv")
     metrics = {

@@ -1,49 +1,129 @@
-"""Starting the processes of a training run on this machine: torchrun's engine, called from here."""
+"""Starting a run's processes on this host, alone or among others: torchrun's engine, called from here."""
 
 import os
+import shlex
+import signal
 import sys
+import threading
+import time
+from pathlib import Path
 
-from moco.cluster.machine import cores
+from moco.cluster.machine import Machine, cores
 from moco.errors import Interrupted, MocoError
+from moco.training.job import error_left
+
+WORKER = "moco.training.worker"
+RUN_ID = "moco"
+MAX_RESTARTS = 1000
+"""The worker itself ends a run that makes no headway; lost hosts may be many in weeks."""
+
+RENDEZVOUS = {"last_call_timeout": 5, "join_timeout": 600, "keep_alive_interval": 1, "keep_alive_max_attempt": 5, "read_timeout": 60}  # fmt: skip
+"""Seconds. With torchrun's own values a lost host costs 40 s instead of 7; hosts have 10 minutes to meet."""
+
+ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Without it torch's agents crash when a lost host comes back."""
+
+SUPERVISED = "MOCO_SUPERVISED"
+"""Set where a launcher reads the reason that a worker leaves, so that it need not print it too."""
 
 
-def launched() -> bool:
-    """Whether this is one of the processes that torchrun started."""
-    return "WORLD_SIZE" in os.environ
+def run_here(folder: Path, machine: Machine, processes: int) -> None:
+    """Run this host's share of a run's processes, and wait for all hosts.
 
+    Processes that fail are started again, on all hosts, from the newest checkpoint; a host that is lost or
+    comes back likewise where the number of hosts is a range. SIGINT and SIGTERM are passed on, and waited for.
 
-def run_on_this_machine(module: str, arguments: list[str], processes: int) -> None:
-    """Run `python -m MODULE ARGUMENTS` in so many processes and wait for all of them.
-
-    SIGINT and SIGTERM are passed on, and waited for.
+    Args:
+        folder: the run's, with its job.
+        machine: how many hosts, and where they meet.
+        processes: on this host.
 
     Raises:
         Interrupted: the processes were told to stop, and did.
-        MocoError: one of them failed; it has printed its reason.
+        MocoError: a process named a reason that no restart mends, or the hosts did not meet.
     """
-    # The failing process has said it in one line; torchrun reads this when it is imported.
-    os.environ.setdefault("LOGLEVEL", "CRITICAL")
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    fewest, most = machine.hosts()
+    _run_agent(
+        folder, processes, fewest, most, machine.rendezvous if machine.launcher == "torchrun" else None
+    )
 
+
+def run_in_allocation(folder: Path, processes: int, nodes: int, endpoint: str) -> None:
+    """Run this node's share within an allocation of fixed size; as `run_here`."""
+    _run_agent(folder, processes, nodes, nodes, endpoint)
+
+
+def line_of(folder: Path, machine: Machine, processes: int) -> str:
+    """The shell line that does the same as `run_here` on a host where there is torch alone."""
+    fewest, most = machine.hosts()
+    words = [
+        "torchrun",
+        f"--nnodes={fewest if fewest == most else f'{fewest}:{most}'}",
+        f"--nproc-per-node={processes}",
+        f"--max-restarts={MAX_RESTARTS}",
+        "--monitor-interval=0.2",
+    ]
+    if machine.launcher == "torchrun":
+        conf = ",".join(f"{name}={value}" for name, value in RENDEZVOUS.items())
+        words += [f"--rdzv-id={RUN_ID}", "--rdzv-backend=c10d", f"--rdzv-endpoint={machine.rendezvous}", f"--rdzv-conf={conf}"]  # fmt: skip
+    else:
+        words.append("--standalone")
+    words += ["-m", WORKER, str(folder)]
+    return " ".join([*(f"{name}={value}" for name, value in ENVIRONMENT.items()), shlex.join(words)])
+
+
+def _run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: str | None) -> None:
+    # Workers say in one line what failed; torchrun reads this when it is imported.
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")
+    os.environ.update(ENVIRONMENT)
+    os.environ[SUPERVISED] = "1"
     # One thread a process, as torchrun sets it, would leave cores idle where there are fewer processes than cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id="moco", rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.2,
+        min_nodes=fewest, max_nodes=most, nproc_per_node=processes, run_id=RUN_ID, rdzv_backend="c10d",
+        rdzv_endpoint=endpoint or "localhost:0", rdzv_configs=dict(RENDEZVOUS), max_restarts=MAX_RESTARTS,
+        monitor_interval=0.2,
     )  # fmt: skip
+    ended = threading.Event()
+    threading.Thread(target=_stop_on_error, args=(folder, ended), daemon=True).start()
+    stopped = Interrupted("pretrain: stopped; the same command goes on from the last checkpoint")
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", module, *arguments)
-    except SignalException:
-        raise Interrupted("pretrain: stopped; the same command goes on from the last checkpoint") from None
+        elastic_launch(config, sys.executable)("-u", "-m", WORKER, str(folder))
+    except (SignalException, KeyboardInterrupt):
+        raise _reason(folder) or stopped from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode == Interrupted.exit_code:
-            raise Interrupted(
-                "pretrain: stopped; the same command goes on from the last checkpoint"
-            ) from None
-        raise MocoError(
-            f"pretrain: process {rank} of {processes} ended with exit code {failure.exitcode}; its reason is above,"
-            " and the same command goes on from the last checkpoint"
+            raise _reason(folder) or stopped from None
+        raise _reason(folder) or MocoError(
+            f"pretrain: process {rank} ended with exit code {failure.exitcode}; its reason is above, and the same"
+            " command goes on from the last checkpoint"
         ) from None
+    except RendezvousError as error:
+        said = str(error).splitlines()[0]
+        raise _reason(folder) or MocoError(
+            f"machine.yaml: rendezvous = {endpoint}: {fewest} host(s) did not meet there ({said}); start the same"
+            " command on each host, with a host name and a free port that all of them can reach"
+        ) from None
+    finally:
+        ended.set()
+
+
+def _reason(folder: Path) -> MocoError | None:
+    text = error_left(folder)
+    return MocoError(text) if text else None
+
+
+def _stop_on_error(folder: Path, ended: threading.Event) -> None:
+    """Stop the agent, which would start the processes again, once one of them has left a reason not to."""
+    while not ended.wait(0.2):
+        if error_left(folder):
+            time.sleep(0.5)  # let the others leave by themselves
+            if not ended.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
+            return

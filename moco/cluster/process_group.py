@@ -2,6 +2,8 @@
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -9,40 +11,58 @@ from torch import Tensor, nn
 
 from moco.errors import MocoError
 
+PATIENCE = timedelta(minutes=30)
+"""For start-up, evaluation and saving, where one process may keep the others waiting."""
+
 
 @dataclass(frozen=True)
 class Processes:
     """This process among its peers.
 
+    Within a step all processes work alike, so a peer that does not answer soon is lost; while one of them
+    starts up, evaluates or saves, the others wait. Hence two process groups with time-outs of their own.
+
     Attributes:
         rank: 0 … world_size - 1.
         world_size: number of processes.
         device: where this one computes.
+        in_step: the group for the collectives of a step, soon out of patience; None: the default group.
+        on_host: a gloo group, also of little patience, for what must not wait for the GPU; None: the default group.
     """
 
     rank: int
     world_size: int
     device: torch.device
+    in_step: dist.ProcessGroup | None = None
+    on_host: dist.ProcessGroup | None = None
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and speaks for all."""
+        """Whether this process speaks for all."""
         return self.rank == 0
 
-    def mean_(self, values: Tensor) -> Tensor:
+    def mean_(self, values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
         """Average a tensor over all processes, in place."""
         if self.world_size > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=group)
             values /= self.world_size
         return values
 
-    def gather(self, rows: Tensor) -> Tensor:
+    def gather(self, rows: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
         """Concatenate every process's rows (as many on each) in rank order."""
         if self.world_size == 1:
             return rows
         parts = [torch.empty_like(rows) for _ in range(self.world_size)]
-        dist.all_gather(parts, rows.contiguous())
+        dist.all_gather(parts, rows.contiguous(), group=group)
         return torch.cat(parts)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every process's small Python value, in rank order."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
     def barrier(self) -> None:
         """Wait for all."""
@@ -50,11 +70,12 @@ class Processes:
             dist.barrier()
 
 
-def join(device: str = "auto") -> Processes:
+def join(device: str = "auto", step_timeout_seconds: float = 40.0) -> Processes:
     """Join the process group that torchrun's environment describes; alone where there is none.
 
     Args:
         device: "auto" (CUDA where it is), "cpu" or "cuda".
+        step_timeout_seconds: after which a collective of a step gives a silent peer up.
 
     Raises:
         MocoError: CUDA is asked for and there is none, or fewer GPUs than processes.
@@ -70,9 +91,20 @@ def join(device: str = "auto") -> Processes:
     chosen = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(chosen)
-    if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo", device_id=chosen if cuda else None)
-    return Processes(rank, world_size, chosen)
+    if world_size == 1:
+        return Processes(rank, world_size, chosen)
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if cuda else "gloo", timeout=PATIENCE, device_id=chosen if cuda else None
+        )
+    soon = timedelta(seconds=step_timeout_seconds)
+    return Processes(
+        rank,
+        world_size,
+        chosen,
+        in_step=dist.new_group(timeout=soon),  # type: ignore[arg-type]
+        on_host=dist.new_group(timeout=soon, backend="gloo"),  # type: ignore[arg-type]
+    )
 
 
 def leave() -> None:
@@ -83,7 +115,9 @@ def leave() -> None:
 
 def average_running_statistics(model: nn.Module, processes: Processes) -> None:
     """Average batch-norm running statistics over the processes, before evaluating or saving."""
-    statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    statistics = [
+        buffer for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))
+    ]
     if processes.world_size > 1 and statistics:
         flat = processes.mean_(torch.cat([buffer.flatten() for buffer in statistics]))
         for buffer, values in zip(statistics, flat.split([b.numel() for b in statistics]), strict=True):

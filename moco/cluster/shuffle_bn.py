@@ -24,35 +24,43 @@ def positions_of_slots(seed: int, step: int, global_batch: int) -> Integers:
     return permute(np.arange(global_batch), global_batch, key_of(seed, _PURPOSE, step))
 
 
+def bounds(total: int, world_size: int) -> Integers:
+    """Where each process's slice of a batch begins, and the last one's end: int64 [world_size + 1].
+
+    Slices differ by one at most, the longer ones first.
+    """
+    ranks = np.arange(world_size + 1)
+    return ranks * (total // world_size) + np.minimum(ranks, total % world_size)
+
+
 def to_slots(images: Tensor, positions: Integers, processes: Processes) -> Tensor:
     """Send each key image to the process that encodes it.
 
     Args:
-        images: uint8, N x 3 x S x S, this process's slice of the positions.
+        images: uint8, N x 3 x S x S, this process's slice of the positions (see `bounds`).
         positions: int64 [B], from `positions_of_slots`, the same on every process.
         processes: this process and its peers.
 
     Returns:
         uint8, N x 3 x S x S, the images of this process's slots, in slot order.
     """
-    local = len(positions) // processes.world_size
-    wanted = torch.from_numpy(positions[processes.rank * local : (processes.rank + 1) * local])
     if processes.world_size == 1:
-        return images[wanted.to(images.device)]
-    slot_of_position = np.argsort(positions)
-    mine = slice(processes.rank * local, (processes.rank + 1) * local)
-    receivers = torch.from_numpy(slot_of_position[mine] // local)
-    senders = wanted // local
-    sent = torch.bincount(receivers, minlength=processes.world_size).tolist()
-    received = torch.bincount(senders, minlength=processes.world_size).tolist()
+        return images[torch.from_numpy(positions).to(images.device)]
+    slices = bounds(len(positions), processes.world_size)
+    mine = slice(slices[processes.rank], slices[processes.rank + 1])
+    wanted = positions[mine]
+    receivers = np.searchsorted(slices, np.argsort(positions)[mine], side="right") - 1
+    senders = np.searchsorted(slices, wanted, side="right") - 1
+    sent = np.bincount(receivers, minlength=processes.world_size).tolist()
+    received = np.bincount(senders, minlength=processes.world_size).tolist()
     # NHWC in memory in and out, so that channels-last images travel without a change of layout.
-    rows = images.permute(0, 2, 3, 1)[torch.argsort(receivers, stable=True).to(images.device)].contiguous()
-    arrived = torch.empty_like(rows)
-    dist.all_to_all_single(arrived, rows, received, sent)
+    order = torch.from_numpy(np.argsort(receivers, kind="stable")).to(images.device)
+    rows = images.permute(0, 2, 3, 1)[order].contiguous()
+    arrived = rows.new_empty(len(wanted), *rows.shape[1:])
+    dist.all_to_all_single(arrived, rows, received, sent, group=processes.in_step)
     # What arrives is ordered by sender and then by position, which is simply by position.
-    order = torch.empty_like(wanted)
-    order[torch.argsort(wanted)] = torch.arange(local)
-    return arrived[order.to(images.device)].permute(0, 3, 1, 2)
+    place = torch.from_numpy(np.argsort(np.argsort(wanted))).to(images.device)
+    return arrived[place].permute(0, 3, 1, 2)
 
 
 def from_slots(keys: Tensor, positions: Integers, processes: Processes) -> Tensor:
@@ -64,7 +72,14 @@ def from_slots(keys: Tensor, positions: Integers, processes: Processes) -> Tenso
     Returns:
         B x C, the keys of all positions, the same on every process.
     """
-    by_slot = processes.gather(keys)
-    by_position = torch.empty_like(by_slot)
-    by_position[torch.from_numpy(positions).to(keys.device)] = by_slot
+    counts = np.diff(bounds(len(positions), processes.world_size))
+    longest = int(counts.max())
+    if len(keys) < longest:  # a collective moves as many rows from each
+        keys = torch.cat([keys, keys.new_zeros(longest - len(keys), keys.shape[1])])
+    gathered = processes.gather(keys, processes.in_step)
+    if counts.min() < longest:
+        real = np.concatenate([rank * longest + np.arange(count) for rank, count in enumerate(counts)])
+        gathered = gathered[torch.from_numpy(real).to(keys.device)]
+    by_position = torch.empty_like(gathered)
+    by_position[torch.from_numpy(positions).to(keys.device)] = gathered
     return by_position

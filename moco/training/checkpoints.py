@@ -1,9 +1,11 @@
 """Checkpoints: written whole or not at all, the last few kept, a damaged one passed over."""
 
+import contextlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -27,38 +29,63 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     Raises:
         MocoError: the disk is full or not writable.
     """
-    path = folder / f"step-{step:09d}.pt"
-    part = path.with_suffix(".part")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        _sync_folder(folder)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        part.unlink(missing_ok=True)
-        reason = str(error).splitlines()[0]
-        raise MocoError(
-            f"{path}: the checkpoint could not be written ({reason}); free some space, the run goes on from the one before"
-        ) from None
+    path = folder / name_of(step)
+    _write(path, lambda file: torch.save(state, file))
     for old in _newest_first(folder)[keep:]:
-        old.unlink()
+        old.unlink(missing_ok=True)
     return path
 
 
-def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, or None; one that cannot is named and passed over."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file received from another host, whole or not at all; errors as in `save`."""
+    _write(path, lambda file: file.write(content))
+
+
+def name_of(step: int) -> str:
+    """File name of the checkpoint after so many steps."""
+    return f"step-{step:09d}.pt"
+
+
+def newest_step(folder: Path) -> int:
+    """Steps done at the newest checkpoint, read or not; 0 without one."""
+    return next((int(_NAME.fullmatch(path.name)[1]) for path in _newest_first(folder)), 0)  # type: ignore[index]
+
+
+def load_newest(folder: Path, say: bool = True) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read, or None; one that cannot is named and passed over.
+
+    Args:
+        say: whether to name them; one of several processes is enough.
+    """
     for path in _newest_first(folder):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a truncated file raises one of many kinds
-            print(
-                f"pretrain: {path.name} cannot be read ({str(error).splitlines()[0]}); trying the one before",
-                flush=True,
-            )
+            if say:
+                print(
+                    f"pretrain: {path.name} cannot be read ({str(error).splitlines()[0]}); trying the one before",
+                    flush=True,
+                )
     return None
+
+
+def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        reason = str(error).splitlines()[0]
+        raise MocoError(
+            f"{path}: could not be written ({reason}); free some space, the run goes on from the checkpoint before"
+        ) from None
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -27,7 +28,8 @@ class Backbone(nn.Module):
         return self.linear(torch.tanh(self.conv(images.double())).flatten(1))
 
 
-def test_three_steps_agree_with_algorithm_1():
+@pytest.mark.parametrize("at_once", [None, 2, 3], ids=["whole", "in halves", "in uneven parts"])
+def test_three_steps_agree_with_algorithm_1(at_once):
     torch.manual_seed(0)
     N, C, K, m, T, lr = 4, 5, 10, 0.9, 0.2, 0.5
     model = MoCo(Backbone(), nn.Linear(10, C, dtype=torch.float64), C, K, m, T)
@@ -39,11 +41,10 @@ def test_three_steps_agree_with_algorithm_1():
     queue = model.dictionary.keys.clone().T
     for _ in range(3):
         batch = torch.randint(0, 256, (2, N, 3, 8, 8), dtype=torch.uint8)
-        contrast, _, keys = model.contrast(
-            batch, np.arange(N)[::-1].copy(), ALONE, model.encoder_q, NO_AUTOCAST
-        )
         optimizer.zero_grad()
-        contrast.loss.backward()
+        contrast, _, keys = model.contrast(
+            batch, np.arange(N)[::-1].copy(), ALONE, model.encoder_q, NO_AUTOCAST, at_once
+        )
         optimizer.step()
         model.dictionary.enqueue(keys)
 

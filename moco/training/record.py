@@ -1,0 +1,120 @@
+"""What a run says of itself while it goes: curves on disk, a progress line, and when to stop for good."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moco.cluster.process_group import Processes
+from moco.config import Pretrain
+from moco.dictionary import Contrast
+from moco.errors import MocoError
+from moco.images.plan import EpochPlan
+from moco.progress import Progress
+from moco.training.curves import Curve
+
+CURVES = ["step", "epoch", "loss", "chance", "top1", "top5", "queue_fill", "learning_rate", "feature_std"]
+SPEED = ["step", "images_per_second", "waiting_share"]
+KNN = ["epoch", "knn_top1"]
+
+
+class Record:
+    """Gathers the figures of an interval of steps, averages them over the processes and writes them.
+
+    Args:
+        settings: of the run.
+        plan: of the run; gives its length.
+        folder: holds curves.csv, speed.csv and knn.csv.
+        first: steps done before; later rows are dropped, they will come again.
+        processes: this process and its peers.
+        writer: whether this process writes into the folder.
+    """
+
+    def __init__(
+        self,
+        settings: Pretrain,
+        plan: EpochPlan,
+        folder: Path,
+        first: int,
+        processes: Processes,
+        writer: bool,
+    ) -> None:
+        self.settings, self.plan, self.processes = settings, plan, processes
+        self.total = plan.steps_per_epoch * settings.epochs
+        self.chance = float(np.log1p(settings.queue_size))
+        self.progress = Progress("pretrain", self.total)
+        self.writers: tuple[Curve, Curve, Curve] | None = None
+        if writer:
+            self.writers = (
+                Curve(folder / "curves.csv", CURVES, upto=first),
+                Curve(folder / "speed.csv", SPEED, upto=first),
+                Curve(folder / "knn.csv", KNN, upto=first // plan.steps_per_epoch),
+            )
+        self._begin()
+
+    def _begin(self) -> None:
+        self._steps: list[Tensor] = []  # per step: loss, top-1, top-5
+        self._began, self.waiting = time.monotonic(), 0.0
+
+    def step(self, done: int, contrast: Contrast, queries: Tensor, rate: float) -> None:
+        """Add a step; at the end of an interval, write it.
+
+        Raises:
+            MocoError: a loss was not finite.
+        """
+        rank = contrast.rank_of_positive
+        self._steps.append(torch.stack([contrast.loss, (rank < 1).float().mean(), (rank < 5).float().mean()]))
+        if done % self.settings.log_every_steps and done != self.total:
+            return
+        spread = queries.std(dim=0).mean() * self.settings.dim**0.5
+        figures = torch.cat([torch.stack(self._steps).flatten(), spread[None]])
+        *table, feature_std = self.processes.mean_(figures, self.processes.in_step).tolist()
+        rows = np.array(table).reshape(-1, 3)
+        refuse_non_finite(rows[:, 0], done, self.settings)
+        loss, top1, top5 = rows.mean(axis=0)
+        seconds = time.monotonic() - self._began
+        row: dict[str, float | int] = {
+            "step": done, "epoch": done / self.plan.steps_per_epoch, "loss": loss, "chance": self.chance, "top1": top1, "top5": top5,
+            "queue_fill": min(1.0, done * self.settings.global_batch / self.settings.queue_size),
+            "learning_rate": rate, "feature_std": feature_std,
+        }  # fmt: skip
+        speed, waiting = len(self._steps) * self.settings.global_batch / seconds, self.waiting / seconds
+        if self.writers:
+            self.writers[0].add(row)
+            self.writers[1].add({"step": done, "images_per_second": speed, "waiting_share": waiting})
+        if self.processes.first:
+            self.progress.update(
+                done,
+                f"step {done}/{self.total} · epoch {row['epoch']:.1f} · loss {loss:.3f} (chance {self.chance:.2f})"
+                f" · top-1 {top1:.1%} · top-5 {top5:.1%} · queue {row['queue_fill']:.0%} · lr {rate:.3g}"
+                f" · {speed:.0f} images/s · {waiting:.0%} waiting for data",
+            )
+        self._begin()
+
+    def knn(self, epoch: int, top1: float) -> None:
+        """Add a kNN reading after an epoch."""
+        if self.writers:
+            self.writers[2].add({"epoch": epoch, "knn_top1": top1})
+        if self.processes.first:
+            print(f"pretrain: epoch {epoch}: kNN on validation {top1:.1%}", flush=True)
+
+    def paused(self, seconds: float) -> None:
+        """Leave time that was not training out of the speed."""
+        self._began += seconds
+
+
+def refuse_non_finite(losses: np.ndarray, done: int, settings: Pretrain) -> None:
+    """Stop at the first loss that is infinite or not a number; every process sees the same losses.
+
+    Raises:
+        MocoError: names the step and what to change.
+    """
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+        step = done - len(losses) + int(bad[0]) + 1
+        raise MocoError(
+            f"pretrain: the loss is {losses[bad[0]]} at step {step}, the last checkpoint is kept; lower pretrain.lr_per_256 (now {settings.lr_per_256}),"
+            f" raise pretrain.temperature (now {settings.temperature}), or set pretrain.precision: fp32"
+        )

@@ -1,0 +1,132 @@
+"""What a run is built from: model, optimiser, precision, gradient averaging."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from moco.cluster.process_group import Processes
+from moco.config import Pretrain
+from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet, projection_head
+from moco.errors import MocoError
+from moco.momentum_contrast import MoCo
+
+
+def check(settings: Pretrain, images: int, world_size: int) -> None:
+    """Name what cannot work before any time is spent on it.
+
+    Raises:
+        MocoError: fewer images than a batch, or processes that cannot hold whole batch-norm groups.
+    """
+    if images < settings.global_batch:
+        raise MocoError(
+            f"pretrain.global_batch = {settings.global_batch} is more than the {images} training images; lower it"
+        )
+    if settings.global_batch % (world_size * settings.bn_group_size):
+        raise MocoError(
+            f"pretrain.global_batch = {settings.global_batch} over {world_size} processes leaves no whole groups of"
+            f" pretrain.bn_group_size = {settings.bn_group_size} on each; use a number of processes that divides"
+            f" {settings.global_batch // settings.bn_group_size}"
+        )
+
+
+def at_once(settings: Pretrain, world_size: int, max_batch: int | None) -> int:
+    """Images that one process encodes together: its share of a step, or as many whole groups as it can hold.
+
+    Args:
+        settings: global batch and group size.
+        world_size: number of processes.
+        max_batch: most images that fit into the device's memory; None: all.
+
+    Raises:
+        MocoError: not even one group fits.
+    """
+    local = settings.global_batch // world_size
+    if max_batch is None or max_batch >= local:
+        return local
+    if max_batch < settings.bn_group_size:
+        raise MocoError(
+            f"machine.yaml: max_batch_per_process = {max_batch} holds no group of pretrain.bn_group_size ="
+            f" {settings.bn_group_size} images; raise it to at least that"
+        )
+    return max_batch // settings.bn_group_size * settings.bn_group_size
+
+
+def build(settings: Pretrain) -> MoCo:
+    """The model with its first weights and keys, which depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        backbone = ResNet(settings.encoder, settings.stem, settings.bn_group_size)
+        head = projection_head(settings.head, backbone.feature_dim, settings.dim)
+        generator = torch.Generator().manual_seed(settings.seed)
+        return MoCo(
+            backbone,
+            head,
+            settings.dim,
+            settings.queue_size,
+            settings.momentum,
+            settings.temperature,
+            generator,
+        )
+
+
+def sgd(model: MoCo, settings: Pretrain) -> torch.optim.SGD:
+    """The optimiser of the query encoder; its rate is set at each step."""
+    return torch.optim.SGD(
+        model.encoder_q.parameters(),
+        lr=0.0,
+        momentum=settings.sgd_momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def specification(settings: Pretrain, model: MoCo, training_hash: str) -> EncoderSpec:
+    """What the encoder's file says of it."""
+    return EncoderSpec(
+        architecture=settings.encoder, stem=settings.stem, image_size=settings.image_size,
+        eval_crop_ratio=settings.eval_crop_ratio, mean=IMAGENET_MEAN, std=IMAGENET_STD,
+        feature_dim=model.encoder_q.backbone.feature_dim, training_hash=training_hash,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def use_bf16(settings: Pretrain, device: torch.device) -> bool:
+    """Whether to run the encoders in bfloat16: as asked, or where the processor has it in hardware."""
+    if settings.precision != "auto":
+        return settings.precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def average_gradients(
+    encoder_q: nn.Module, settings: Pretrain, processes: Processes
+) -> Callable[[Tensor], Tensor]:
+    """The query encoder, wrapped so that its gradients are averaged over processes.
+
+    Neither the key encoder nor the queue is wrapped: they follow from what all processes know already, and
+    are never sent.
+    """
+    if processes.world_size == 1:
+        return encoder_q
+    on_gpu = [processes.device] if processes.device.type == "cuda" else None
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # torch 2.15 renames the option; 2.11 knows this name only
+        wrapped = DistributedDataParallel(
+            encoder_q,
+            device_ids=on_gpu,
+            process_group=processes.in_step,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+    # DDP orders its gradient buckets anew after the first backward pass, and sums in another order from then on. One
+    # pass that is thrown away puts fresh and resumed runs in the same state, so that they agree to the bit.
+    before = {name: value.clone() for name, value in encoder_q.state_dict().items()}
+    size = settings.image_size
+    wrapped(torch.zeros(settings.bn_group_size, 3, size, size, device=processes.device)).sum().backward()
+    encoder_q.load_state_dict(before)
+    encoder_q.zero_grad()
+    return wrapped

@@ -1,0 +1,67 @@
+"""What a run writes into its folder, passed on to MLflow as it grows, wherever the run's processes are."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moco import tracking
+from moco.training.curves import read_rows
+
+SECONDS = 2.0
+
+
+@contextmanager
+def followed(folder: Path, tracked: tracking.Run, steps_per_epoch: int) -> Iterator[None]:
+    """Report new rows of the run's curves every few seconds, and the last ones at the end.
+
+    Rows of a resumed run that were reported before come again, the same values under the same steps; the
+    tracked run leaves them out.
+    """
+    ended = threading.Event()
+    reader = _Reader(folder, tracked, steps_per_epoch)
+
+    def follow() -> None:
+        while not ended.wait(SECONDS):
+            reader.report()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        reader.report()
+
+
+class _Reader:
+    def __init__(self, folder: Path, tracked: tracking.Run, steps_per_epoch: int) -> None:
+        self.folder, self.tracked = folder, tracked
+        self.files = {
+            "curves.csv": 1,
+            "speed.csv": 1,
+            "knn.csv": steps_per_epoch,
+        }  # steps a unit of the first column
+        self._reported: dict[str, int] = {}
+        self._seen: dict[str, tuple[int, int]] = {}
+
+    def report(self) -> None:
+        for name, unit in self.files.items():
+            path = self.folder / name
+            try:
+                state = path.stat()
+            except FileNotFoundError:
+                continue
+            if self._seen.get(name) == (state.st_ino, state.st_size):
+                continue
+            self._seen[name] = state.st_ino, state.st_size
+            self._report_rows(name, unit, read_rows(path))
+
+    def _report_rows(self, name: str, unit: int, rows: list[dict[str, str]]) -> None:
+        for row in rows:
+            key, *names = row
+            at = int(row[key]) * unit
+            if at > self._reported.get(name, -1):
+                self._reported[name] = at
+                self.tracked.metrics({column: float(row[column]) for column in names if row[column]}, at)
