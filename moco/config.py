@@ -7,6 +7,7 @@ the parameters of the Prefect flow, the DVC params, the options of the command l
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -224,10 +225,24 @@ def load_params(path: Path | str = "params.yaml", overrides: Sequence[str] = ())
     return validate(read_yaml(path), str(path), overrides)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's whole numbers: in 1.1, which PyYAML reads, `nnodes: 1:2` is the sexagesimal 62."""
+
+
+_INT = "tag:yaml.org,2002:int"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _INT]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    _INT, re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
+
+
 def read_yaml(path: Path | str) -> dict[str, Any]:
     """The mapping in a YAML file, unvalidated."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise MocoError(
             f"{path}: no such file; run from the project's folder, or write one with `moco preset small`"

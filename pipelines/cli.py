@@ -22,6 +22,9 @@ stages, in the order of dvc.yaml (`dvc repro` runs what is out of date):
   linear       measure its features: linear classifier and nearest neighbours
   report       write outputs/report/report.html
 
+on other machines:
+  launch       print what starts a run's processes there: torchrun's line, or a Kubernetes manifest
+
 with a trained encoder:
   embed        features of a folder of images, to Parquet or NumPy
   neighbours   the images of the data set that are most like a given one
@@ -75,20 +78,25 @@ def parser() -> argparse.ArgumentParser:
 
     for name, text in STAGES.items():
         command = add(name, run_stage, text)
-        command.add_argument(
-            "--params", default="params.yaml", help="the parameter file (default: params.yaml)"
-        )
-        command.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="SECTION.KEY=VALUE",
-            help="override one value, this once",
-        )
+        _parameters(command)
         if name == "pretrain":
             command.add_argument(
                 "--restart", action="store_true", help="begin anew; checkpoints are set aside"
             )
+
+    command = add(
+        "launch",
+        launch,
+        "Print what starts the processes of `moco pretrain` by other means. The stage itself needs no such line:"
+        " it follows `launcher` in machine.yaml.",
+    )
+    _parameters(command)
+    command.add_argument(
+        "--render",
+        choices=("torchrun", "kubernetes"),
+        default="torchrun",
+        help="torchrun: the shell line for each host. kubernetes: a TrainJob. (default: torchrun)",
+    )
 
     command = add(
         "embed",
@@ -152,6 +160,38 @@ def run_stage(options: argparse.Namespace) -> None:
         module.run(params, restart=options.restart)
     else:
         getattr(module, options.command)(params)
+
+
+def launch(options: argparse.Namespace) -> None:
+    """Print the line or the manifest; stdout holds nothing else."""
+    from moco.cluster.kubernetes import train_job
+    from moco.cluster.launch import line_of
+    from moco.images.index import open_split
+    from moco.training.setup import check
+    from pipelines.pretrain import order, processes_per_host
+
+    params = load_params(options.params, options.set)
+    folder, machine = order(params)
+    processes = processes_per_host(params.pretrain, machine)
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())  # other hosts may have the project elsewhere
+    if options.render == "kubernetes":
+        if machine.kubernetes is None:
+            raise MocoError(
+                "machine.yaml: has no section kubernetes (image, volume_claim, …); docs/kubernetes.md shows one"
+            )
+        processes = machine.kubernetes.gpus_per_node or machine.processes or 1
+        images = len(open_split(stage.SHARDS, "train"))
+        check(params.pretrain, images, machine.kubernetes.nodes * processes)
+        print(train_job(machine.kubernetes, folder.name, str(folder), processes), end="")
+        return
+    if machine.launcher == "slurm":
+        raise MocoError(
+            "machine.yaml: launcher = slurm submits a job by itself: `moco pretrain`; set launcher: torchrun for lines"
+        )
+    hosts = "on this host" if machine.hosts() == (1, 1) else "on every host"
+    print(f"{hosts}, in the project's folder:", file=sys.stderr)
+    print(line_of(folder, machine, processes))
 
 
 def embed(options: argparse.Namespace) -> None:
@@ -250,6 +290,17 @@ def verify(options: argparse.Namespace) -> None:
             f"{options.folder}: {len(problems)} problem(s), listed above; `dvc checkout` or `dvc repro -f shard` mends it"
         )
     print(f"{options.folder}: every checksum and count is right")
+
+
+def _parameters(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--params", default="params.yaml", help="the parameter file (default: params.yaml)")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one value, this once",
+    )
 
 
 def _encoder(command: argparse.ArgumentParser) -> None:

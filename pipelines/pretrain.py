@@ -21,7 +21,7 @@ from moco.images.plan import EpochPlan
 from moco.training import checkpoints
 from moco.training.curves import read_rows
 from moco.training.job import Job, error_left, write_job
-from moco.training.run_folder import FINISHED, only_writer, prepare, training_hash
+from moco.training.run_folder import FINISHED, held, only_writer, prepare, training_hash
 from moco.training.setup import at_once, build, check, specification
 from moco.training.worker import train
 from pipelines import stage
@@ -38,20 +38,19 @@ def run(params: Params, restart: bool = False) -> None:
     machine, images = load_machine(), open_split(stage.SHARDS, "train")
     name, folder = _place(params.pretrain, images)
     _check(params.pretrain, images, machine)
+    if machine.launcher == "torchrun" and held(folder):
+        _help(params.pretrain, machine, folder)
+        return
     with only_writer(folder):
         job = slurm.find_job(folder)
-        if job and machine.launcher != "slurm":
+        if job and (restart or machine.launcher != "slurm"):
             raise MocoError(
-                f"Slurm job {job.id} ({job.state}) trains this very run; `scancel {job.id}` ends it, or set launcher: slurm in"
-                " machine.yaml to follow it"
+                f"Slurm job {job.id} ({job.state}) trains this very run; end it with `scancel {job.id}`, or follow it: launcher:"
+                " slurm in machine.yaml, without --restart"
             )
         if job is None:
             prepare(folder, restart)
             write_job(folder, Job(params.pretrain, str(stage.SHARDS)))
-        elif restart:
-            raise MocoError(
-                f"Slurm job {job.id} ({job.state}) trains this run; `scancel {job.id}` first, then --restart"
-            )
         notes = folder / "mlflow.json"
         resume_id = json.loads(notes.read_text())["run"] if notes.exists() else None
         with tracking.stage_run("pretrain", params.pretrain.model_dump(), resume_id=resume_id) as tracked:
@@ -60,9 +59,8 @@ def run(params: Params, restart: bool = False) -> None:
             tracked.tags({"training_hash": name})
             digest = tracking.dvc_digest(str(stage.SHARDS)) or images.data_hash
             tracked.dataset("shards", digest, stage.SHARDS)
-            plan = EpochPlan(len(images), params.pretrain.global_batch, params.pretrain.seed)
-            with followed(folder, tracked, plan.steps_per_epoch):
-                _train(params.pretrain, machine, folder, job)
+            with followed(folder, tracked, _plan(params.pretrain, images).steps_per_epoch):
+                _train(params.pretrain, images, machine, folder, job)
             _write_outputs(params.pretrain, name, folder, images, tracked)
             model = tracking.log_encoder(tracked, stage.ENCODER, [read_image(images, 0)])
             stage.write_json(notes, {"run": tracked.id, "model": model})
@@ -95,20 +93,33 @@ def _check(settings: Pretrain, images: ShardSet, machine: Machine) -> None:
         at_once(settings, hosts * each, machine.max_batch_per_process)
 
 
-def _train(settings: Pretrain, machine: Machine, folder: Path, job: slurm.Job | None) -> None:
+def _help(settings: Pretrain, machine: Machine, folder: Path) -> None:
+    """Train for the stage that another host runs on the same disk; that one writes the outputs."""
+    print(
+        f"pretrain: another host drives this run on the same disk; helping it at {machine.rendezvous}",
+        flush=True,
+    )
+    run_here(folder, machine, processes_per_host(settings, machine))
+    print("pretrain: done; the outputs are that host's to write", flush=True)
+
+
+def _train(
+    settings: Pretrain, images: ShardSet, machine: Machine, folder: Path, job: slurm.Job | None
+) -> None:
     processes = processes_per_host(settings, machine)
     if machine.launcher == "slurm":
         assert machine.slurm is not None
         if job:
             print(f"pretrain: following job {job.id}, which trains this run already", flush=True)
+        elif _trained(settings, images, folder):
+            return
         number = job.id if job else slurm.submit(folder, machine.slurm, processes)
         slurm.follow(folder, number)
-        if not _trained(settings, folder):
-            reason = error_left(folder)
+        if not _trained(settings, images, folder):
             raise MocoError(
-                reason
-                or f"Slurm job {number} ended ({slurm.ending(number)}) before the run did; its last lines are above, the same"
-                " command goes on from the last checkpoint"
+                error_left(folder)
+                or f"Slurm job {number} ended ({slurm.ending(number)}) before the run did; its last lines are above, and"
+                " the same command goes on from the last checkpoint"
             )
     elif machine.launcher == "local" and processes == 1:
         train(folder)
@@ -116,17 +127,19 @@ def _train(settings: Pretrain, machine: Machine, folder: Path, job: slurm.Job | 
         run_here(folder, machine, processes)
 
 
-def _trained(settings: Pretrain, folder: Path) -> bool:
-    images = len(open_split(stage.SHARDS, "train"))
-    total = EpochPlan(images, settings.global_batch, settings.seed).steps_per_epoch * settings.epochs
-    return (folder / checkpoints.name_of(total)).exists()
+def _plan(settings: Pretrain, images: ShardSet) -> EpochPlan:
+    return EpochPlan(len(images), settings.global_batch, settings.seed)
+
+
+def _trained(settings: Pretrain, images: ShardSet, folder: Path) -> bool:
+    return checkpoints.newest_step(folder) == _plan(settings, images).steps_per_epoch * settings.epochs
 
 
 def _write_outputs(
     settings: Pretrain, name: str, folder: Path, images: ShardSet, tracked: tracking.Run
 ) -> None:
     state = checkpoints.load_newest(folder)
-    if state is None or not _trained(settings, folder):
+    if state is None or not _trained(settings, images, folder):
         raise MocoError(f"{folder}: holds no checkpoint of the run's end; run the same command again")
     model = build(settings)
     model.load_state_dict(state["model"])

@@ -1,5 +1,6 @@
 """Starting a run's processes on this host, alone or among others: torchrun's engine, called from here."""
 
+import logging
 import os
 import shlex
 import signal
@@ -20,8 +21,8 @@ MAX_RESTARTS = 1000
 RENDEZVOUS = {"last_call_timeout": 5, "join_timeout": 600, "keep_alive_interval": 1, "keep_alive_max_attempt": 5, "read_timeout": 60}  # fmt: skip
 """Seconds. With torchrun's own values a lost host costs 40 s instead of 7; hosts have 10 minutes to meet."""
 
-ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-"""Without it torch's agents crash when a lost host comes back."""
+ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120"}
+"""Without the first torch's agents crash when a lost host comes back; the second, in seconds, is for saving."""
 
 SUPERVISED = "MOCO_SUPERVISED"
 """Set where a launcher reads the reason that a worker leaves, so that it need not print it too."""
@@ -73,8 +74,9 @@ def line_of(folder: Path, machine: Machine, processes: int) -> str:
 
 
 def _run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: str | None) -> None:
-    # Workers say in one line what failed; torchrun reads this when it is imported.
+    # Workers say in one line what failed; torch reads these when it is imported.
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.update(ENVIRONMENT)
     os.environ[SUPERVISED] = "1"
     # One thread a process, as torchrun sets it, would leave cores idle where there are fewer processes than cores.
@@ -84,6 +86,7 @@ def _run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: s
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=fewest, max_nodes=most, nproc_per_node=processes, run_id=RUN_ID, rdzv_backend="c10d",
         rdzv_endpoint=endpoint or "localhost:0", rdzv_configs=dict(RENDEZVOUS), max_restarts=MAX_RESTARTS,

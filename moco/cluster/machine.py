@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from pydantic import Field, ValidationError, model_validator
 
+from moco.cluster.kubernetes import Kubernetes
 from moco.config import Settings, describe, read_yaml
-from moco.config import Settings as Kubernetes
 from moco.errors import MocoError
 
 

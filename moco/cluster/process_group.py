@@ -1,6 +1,8 @@
 """The processes that train together, as torchrun starts them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -113,12 +115,33 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def average_running_statistics(model: nn.Module, processes: Processes) -> None:
-    """Average batch-norm running statistics over the processes, before evaluating or saving."""
-    statistics = [
+@contextmanager
+def averaged_running_statistics(model: nn.Module, processes: Processes) -> Iterator[Tensor]:
+    """While the context lasts, batch norms hold the mean of all processes' running statistics; their own afterwards.
+
+    Training goes on with each process's own, so that when and how often a run is evaluated or saved changes
+    nothing, not even by rounding.
+
+    Yields:
+        float32, world_size x n: every process's statistics, for `set_running_statistics`.
+    """
+    own = torch.cat([buffer.flatten() for buffer in _running_statistics(model)])
+    rows = processes.gather(own[None])
+    set_running_statistics(model, rows.mean(dim=0) if processes.world_size > 1 else own)
+    try:
+        yield rows
+    finally:
+        set_running_statistics(model, own)
+
+
+def set_running_statistics(model: nn.Module, values: Tensor) -> None:
+    """Give a model's batch norms these running statistics, float32 [n], in the order of its buffers."""
+    buffers = _running_statistics(model)
+    for buffer, part in zip(buffers, values.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))
+
+
+def _running_statistics(model: nn.Module) -> list[Tensor]:
+    return [
         buffer for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))
     ]
-    if processes.world_size > 1 and statistics:
-        flat = processes.mean_(torch.cat([buffer.flatten() for buffer in statistics]))
-        for buffer, values in zip(statistics, flat.split([b.numel() for b in statistics]), strict=True):
-            buffer.copy_(values.view_as(buffer))

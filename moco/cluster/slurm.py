@@ -6,6 +6,7 @@ folder in its comment, so that whoever drives the run next finds the job instead
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 from moco.cluster.machine import Slurm
 from moco.errors import Interrupted, MocoError
+from moco.training.job import ERROR
 
 LOGS = "slurm"
 """The folder in the run's folder that holds what submitit keeps of its jobs."""
@@ -29,7 +31,17 @@ PORTS = range(20000, 40000)
 """Where the processes of a job meet on its first node, by job number."""
 
 _DONE = frozenset(
-    ["BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT"]
+    [
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "REVOKED",
+        "TIMEOUT",
+    ]
 )
 
 
@@ -95,8 +107,8 @@ def submit(folder: Path, settings: Slurm, processes: int) -> str:
     executor = submitit.SlurmExecutor(folder / LOGS, max_num_timeout=TURNS)
     executor.update_parameters(
         job_name=folder.name, comment=str(folder), nodes=settings.nodes, ntasks_per_node=1, time=settings.minutes,
-        signal_delay_s=settings.seconds_to_save, setup=settings.setup or None, srun_args=srun,
-        additional_parameters=options, **{key: value for key, value in asked.items() if value},
+        signal_delay_s=settings.seconds_to_save, setup=["export TORCH_CPP_LOG_LEVEL=ERROR", *settings.setup], srun_args=srun,
+        teardown=_teardown(folder), additional_parameters=options, **{key: value for key, value in asked.items() if value},
     )  # fmt: skip
     try:
         job = executor.submit(Training(str(folder), processes))
@@ -128,6 +140,7 @@ def follow(folder: Path, number: str) -> None:
         logs.show()
     except KeyboardInterrupt:
         with contextlib.suppress(KeyboardInterrupt):
+            _cancelled(folder, number).touch()
             subprocess.run(["scancel", number], check=False)
             deadline = time.monotonic() + STOP_SECONDS
             while _state(number) is not None and time.monotonic() < deadline:
@@ -156,16 +169,23 @@ class Training:
         self.folder, self.processes = folder, processes
 
     def __call__(self) -> None:
-        """Train until the end of the run.
-
-        Raises:
-            MocoError: as `moco.cluster.launch.run_in_allocation`.
-        """
+        """Train until the end of the run, or of this process."""
         from moco.cluster.launch import run_in_allocation
 
+        number = os.environ["SLURM_JOB_ID"]
         nodes = _slurm("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
-        port = PORTS[int(os.environ["SLURM_JOB_ID"]) % len(PORTS)]
-        run_in_allocation(Path(self.folder), self.processes, len(nodes), f"{nodes[0]}:{port}")
+        endpoint = f"{nodes[0]}:{PORTS[int(number) % len(PORTS)]}"
+        try:
+            run_in_allocation(Path(self.folder), self.processes, len(nodes), endpoint)
+        except Interrupted as error:
+            # A job that ends by itself while it is being preempted does not go back into the queue.
+            deadline = time.monotonic() + STOP_SECONDS
+            while time.monotonic() < deadline and not _cancelled(Path(self.folder), number).exists():
+                time.sleep(0.2)
+            sys.exit(error.exit_code)
+        except MocoError as error:  # the driver reads it in the run's folder, or in the log
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            sys.exit(error.exit_code)
 
     def checkpoint(self) -> Any:
         """Called on the first node before the job loses its nodes: save, then go back into the queue.
@@ -175,7 +195,10 @@ class Training:
         import psutil
         import submitit
 
-        workers = [child for child in psutil.Process().children() if child.name() != "srun"]
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # preemption sends it too; what has to be done is done here
+        workers = psutil.Process().children()
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
         psutil.wait_procs(workers, timeout=STOP_SECONDS)
@@ -204,6 +227,26 @@ class _Logs:
             for line in whole.decode(errors="replace").splitlines():
                 if line.strip() and not line.startswith(("submitit ", "srun: ", "slurmstepd: ")):
                     print(line, file=sys.stdout if path.suffix == ".out" else sys.stderr, flush=True)
+
+
+def _teardown(folder: Path) -> list[str]:
+    """What the job's script does after the last process has ended: back into the queue, unless a reason was left.
+
+    Slurm itself does so only where it has noticed that a node is down, not after a quick reboot.
+    """
+    over, logs = shlex.quote(str(folder / ERROR)), shlex.quote(str(folder / LOGS))
+    return [
+        "code=$?",
+        f'if [ $code != 0 ] && [ ! -e {over} ] && [ ! -e {logs}/"$SLURM_JOB_ID"_cancelled ]; then',
+        '  scontrol requeue "$SLURM_JOB_ID" && sleep 60',
+        "fi",
+        "exit $code",
+    ]
+
+
+def _cancelled(folder: Path, number: str) -> Path:
+    """The file that tells a job's nodes that nobody wants it back in the queue."""
+    return folder / LOGS / f"{number}_cancelled"
 
 
 def _state(number: str) -> Job | None:

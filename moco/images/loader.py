@@ -70,9 +70,9 @@ def steps(
 
 
 def outlive_signals(worker: int) -> None:
-    """Leave SIGINT and SIGTERM, which reach the whole process group, to the main process.
+    """Leave the signals that ask to stop, which reach the whole process group or Slurm job, to the main process.
 
     It decides what is still to be saved, and the workers end with it.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

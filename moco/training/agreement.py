@@ -52,8 +52,12 @@ class Agreement:
         return bool(stop), bool(save)
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Slurm announces the end of a job's time, and preemption, to all its processes by SIGUSR2."""
+
+
 class StopRequests:
-    """Whether this process has been told to stop: by SIGINT, SIGTERM, or the end of what started it."""
+    """Whether this process has been told to stop: by one of `SIGNALS`, or by the end of what started it."""
 
     def __init__(self) -> None:
         self._told = threading.Event()
@@ -70,9 +74,9 @@ class StopRequests:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequests]:
-    """Catch SIGINT and SIGTERM while the context lasts."""
+    """Catch the signals that ask to stop while the context lasts."""
     stop = StopRequests()
-    previous = {number: signal.signal(number, stop.tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop.tell) for number in SIGNALS}
     try:
         yield stop
     finally:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from moco.config import Pretrain, describe, read_yaml
 from moco.errors import MocoError
 
-_JOB, _ERROR = "job.yaml", "error.json"
+JOB, ERROR = "job.yaml", "error.json"
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Job:
 def write_job(folder: Path, job: Job) -> None:
     """Leave the order in the run's folder; an error of an earlier start is forgotten."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / (_JOB + ".part")
+    part = folder / (JOB + ".part")
     part.write_text(
         yaml.safe_dump({"shards": job.shards, "pretrain": job.settings.model_dump(mode="json")}),
         encoding="utf-8",
     )
-    part.replace(folder / _JOB)
-    (folder / _ERROR).unlink(missing_ok=True)
+    part.replace(folder / JOB)
+    (folder / ERROR).unlink(missing_ok=True)
 
 
 def read_job(folder: Path) -> Job:
@@ -46,7 +46,7 @@ def read_job(folder: Path) -> Job:
     Raises:
         MocoError: there is none, or it was changed by hand.
     """
-    path = folder / _JOB
+    path = folder / JOB
     if not path.exists():
         raise MocoError(
             f"{path}: no such file; `moco pretrain` or `moco launch` in the project's folder writes it"
@@ -66,17 +66,17 @@ def leave_error(folder: Path, error: MocoError) -> bool:
     Returns:
         Whether there is a reason in the folder now.
     """
-    part = folder / f"{_ERROR}.{os.uname().nodename}.{os.getpid()}"
+    part = folder / f"{ERROR}.{os.uname().nodename}.{os.getpid()}"
     with contextlib.suppress(OSError):  # there is one already, or the disk is full
         part.write_text(json.dumps(str(error)), encoding="utf-8")
-        os.link(part, folder / _ERROR)
+        os.link(part, folder / ERROR)
     part.unlink(missing_ok=True)
-    return (folder / _ERROR).exists()
+    return (folder / ERROR).exists()
 
 
 def error_left(folder: Path) -> str | None:
     """The reason that a process left, if any."""
     try:
-        return str(json.loads((folder / _ERROR).read_text(encoding="utf-8")))
+        return str(json.loads((folder / ERROR).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None

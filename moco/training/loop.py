@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from moco.cluster.machine import Machine
-from moco.cluster.process_group import Processes, average_running_statistics
+from moco.cluster.process_group import Processes, averaged_running_statistics
 from moco.cluster.shuffle_bn import positions_of_slots
 from moco.config import Pretrain
 from moco.encoders import ResNet
@@ -92,10 +92,10 @@ def _pretrain(run: Run, writer: bool) -> None:
     )
 
     def save(done: int) -> None:
-        average_running_statistics(model, processes)
-        if writer:
-            state = state_of(model, optimizer, done, settings, len(run.images))
-            checkpoints.save(run.folder, done, state, machine.keep_checkpoints)
+        with averaged_running_statistics(model, processes) as statistics:
+            if writer:
+                state = state_of(model, optimizer, done, settings, len(run.images), statistics)
+                checkpoints.save(run.folder, done, state, machine.keep_checkpoints)
         processes.barrier()  # a slow disk is waited for here, not within a step
 
     with stop_requests() as stop:
@@ -129,9 +129,10 @@ def _pretrain(run: Run, writer: bool) -> None:
             read = settings.knn_every_epochs and (epoch % settings.knn_every_epochs == 0 or done == total)
             if rest == 0 and read and run.monitor.possible:
                 paused = time.monotonic()
-                average_running_statistics(model.encoder_q, processes)
                 backbone: ResNet = model.encoder_q.backbone  # type: ignore[assignment]
-                record.knn(epoch, run.monitor.top1(backbone, spec, processes, machine.workers()))
+                with averaged_running_statistics(backbone, processes):
+                    top1 = run.monitor.top1(backbone, spec, processes, machine.workers())
+                record.knn(epoch, top1)
                 record.paused(time.monotonic() - paused)
 
             if stopping or saving or done == total or (every and done % every == 0):

@@ -52,6 +52,15 @@ def prepare(folder: Path, restart: bool) -> None:
     code.write_text(code_hash())
 
 
+def held(folder: Path) -> bool:
+    """Whether another process drives this run."""
+    try:
+        with only_writer(folder):
+            return False
+    except MocoError:
+        return True
+
+
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold the right to write to a run's folder.

@@ -11,8 +11,9 @@ from typing import Any, TextIO
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from moco.cluster.process_group import Processes
+from moco.cluster.process_group import Processes, set_running_statistics
 from moco.config import Pretrain
 from moco.errors import MocoError
 from moco.momentum_contrast import MoCo
@@ -93,9 +94,23 @@ def same_run(name: str, processes: Processes) -> None:
 
 
 def state_of(
-    model: MoCo, optimizer: torch.optim.Optimizer, step: int, settings: Pretrain, images: int
+    model: MoCo,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    settings: Pretrain,
+    images: int,
+    statistics: Tensor,
 ) -> dict[str, Any]:
-    """Everything that is not a function of the settings and the step, and where in the plan the run stands."""
+    """Everything that is not a function of the settings and the step, and where in the plan the run stands.
+
+    Args:
+        model: with averaged running statistics.
+        optimizer: of the query encoder.
+        step: steps done.
+        settings: of the run.
+        images: training images.
+        statistics: every process's own running statistics, world_size x n.
+    """
     epoch, position = divmod(step, images // settings.global_batch)
     return {
         "step": step,
@@ -103,6 +118,7 @@ def state_of(
         "position": position * settings.global_batch,
         "loader": LOADER,
         "model": model.state_dict(),
+        "running_statistics": statistics,
         "optimizer": optimizer.state_dict(),
         "settings": settings.model_dump(mode="json"),
     }
@@ -140,6 +156,8 @@ def resume(
             )
     assert found is not None
     model.load_state_dict(found["model"])
+    if len(found["running_statistics"]) == processes.world_size:
+        set_running_statistics(model, found["running_statistics"][processes.rank])
     optimizer.load_state_dict(found["optimizer"])
     if writer and found.get("loader", LOADER) != LOADER:
         print(f"pretrain: the checkpoint was made with the loader {found['loader']}, this is {LOADER}; views may differ in single pixels", flush=True)  # fmt: skip

@@ -26,7 +26,9 @@ def main() -> None:
         "folder", type=Path, help="the run's folder, as `moco pretrain` or `moco launch` made it"
     )
     folder = parser.parse_args().folder
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    restarts = sum(
+        int(os.environ.get(name, 0)) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    )
     if restarts and error_left(folder):
         sys.exit(MocoError.exit_code)  # torchrun starts failed processes again; this one would fail again
     try:
@@ -38,10 +40,26 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(Interrupted.exit_code)
+    except RuntimeError as error:
+        if not lost_a_peer(error):
+            raise
+        print(
+            f"pretrain: a peer is gone or silent ({str(error).splitlines()[0]:.200})",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)  # leaving the group in order would wait for the peer
     except MocoError as error:
         if not leave_error(folder, error) or SUPERVISED not in os.environ:
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
+
+
+def lost_a_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed, which is the peers' doing, and no mistake of this process."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo" in str(error)
 
 
 def refuse_endless_restarts(folder: Path, restarts: int) -> None:
@@ -49,7 +67,7 @@ def refuse_endless_restarts(folder: Path, restarts: int) -> None:
 
     Args:
         folder: the run's.
-        restarts: how often torchrun has started the processes again since it was started itself.
+        restarts: how often torchrun and Slurm have started the processes again by themselves.
 
     Raises:
         MocoError: the last `PATIENCE` starts began at the same step.

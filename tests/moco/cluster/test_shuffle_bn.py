@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from moco.cluster.process_group import Processes, average_running_statistics
+from moco.cluster.process_group import Processes, averaged_running_statistics
 from moco.cluster.shuffle_bn import from_slots, positions_of_slots, to_slots
 
 BATCH = 12
@@ -31,8 +31,10 @@ def in_each_process(rank: int, world_size: int, rendezvous: str) -> None:
         assert torch.equal(from_slots(keys, positions, processes), IMAGES.flatten(1).float())
     norm = torch.nn.BatchNorm2d(2)
     norm.running_mean.fill_(float(rank))
-    average_running_statistics(norm, processes)
-    assert norm.running_mean.tolist() == [(world_size - 1) / 2] * 2
+    with averaged_running_statistics(norm, processes) as rows:
+        assert norm.running_mean.tolist() == [(world_size - 1) / 2] * 2
+    assert norm.running_mean.tolist() == [rank] * 2
+    assert rows[:, 0].tolist() == list(range(world_size))
     dist.destroy_process_group()
 
 

@@ -1,0 +1,452 @@
+"""Images/s of the training step for 1 and 2 processes, the share of each collective, and a model for 8 to 512 GPUs.
+
+    python -m benchmarks.scaling [--quick]     measure: gloo on a CPU; on a CUDA machine one GPU, and NCCL's calls
+    python -m benchmarks.scaling --check       the model's formulas beside this machine's collectives
+    python -m benchmarks.scaling --model       the model's tables (docs/scaling.md)
+
+The step is that of moco.training.loop on random images, without the loader, the curves and the checkpoints.
+"""
+
+import argparse
+import gc
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks.scaling_model import (
+    Network,
+    Sizes,
+    all_gather,
+    all_reduce,
+    all_to_all,
+    parts,
+    preset,
+    sizes,
+    step,
+    tables,
+)
+from benchmarks.shuffle_bn import DIM, IMAGE, KEY, PER_RANK, SIDE, gathered, mb, on_ranks
+from moco.cluster.process_group import Processes
+from moco.cluster.shuffle_bn import from_slots, positions_of_slots, to_slots
+from moco.config import Pretrain
+from moco.training.agreement import Agreement
+from moco.training.setup import average_gradients, build, sgd, use_bf16
+
+THIN = preset("small")
+RESNET18 = THIN.model_copy(
+    update={"encoder": "resnet18", "stem": "imagenet", "image_size": 64, "global_batch": 64, "bn_group_size": 32}
+)  # fmt: skip
+WARM_UP = 3  # steps
+LARGE = 1 << 24  # bytes of the message that measures a link
+
+IMAGES, KEYS, GRADIENTS, LATE, WISHES = (
+    "images", "keys", "gradients", "gradients after backward", "wishes",
+)  # fmt: skip
+
+
+class Watch:
+    """Seconds spent inside each collective, summed over the steps since the last `read`."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = defaultdict(float)
+        self._buckets: list[tuple[float, float]] = []
+
+    def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same call, watched."""
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            begin = time.perf_counter()
+            result = call(*arguments, **options)
+            self.spent[name] += time.perf_counter() - begin
+            return result
+
+        return watched
+
+    @contextmanager
+    def collectives(self) -> Iterator[None]:
+        """Watch the two calls that wait: key images to their slots, keys to everyone."""
+        with (
+            mock.patch.object(dist, "all_to_all_single", self.timed(IMAGES, dist.all_to_all_single)),
+            mock.patch.object(dist, "all_gather", self.timed(KEYS, dist.all_gather)),
+        ):
+            yield
+
+    def gradients(self, processes: Processes, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        """A communication hook that averages as DistributedDataParallel does, and notes when."""
+        begin = time.perf_counter()
+        summed = dist.all_reduce(
+            bucket.buffer().div_(processes.world_size), group=processes.in_step, async_op=True
+        ).get_future()
+
+        def arrived(future: torch.futures.Future[list[Tensor]]) -> Tensor:
+            self._buckets.append((begin, time.perf_counter()))
+            return future.value()[0]
+
+        return summed.then(arrived)
+
+    def read(self) -> dict[str, float]:
+        """Seconds since the last reading, buckets that travel side by side counted once."""
+        upto = 0.0
+        for begin, end in sorted(self._buckets):
+            self.spent[GRADIENTS] += max(0.0, end - max(begin, upto))
+            upto = max(upto, end)
+        if self._buckets:
+            self.spent[LATE] = upto - max(begin for begin, _ in self._buckets)
+        self._buckets.clear()
+        spent, self.spent = dict(self.spent), defaultdict(float)
+        return spent
+
+
+def stepper(
+    settings: Pretrain,
+    processes: Processes,
+    watch: Watch | None = None,
+    channels_last: bool = True,
+    compiled: bool = False,
+) -> Callable[[int], None]:
+    """A function that trains one step, on images drawn once."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = build(settings).to(processes.device)
+    model.to(memory_format=layout)
+    optimizer = sgd(model, settings)
+    optimizer.param_groups[0]["lr"] = settings.lr_per_256
+    if compiled:
+        model.encoder_q.compile()
+        model.dictionary.encoder_k.compile()
+    encode_queries = average_gradients(model.encoder_q, settings, processes)
+    agreement = Agreement(processes)
+    exchange = agreement.exchange
+    if watch:
+        exchange = watch.timed(WISHES, exchange)
+        if isinstance(encode_queries, DistributedDataParallel):
+            encode_queries.register_comm_hook(processes, watch.gradients)
+    autocast = torch.autocast(
+        processes.device.type, torch.bfloat16, enabled=use_bf16(settings, processes.device)
+    )
+    local, side = settings.global_batch // processes.world_size, settings.image_size
+    random = torch.Generator().manual_seed(processes.rank)
+    drawn = torch.randint(256, (2, local, side, side, 3), dtype=torch.uint8, generator=random)
+    images = drawn.permute(0, 1, 4, 2, 3).to(processes.device)
+    if not channels_last:
+        images = images.contiguous()
+
+    def train(number: int) -> None:
+        positions = positions_of_slots(settings.seed, number, settings.global_batch)
+        optimizer.zero_grad()
+        _, _, keys = model.contrast(images, positions, processes, encode_queries, autocast)
+        optimizer.step()
+        model.dictionary.enqueue(keys)
+        exchange(False, False)
+
+    return train
+
+
+def seconds_of_steps(processes: Processes, settings: Pretrain, steps: int) -> list[dict[str, float]]:
+    """Seconds of each step and, within it, of each collective."""
+    watch = Watch()
+    found = []
+    with watch.collectives():
+        train = stepper(settings, processes, watch)
+        for number in range(WARM_UP + steps):
+            if number == WARM_UP:
+                processes.barrier()
+            watch.read()
+            begin = time.perf_counter()
+            train(number)
+            whole = time.perf_counter() - begin
+            found.append({"step": whole} | watch.read())
+    return found[WARM_UP:]
+
+
+def median_step(results: list[list[dict[str, float]]]) -> dict[str, float]:
+    """Medians over the steps; of a step the slowest process's time, of its collectives the processes' mean."""
+    by_step = list(zip(*results, strict=True))
+    names = {name for ranks in by_step for item in ranks for name in item}
+    middle = {
+        name: statistics.median(statistics.mean(item.get(name, 0.0) for item in ranks) for ranks in by_step)
+        for name in names
+    }
+    return middle | {"step": statistics.median(max(item["step"] for item in ranks) for ranks in by_step)}
+
+
+def alternating(
+    cases: dict[str, tuple[int, Callable[..., Any], Pretrain]], rounds: int, steps: int
+) -> dict[str, dict[str, float]]:
+    """Medians of each case's steps, the cases taking turns.
+
+    Args:
+        cases: number of processes, what each of them runs, and its settings.
+    """
+    results: dict[str, list[list[dict[str, float]]]] = {
+        name: [[] for _ in range(case[0])] for name, case in cases.items()
+    }
+    for number in range(rounds):
+        for name in sorted(cases, reverse=bool(number % 2)):
+            world_size, function, settings = cases[name]
+            for steps_of_rank, found in zip(
+                results[name], on_ranks(world_size, function, settings, steps), strict=True
+            ):
+                steps_of_rank += found
+    return {name: median_step(result) for name, result in results.items()}
+
+
+def seconds_side_by_side(processes: Processes, settings: Pretrain, steps: int) -> list[dict[str, float]]:
+    """Seconds of the steps of a process that trains by itself, as its neighbours do at the same time."""
+    return seconds_of_steps(Processes(0, 1, processes.device), settings, steps)
+
+
+def scaling_table(rounds: int, steps: int) -> str:
+    """Images/s with 1 and with 2 processes and the same global batch, in Markdown."""
+    lines = [
+        "| encoder | processes | images/s | ms a step | to one process | all_to_all of images | all_gather of keys | gradients all_reduce | of it after backward | wish to stop |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for settings in (THIN, RESNET18):
+        medians = alternating(
+            {str(world_size): (world_size, seconds_of_steps, settings) for world_size in (1, 2)},
+            rounds,
+            steps,
+        )
+        for world_size, middle in medians.items():
+            shares = (
+                f"{middle[name] / middle['step']:.1%}" if middle.get(name) and world_size != "1" else "–"
+                for name in (IMAGES, KEYS, GRADIENTS, LATE, WISHES)
+            )
+            lines.append(
+                f"| {settings.encoder}, {settings.image_size} px, batch {settings.global_batch} | {world_size}"
+                f" | {settings.global_batch / middle['step']:,.0f} | {1e3 * middle['step']:.1f}"
+                f" | {medians['1']['step'] / middle['step']:.2f} | {' | '.join(shares)} |"
+            )
+    return "\n".join(lines)
+
+
+def exchange_in_ring(buffer: Tensor, arriving: Tensor, processes: Processes) -> None:
+    """Every process sends to the next and receives from the one before."""
+    following, before = (
+        (processes.rank + 1) % processes.world_size,
+        (processes.rank - 1) % processes.world_size,
+    )
+    pending = dist.isend(buffer, following), dist.irecv(arriving, before)
+    for work in pending:
+        if work is not None:
+            work.wait()
+
+
+def collectives(processes: Processes, size: Sizes, rounds: int) -> dict[str, list[float]]:
+    """Seconds of this machine's links and of each collective of a step, round by round."""
+    world_size = processes.world_size
+    large = torch.ones(LARGE, dtype=torch.uint8)
+    one = torch.ones(1, dtype=torch.uint8)
+    images = torch.ones(PER_RANK, 3, SIDE, SIDE, dtype=torch.uint8)
+    images = images.contiguous(memory_format=torch.channels_last)
+    rows, floats = images.flatten(1), images.float()
+    keys, gradients = torch.ones(PER_RANK, DIM), torch.ones(size.gradients // 4)
+    large_too, one_too, rows_too = torch.ones_like(large), torch.ones_like(one), torch.ones_like(rows)
+    parts_of_keys = [torch.ones_like(keys) for _ in range(world_size)]
+    parts_of_floats = [torch.ones_like(floats) for _ in range(world_size)]
+    positions = positions_of_slots(0, 0, PER_RANK * world_size)
+    calls: dict[str, Callable[[], Any]] = {
+        "latency": lambda: exchange_in_ring(one, one_too, processes),
+        "large message": lambda: exchange_in_ring(large, large_too, processes),
+        "shuffle": lambda: dist.all_to_all_single(rows_too, rows),
+        "shuffle in the code": lambda: to_slots(images, positions, processes),
+        "keys": lambda: dist.all_gather(parts_of_keys, keys),
+        "keys in the code": lambda: from_slots(keys, positions, processes),
+        "official images": lambda: dist.all_gather(parts_of_floats, floats),
+        "official images in the code": lambda: gathered(floats, processes),
+        "gradients": lambda: dist.all_reduce(gradients),
+    }
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(WARM_UP + rounds):
+        for name, call in calls.items():
+            processes.barrier()
+            begin = time.perf_counter()
+            call()
+            found[name].append(time.perf_counter() - begin)
+        gradients.fill_(1)
+    return {name: seconds[WARM_UP:] for name, seconds in found.items()}
+
+
+def check_tables(rounds: int, steps: int) -> str:
+    """What the model's formulas say of this machine's collectives and step, and what they take, in Markdown."""
+    size = sizes(preset("v2"))
+    lines = [
+        "| processes | collective | predicted, ms | the call alone, ms | predicted / measured | in the code, ms |",
+        "|---|---|---|---|---|---|",
+    ]
+    links, said = {}, []
+    for world_size in (2, 4):
+        ranks = on_ranks(world_size, collectives, size, 10 * rounds)
+        measured = {
+            name: statistics.median(map(max, zip(*(rank[name] for rank in ranks), strict=True)))
+            for name in ranks[0]
+        }
+        latency, bandwidth = measured["latency"], LARGE / measured["large message"]
+        links[world_size] = Network(world_size, bandwidth, bandwidth, latency, latency)
+        said.append(
+            f"{world_size} processes in a ring, each sending and receiving at once: {mb(LARGE)} MB at {bandwidth / 1e6:,.0f} MB/s, a byte in {1e6 * latency:,.0f} us."
+        )
+        predicted = parts(world_size, PER_RANK, size, links[world_size])
+        for name in ("shuffle", "keys", "official images", "gradients"):
+            in_code = measured.get(f"{name} in the code")
+            lines.append(
+                f"| {world_size} | {name} | {1e3 * predicted[name]:.2f} | {1e3 * measured[name]:.2f}"
+                f" | {predicted[name] / measured[name]:.2f} | {f'{1e3 * in_code:.2f}' if in_code else '–'} |"
+            )
+    lines += [
+        "",
+        "| encoder, 2 processes | half the batch alone, ms | beside another that does the same, ms | predicted step, ms | measured, ms | predicted / measured |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [whole_step(settings, links[2], rounds, steps) for settings in (THIN, RESNET18)]
+    return "\n".join([*said, "", *lines])
+
+
+def whole_step(settings: Pretrain, link: Network, rounds: int, steps: int) -> str:
+    """A step of two processes, predicted from processes that train half the batch by themselves; a line of a table."""
+    half = settings.model_copy(update={"global_batch": settings.global_batch // 2})
+    medians = alternating(
+        {
+            "alone": (1, seconds_of_steps, half),
+            "beside": (2, seconds_side_by_side, half),
+            "together": (2, seconds_of_steps, settings),
+        },
+        rounds,
+        steps,
+    )
+    alone, beside, measured = (medians[name]["step"] for name in ("alone", "beside", "together"))
+    images = all_to_all(2, half.global_batch * 3 * settings.image_size**2, link)
+    keys = all_gather(2, half.global_batch * KEY, link)
+    low, high = step(beside, images + keys, all_reduce(2, sizes(settings).gradients, link))
+    return (
+        f"| {settings.encoder}, {settings.image_size} px, batch {settings.global_batch} | {1e3 * alone:.1f} | {1e3 * beside:.1f}"
+        f" | {1e3 * low:.1f}–{1e3 * high:.1f} | {1e3 * measured:.1f} | {low / measured:.2f}–{high / measured:.2f} |"
+    )
+
+
+def one_device_table(device: torch.device, base: Pretrain, batches: list[int], steps: int) -> str:
+    """Images/s of one process by precision, layout and compilation, in Markdown."""
+    variants = {
+        "float32": ("fp32", False, False),
+        "bf16": ("bf16", False, False),
+        "bf16, channels_last": ("bf16", True, False),
+        "bf16, channels_last, compiled": ("bf16", True, True),
+    }
+    lines = [
+        f"| {base.encoder}, {base.image_size} px | {' | '.join(f'batch {batch}: ms | images/s' for batch in batches)} | first steps, s |",
+        "|---|" + "---|---|" * len(batches) + "---|",
+    ]
+    for name, (precision, channels_last, compiled) in variants.items():
+        cells, first = [], 0.0
+        for batch in batches:
+            settings = base.model_copy(update={"global_batch": batch, "precision": precision})
+            begin = time.perf_counter()
+            train = stepper(settings, Processes(0, 1, device), channels_last=channels_last, compiled=compiled)
+            for number in range(WARM_UP):
+                train(number)
+            wait_for(device)
+            first = max(first, time.perf_counter() - begin)
+            begin = time.perf_counter()
+            for number in range(steps):
+                train(number)
+            wait_for(device)
+            seconds = (time.perf_counter() - begin) / steps
+            cells.append(f"{1e3 * seconds:.1f} | {batch / seconds:,.0f}")
+            del train
+            torch.compiler.reset()
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+        lines.append(f"| {name} | {' | '.join(cells)} | {first:.0f} |")
+    return "\n".join(lines)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait for what was queued on a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def calls_alone_table(device: torch.device, backend: str, rounds: int) -> str:
+    """What each collective of a step costs where nobody else takes part, in Markdown."""
+    size = sizes(preset("v2"))
+    images = torch.ones(PER_RANK, IMAGE, dtype=torch.uint8, device=device)
+    keys = torch.ones(PER_RANK, DIM, device=device)
+    gradients = torch.ones(size.gradients // 4, device=device)
+    arrived = torch.empty_like(images), torch.empty_like(keys)
+    calls: dict[str, tuple[int, Callable[[], Any]]] = {
+        "all_to_all of images": (
+            images.nbytes,
+            lambda: dist.all_to_all_single(arrived[0], images, [PER_RANK], [PER_RANK]),
+        ),
+        "all_gather of keys": (keys.nbytes, lambda: dist.all_gather([arrived[1]], keys)),
+        "all_reduce of gradients": (gradients.nbytes, lambda: dist.all_reduce(gradients)),
+    }
+    lines = ["| call | MB | ms |", "|---|---|---|"]
+    with tempfile.TemporaryDirectory() as folder:
+        store = dist.FileStore(str(Path(folder, "store")), 1)
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        for name, (length, call) in calls.items():
+            call()
+            wait_for(device)
+            begin = time.perf_counter()
+            for _ in range(rounds):
+                call()
+            wait_for(device)
+            lines.append(f"| {name} | {mb(length)} | {1e3 * (time.perf_counter() - begin) / rounds:.3f} |")
+        dist.destroy_process_group()
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, check or predict, and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and steps")
+    parser.add_argument("--check", action="store_true", help="the model beside this machine's collectives")
+    parser.add_argument("--model", action="store_true", help="the model's tables")
+    parser.add_argument(
+        "--images-per-second", type=float, help="of one GPU, for a table of its own in --model"
+    )
+    options = parser.parse_args()
+    rounds, steps = (1, 8) if options.quick else (3, 30)
+    if options.model:
+        print(tables(options.images_per_second))
+        return
+    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}", end="")
+    if options.check:
+        print(
+            f", gloo on the loopback, one thread a process; medians of {10 * rounds} calls and of {rounds * steps} steps\n"
+        )
+        print(check_tables(rounds, steps))
+    elif torch.cuda.is_available():
+        device = torch.device("cuda", 0)
+        print(f", {torch.cuda.get_device_name(device)}; {steps} steps each, batch-norm groups of 32\n")
+        print(one_device_table(device, preset("v2"), [32, 128, 256], steps))
+        print(f"\nNCCL with one process, {PER_RANK} images:\n")
+        print(calls_alone_table(device, "nccl", 10 * rounds))
+    else:
+        bf16 = "bf16" if use_bf16(THIN, torch.device("cpu")) else "float32"
+        print(
+            f", gloo on the loopback, one thread a process, {bf16}; medians of {rounds * steps} steps in {rounds} alternating rounds."
+            "\nShares of the step's time: waiting for the slower process is in them.\n"
+        )
+        print(scaling_table(rounds, steps))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""A Slurm job that is preempted, cut short, loses a node or its driver, and finishes the run all the same."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+from cluster_training import ENVIRONMENT, PRETRAIN, losses, project_of, rows, starts, wait_for_step
+from sandbox import wait_until
+
+JOB = {"nodes": 2, "minutes": 30, "partition": "ci", "cpus_per_node": 1}
+
+
+@pytest.fixture
+def start(slurm, tmp_path):
+    """Start the stage on the login host, in a folder."""
+
+    def run(folder):
+        return slurm.start(PRETRAIN, cwd=folder, env=ENVIRONMENT, log=tmp_path / "log")
+
+    return run
+
+
+def on_slurm(tmp_path, small_project, epochs, **job):
+    settings = {"launcher": "slurm", "slurm": JOB | job, "checkpoint_every_steps": 20}
+    return project_of(tmp_path / "project", small_project, epochs, **settings)
+
+
+def unbroken(tmp_path, small_project, epochs):
+    """The losses of the same run, by two processes of one host and never stopped."""
+    folder = project_of(tmp_path / "unbroken", small_project, epochs, processes=2)
+    subprocess.run(PRETRAIN, cwd=folder, env=ENVIRONMENT, check=True, timeout=240, capture_output=True)
+    return losses(folder)
+
+
+def checkpoints(folder):
+    return sorted(int(path.stem.split("-")[1]) for path in folder.glob("runs/pretrain-*/step-*.pt"))
+
+
+def test_a_preempted_job_saves_and_goes_on_at_the_exact_next_step(slurm, start, small_project, tmp_path):
+    folder = on_slurm(tmp_path, small_project, epochs=20)
+    driver = start(folder)
+    wait_for_step(folder, 25)
+    slurm.run(["sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--wrap=sleep 3"], cwd=tmp_path)
+    assert driver.wait(180) == 0
+    (first, *_), (again, processes) = starts(tmp_path / "log")
+    assert (first, processes) == (0, 2)
+    assert f"stopped at step {again} of 200, a checkpoint is saved" in (tmp_path / "log").read_text()
+    assert losses(folder) == unbroken(tmp_path, small_project, epochs=20)  # to the bit
+    assert (folder / "outputs/pretrain/encoder/encoder.safetensors").exists()
+
+
+def test_a_job_at_its_time_limit_takes_another_turn(slurm, start, small_project, tmp_path):
+    folder = on_slurm(tmp_path, small_project, epochs=400, minutes=2, seconds_to_save=60)
+    start(folder)
+    wait_until(
+        lambda: len(starts(tmp_path / "log")) > 1 if (tmp_path / "log").exists() else False,
+        180,
+        "a second turn",
+    )
+    wait_for_step(folder, starts(tmp_path / "log")[1][0] + 1)
+    assert f"stopped at step {starts(tmp_path / 'log')[1][0]} of" in (tmp_path / "log").read_text()
+    assert [job.id for job in slurm.jobs()] == ["1"]
+
+
+def test_a_node_that_loses_its_power_costs_the_steps_since_the_last_checkpoint(
+    slurm, start, small_project, tmp_path
+):
+    folder = on_slurm(tmp_path, small_project, epochs=20)
+    driver = start(folder)
+    wait_for_step(folder, 45)
+    slurm.power_off("n2")
+    assert driver.wait(240) == 0
+    again = starts(tmp_path / "log")[-1][0]
+    assert again % 20 == 0
+    assert again >= 40
+    assert losses(folder) == unbroken(tmp_path, small_project, epochs=20)
+
+
+def test_a_killed_driver_comes_back_to_its_job_and_submits_no_second_one(
+    slurm, start, small_project, tmp_path
+):
+    folder = on_slurm(tmp_path, small_project, epochs=30)
+    driver = start(folder)
+    wait_for_step(folder, 10)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait(10)
+    (folder / "machine.yaml").rename(folder / "kept.yaml")
+    local = slurm.run(PRETRAIN, cwd=folder, env=ENVIRONMENT)
+    assert local.returncode == 1
+    assert "Slurm job 1 (RUNNING) trains this very run; end it with `scancel 1`" in local.stderr
+    (folder / "kept.yaml").rename(folder / "machine.yaml")
+    again = start(folder)
+    assert again.wait(120) == 0
+    assert "following job 1, which trains this run already" in (tmp_path / "log").read_text()
+    assert [(job.id, job.state) for job in slurm.jobs()] == [("1", "COMPLETED")]
+    assert len(losses(folder)) == 300
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_the_driver_cancels_the_job_which_saves_first(slurm, start, small_project, tmp_path, number):
+    folder = on_slurm(tmp_path, small_project, epochs=400)
+    driver = start(folder)
+    wait_for_step(folder, 25)
+    driver.send_signal(number)
+    assert driver.wait(20) == 130
+    assert [job.state for job in slurm.jobs()] == ["CANCELLED"]
+    assert checkpoints(folder)[-1] >= len(rows(folder)) - 1 > 20
+    assert "error: pretrain: job 1 is cancelled; the same command goes on" in (tmp_path / "log").read_text()
+
+
+def test_a_request_that_cannot_be_met_is_one_line(slurm, small_project, tmp_path):
+    folder = on_slurm(tmp_path, small_project, epochs=4, nodes=4, options={"mem": "900G"})
+    refused = slurm.run(PRETRAIN, cwd=folder, env=ENVIRONMENT)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "Slurm refuses the job: sbatch: error: " in refused.stderr
+    assert "mend the section slurm" in refused.stderr
+    nowhere = slurm.run(PRETRAIN, cwd=folder, env={**ENVIRONMENT, "PATH": os.devnull})
+    assert nowhere.stderr.startswith("error: machine.yaml: launcher = slurm, but there is no `sbatch`")
+    assert slurm.jobs() == []
