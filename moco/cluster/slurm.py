@@ -5,6 +5,7 @@ folder in its comment, so that whoever drives the run next finds the job instead
 """
 
 import contextlib
+import io
 import os
 import shlex
 import shutil
@@ -30,6 +31,18 @@ STOP_SECONDS = 60.0
 PORTS = range(20000, 40000)
 """Where the processes of a job meet on its first node, by job number."""
 
+_NEVER = frozenset(
+    [
+        "AccountNotAllowed",
+        "BadConstraints",
+        "InvalidAccount",
+        "InvalidQOS",
+        "PartitionConfig",
+        "PartitionTimeLimit",
+        "QOSNotAllowed",
+    ]
+)
+"""Reasons to wait that no waiting removes; sbatch accepts such jobs all the same."""
 _DONE = frozenset(
     [
         "BOOT_FAIL",
@@ -111,7 +124,8 @@ def submit(folder: Path, settings: Slurm, processes: int) -> str:
         teardown=_teardown(folder), additional_parameters=options, **{key: value for key, value in asked.items() if value},
     )  # fmt: skip
     try:
-        job = executor.submit(Training(str(folder), processes))
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
+            job = executor.submit(Training(str(folder), processes))
     except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
         text = str(getattr(error, "stderr", None) or error)
         said = [line for line in text.splitlines() if line.startswith("sbatch: ")] or text.splitlines()
@@ -126,11 +140,18 @@ def follow(folder: Path, number: str) -> None:
 
     Raises:
         Interrupted: SIGINT or SIGTERM came here; the job is cancelled, after it has saved its state.
+        MocoError: the job waits for what will never be; it is cancelled.
     """
     logs = _Logs(folder / LOGS, number)
     told = ""
     try:
         while (job := _state(number)) is not None:
+            if job.state == "PENDING" and job.reason in _NEVER:
+                subprocess.run(["scancel", number], check=False)
+                raise MocoError(
+                    f"machine.yaml: Slurm can never start job {number} as asked ({job.reason}); it is cancelled, mend the"
+                    " section slurm"
+                )
             now = f"{job.state} ({job.reason})" if job.state == "PENDING" else job.state
             if now != told:
                 print(f"pretrain: job {number} is {now}", flush=True)

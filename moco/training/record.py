@@ -68,10 +68,12 @@ class Record:
         self._steps.append(torch.stack([contrast.loss, (rank < 1).float().mean(), (rank < 5).float().mean()]))
         if done % self.settings.log_every_steps and done != self.total:
             return
-        spread = queries.std(dim=0).mean() * self.settings.dim**0.5
-        figures = torch.cat([torch.stack(self._steps).flatten(), spread[None]])
-        *table, feature_std = self.processes.mean_(figures, self.processes.in_step).tolist()
-        rows = np.array(table).reshape(-1, 3)
+        moments = torch.cat([queries.mean(dim=0), queries.square().mean(dim=0)])
+        figures = torch.cat([torch.stack(self._steps).flatten(), moments])
+        together = self.processes.mean_(figures, self.processes.in_step).cpu().double().numpy()
+        rows = together[: -len(moments)].reshape(-1, 3)
+        mean, square = np.split(together[-len(moments) :], 2)  # of the last global batch, each dimension
+        feature_std = float(np.sqrt(np.maximum(square - mean**2, 0)).mean() * len(mean) ** 0.5)
         refuse_non_finite(rows[:, 0], done, self.settings)
         loss, top1, top5 = rows.mean(axis=0)
         seconds = time.monotonic() - self._began

@@ -30,7 +30,7 @@ def start(hosts, tmp_path):
 
 
 def test_two_hosts_without_a_common_disk_compute_what_one_computes(start, small_project, tmp_path):
-    alone = project_of(tmp_path / "alone", small_project, epochs=4, processes=2)
+    alone = project_of(tmp_path / "alone", small_project, epochs=4, processes=2)  # saves at other steps, too
     subprocess.run(PRETRAIN, cwd=alone, env=ENVIRONMENT, check=True, timeout=120, capture_output=True)
     folders = {host: project_of(tmp_path / host, small_project, epochs=4, **TWO) for host in "ab"}
     running = [start(host, folder) for host, folder in folders.items()]

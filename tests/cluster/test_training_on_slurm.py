@@ -1,6 +1,5 @@
 """A Slurm job that is preempted, cut short, loses a node or its driver, and finishes the run all the same."""
 
-import os
 import signal
 import subprocess
 
@@ -116,6 +115,12 @@ def test_a_request_that_cannot_be_met_is_one_line(slurm, small_project, tmp_path
     assert refused.stderr.count("\n") == 1
     assert "Slurm refuses the job: sbatch: error: " in refused.stderr
     assert "mend the section slurm" in refused.stderr
-    nowhere = slurm.run(PRETRAIN, cwd=folder, env={**ENVIRONMENT, "PATH": os.devnull})
+    without = {**ENVIRONMENT, "PATH": str(tmp_path)}
+    nowhere = subprocess.run(PRETRAIN, cwd=folder, env=without, capture_output=True, text=True)
     assert nowhere.stderr.startswith("error: machine.yaml: launcher = slurm, but there is no `sbatch`")
     assert slurm.jobs() == []
+    many = on_slurm(tmp_path / "many", small_project, epochs=4, nodes=9)
+    never = slurm.run(PRETRAIN, cwd=many, env=ENVIRONMENT)
+    assert never.returncode == 1
+    assert "Slurm can never start job 1 as asked (PartitionConfig); it is cancelled" in never.stderr
+    assert [job.state for job in slurm.jobs()] == ["CANCELLED"]
