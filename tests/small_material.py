@@ -1,5 +1,7 @@
 """Material for tests: images of three kinds, and the project's parameters made small."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +50,13 @@ def write_params(folder: Path, overrides: dict[str, object]) -> None:
         section, name = key.split(".")
         values[section][name] = value
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def copy_project(folder: Path) -> None:
+    """The project's files as they are now, in another folder."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in names:
+        if name and name != "dvc.lock" and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)

@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, the last few kept, a damaged one passed over."""
 
 import contextlib
+import io
 import os
 import re
 from collections.abc import Callable
@@ -73,19 +74,39 @@ def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with _File(part) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+    except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        reason = str(error).splitlines()[0]
+        cause = error if isinstance(error, OSError) else file.error or error
+        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         raise MocoError(
             f"{path}: could not be written ({reason}); free some space, the run goes on from the checkpoint before"
         ) from None
+
+
+class _File(io.FileIO):
+    """A file to write that remembers why it could not: torch says only that something went wrong."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w")
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            written = 0
+            with memoryview(data).cast("B") as rest:
+                while written < len(rest):  # a full disk takes a part before it refuses
+                    written += super().write(rest[written:])
+            return written
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def _newest_first(folder: Path) -> list[Path]:

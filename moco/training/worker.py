@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from moco.cluster.launch import SUPERVISED
@@ -43,11 +44,13 @@ def main() -> None:
     except RuntimeError as error:
         if not lost_a_peer(error):
             raise
-        print(
-            f"pretrain: a peer is gone or silent ({str(error).splitlines()[0]:.200})",
-            file=sys.stderr,
-            flush=True,
-        )
+        time.sleep(0.5)
+        if not error_left(folder):  # else the peer has said itself why
+            print(
+                f"pretrain: a peer is gone or silent ({str(error).splitlines()[0]:.200})",
+                file=sys.stderr,
+                flush=True,
+            )
         os._exit(1)  # leaving the group in order would wait for the peer
     except MocoError as error:
         if not leave_error(folder, error) or SUPERVISED not in os.environ:

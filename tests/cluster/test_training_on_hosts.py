@@ -100,3 +100,30 @@ def test_hosts_with_other_settings_are_refused_in_one_line(start, small_project,
     said = (tmp_path / "a.log").read_text() + (tmp_path / "b.log").read_text()
     assert "settings or data differ; give every host the same params.yaml" in said
     assert "Traceback" not in said
+
+
+def test_a_full_disk_stops_the_run_in_one_line_and_with_space_it_goes_on_exactly(
+    hosts, small_project, tmp_path
+):
+    machine = {"processes": 2, "checkpoint_every_steps": 4}
+    unbroken = project_of(tmp_path / "unbroken", small_project, epochs=3, **machine)
+    subprocess.run(PRETRAIN, cwd=unbroken, env=ENVIRONMENT, check=True, timeout=120, capture_output=True)
+    size = max(path.stat().st_size for path in unbroken.glob("runs/pretrain-*/step-*.pt"))
+    folder = project_of(tmp_path / "project", small_project, epochs=3, **machine)
+    (folder / "runs").mkdir()
+    disk = ["mount", "-t", "tmpfs", "-o", f"size={int(2.5 * size)}", "disk", folder / "runs"]
+    assert hosts.run("a", disk).returncode == 0
+    full = hosts.run("a", PRETRAIN, cwd=folder, env=ENVIRONMENT, timeout=120)
+    assert full.returncode == 1
+    assert full.stderr.count("\n") == 1
+    assert full.stderr.startswith("error: ")
+    assert "step-000000012.pt: could not be written" in full.stderr
+    assert "(No space left on device); free some space" in full.stderr
+    assert hosts.run("a", ["mount", "-o", f"remount,size={20 * size}", folder / "runs"]).returncode == 0
+    again = hosts.run("a", PRETRAIN, cwd=folder, env=ENVIRONMENT, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert "pretrain: step 8 of 30" in again.stdout
+    for name in ("curves.csv", "encoder/encoder.safetensors"):
+        assert (folder / "outputs/pretrain" / name).read_bytes() == (
+            unbroken / "outputs/pretrain" / name
+        ).read_bytes()

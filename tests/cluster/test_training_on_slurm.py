@@ -1,11 +1,17 @@
 """A Slurm job that is preempted, cut short, loses a node or its driver, and finishes the run all the same."""
 
+import os
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 from cluster_training import ENVIRONMENT, PRETRAIN, losses, project_of, rows, starts, wait_for_step
 from sandbox import wait_until
+from small_material import SMALL_PRETRAIN, copy_project, write_images, write_params
 
 JOB = {"nodes": 2, "minutes": 30, "partition": "ci", "cpus_per_node": 1}
 
@@ -118,9 +124,50 @@ def test_a_request_that_cannot_be_met_is_one_line(slurm, small_project, tmp_path
     without = {**ENVIRONMENT, "PATH": str(tmp_path)}
     nowhere = subprocess.run(PRETRAIN, cwd=folder, env=without, capture_output=True, text=True)
     assert nowhere.stderr.startswith("error: machine.yaml: launcher = slurm, but there is no `sbatch`")
-    assert slurm.jobs() == []
-    many = on_slurm(tmp_path / "many", small_project, epochs=4, nodes=9)
+    many = on_slurm(tmp_path / "many", small_project, epochs=4, nodes=6)
+    (many / "params.yaml").write_text(
+        (many / "params.yaml").read_text().replace("bn_group_size: 6", "bn_group_size: 2")
+    )
     never = slurm.run(PRETRAIN, cwd=many, env=ENVIRONMENT)
     assert never.returncode == 1
-    assert "Slurm can never start job 1 as asked (PartitionConfig); it is cancelled" in never.stderr
-    assert [job.state for job in slurm.jobs()] == ["CANCELLED"]
+    assert "Slurm can never start job 2 as asked (PartitionConfig); it is cancelled" in never.stderr
+    assert {job.state for job in slurm.jobs()} == {"FAILED", "CANCELLED"}  # nothing waits or runs
+
+
+@pytest.mark.slow
+def test_the_flow_drives_the_job_and_after_its_death_dvc_does(slurm, tmp_path):
+    folder = tmp_path / "project"
+    copy_project(folder)
+    write_images(folder / "data/inbox")
+    settings = SMALL_PRETRAIN | {"fetch.source": "folder", "pretrain.bn_group_size": 6, "pretrain.epochs": 60}
+    write_params(folder, settings)
+    (folder / "machine.yaml").write_text(
+        yaml.safe_dump({"num_workers": 0, "launcher": "slurm", "slurm": JOB})
+    )
+    environment = ENVIRONMENT | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PWD": str(folder), "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1", "PREFECT_HOME": str(tmp_path / "prefect"),
+    }  # fmt: skip
+    for command in (
+        ["init", "--quiet"],
+        ["add", "--all"],
+        ["-c", "user.name=A", "-c", "user.email=a@b", "commit", "-qm", "x"],
+    ):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    log = tmp_path / "flow.log"
+    flow = slurm.start(
+        [sys.executable, "-m", "flows.pretrain_and_evaluate"], cwd=folder, env=environment, log=log
+    )
+    wait_for_step(folder, 25)
+    driven = [flow, *psutil.Process(flow.pid).children(recursive=True)]
+    for process in driven:
+        process.kill()
+    flow.wait(10)
+    slurm_log = next(folder.glob("runs/pretrain-*/slurm/1_0_log.out"))
+    again = slurm.run([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment, timeout=240)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "following job 1, which trains this run already" in again.stdout
+    assert starts(slurm_log)[0] == (0, 2)
+    assert len(starts(slurm_log)) == 1  # the job never noticed
+    assert [(job.id, job.state) for job in slurm.jobs()] == [("1", "COMPLETED")]
+    assert (folder / "outputs/report/report.html").exists()

@@ -1,8 +1,6 @@
 """The project itself on a few images: `dvc repro` in one clone, the flow in another."""
 
 import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +9,8 @@ import numpy as np
 import pytest
 import yaml
 from dvc.utils.serialize import modify_yaml
-from small_pipeline import PROJECT, Pipeline
+from small_material import copy_project
+from small_pipeline import Pipeline
 
 TINY = {
     "fetch": {"source": "folder"},
@@ -31,12 +30,7 @@ TINY = {
 
 def clone(folder: Path, env: dict[str, str]) -> Pipeline:
     """The project's files as they are now in a git repository of their own, with a few images in data/inbox."""
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in names:
-        if name and name != "dvc.lock" and (PROJECT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(PROJECT / name, folder / name)
+    copy_project(folder)
     random = np.random.default_rng(0)
     for label in ("cats", "dogs"):
         (folder / "data/inbox" / label).mkdir(parents=True)

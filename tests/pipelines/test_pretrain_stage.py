@@ -19,10 +19,10 @@ ENVIRONMENT = {**os.environ, "MOCO_TRACKING": "off", "OMP_NUM_THREADS": "1"}
 LONGER = ("--set", "pretrain.epochs=10")
 
 
-def start(folder: Path, runs: str, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, runs: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pipelines.pretrain", *arguments]
     return subprocess.Popen(
-        command, cwd=folder, env={**ENVIRONMENT, "MOCO_RUNS": str(folder / runs)}, text=True,
+        command, cwd=folder, env={**ENVIRONMENT, "MOCO_RUNS": str(folder / runs), **environment}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
 
@@ -66,18 +66,59 @@ def test_a_run_killed_with_kill_9_and_resumed_equals_an_unbroken_one_to_the_bit(
 
     process = start(project, "broken", *LONGER)
     wait_for_rows(project, "broken", rows=10)
-    family = [process, *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
+    for member in [process, *psutil.Process(process.pid).children(recursive=True)]:
         member.kill()
     process.communicate()
-    done = len(read_rows(next((project / "broken").glob("pretrain-*/curves.csv"))))
+    folder = next((project / "broken").glob("pretrain-*"))
+    done = len(read_rows(folder / "curves.csv"))
+    newest = max(folder.glob("step-*.pt"))
+    os.truncate(newest, newest.stat().st_size // 2)
     output = finish(start(project, "broken", *LONGER))
-    resumed_at = int(output.split("step ")[1].split(" ")[0])
-    assert 8 <= resumed_at <= done
+    assert f"{newest.name} cannot be read" in output
+    resumed_at = int(output.split("pretrain: step ")[1].split(" ")[0])
+    assert 4 <= resumed_at < int(newest.stem.split("-")[1]) <= done
     assert outputs(project) == expected
     steps = [int(row["step"]) for row in read_rows(project / "outputs/pretrain/curves.csv")]
     assert steps == list(range(1, len(steps) + 1))
     assert done < len(steps), "the run ended before it was killed"
+
+
+@pytest.mark.slow
+def test_a_process_killed_with_kill_9_is_started_again_and_nothing_differs(project):
+    (project / "machine.yaml").write_text("processes: 2\ncheckpoint_every_steps: 4\nnum_workers: 0\n")
+    two = (*LONGER, "--set", "pretrain.bn_group_size=6")
+    finish(start(project, "unbroken", *two))
+    expected = outputs(project)
+    process = start(project, "broken", *two)
+    wait_for_rows(project, "broken", rows=10)
+    workers = [
+        child for child in psutil.Process(process.pid).children() if "moco.training.worker" in child.cmdline()
+    ]
+    assert len(workers) == 2
+    workers[1].kill()
+    output = finish(process)
+    began = [int(line.split()[2]) for line in output.splitlines() if line.startswith("pretrain: step ")]
+    assert len(began) == 2
+    assert began[1] >= 8
+    assert "Traceback" not in output
+    assert outputs(project) == expected
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_again_and_again_is_given_up_with_its_reason_above(project, tmp_path):
+    (project / "machine.yaml").write_text("processes: 2\nnum_workers: 0\n")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(
+        "import os, sys\nif 'RANK' in os.environ:\n    import moco.training.schedules as s\n"
+        "    s.learning_rate = lambda *a: 1 / 0\n"
+    )
+    process = start(project, "runs", "--set", "pretrain.bn_group_size=6", PYTHONPATH=f"{broken}:{Path.cwd()}")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "ZeroDivisionError" in output
+    assert output.rstrip().splitlines()[-1].startswith("error: ")
+    assert "failed 5 times after step 0 without reaching another checkpoint" in output
 
 
 @pytest.mark.slow

@@ -144,12 +144,17 @@ def three_steps(folder: Path, at_once: int | None) -> None:
     torch.save(model.state_dict(), folder / f"{processes.rank}.pt")
 
 
-@pytest.mark.parametrize(("world_size", "at_once"), [(2, None), (3, None), (4, None), (2, 2), (3, 3)])
-def test_a_step_by_several_processes_is_the_step_of_one_in_float64(tmp_path, world_size, at_once):
-    (tmp_path / "one").mkdir()
-    spawn(three_steps, 1, tmp_path / "one", None)
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    spawn(three_steps, 1, folder, None)
+    return folder / "0.pt"
+
+
+@pytest.mark.parametrize(("world_size", "at_once"), [(2, None), (4, None), (3, 3)])
+def test_a_step_by_several_processes_is_the_step_of_one_in_float64(one, tmp_path, world_size, at_once):
     spawn(three_steps, world_size, tmp_path, at_once)
-    expected = torch.load(tmp_path / "one/0.pt")
+    expected = torch.load(one)
     for rank in range(world_size):
         for name, value in torch.load(tmp_path / f"{rank}.pt").items():
             assert torch.allclose(value, expected[name], atol=1e-12), name
