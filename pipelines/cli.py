@@ -23,7 +23,7 @@ stages, in the order of dvc.yaml (`dvc repro` runs what is out of date):
   report       write outputs/report/report.html
 
 on other machines:
-  launch       print what starts a run's processes there: torchrun's line, or a Kubernetes manifest
+  launch       print the line that starts a run there (torchrun), or a Kubernetes manifest
 
 with a trained encoder:
   embed        features of a folder of images, to Parquet or NumPy

@@ -16,7 +16,7 @@ from moco.errors import Interrupted, MocoError
 from moco.training.checkpoints import newest_step
 from moco.training.job import error_left, leave_error, read_job
 
-PATIENCE = 5
+PATIENCE = 3
 """Restarts in a row from the same checkpoint after which the cause is taken to be the run itself."""
 
 

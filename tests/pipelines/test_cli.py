@@ -206,3 +206,48 @@ def test_verify_passes_good_shards_and_names_a_changed_one(project, capsys):
 
 def test_stage_metrics_are_where_dvc_expects_them(project):
     assert json.loads(Path("outputs/shard/metrics.json").read_text())["images"] == 60
+
+
+def test_launch_prints_a_line_for_each_host_and_leaves_the_order(project, capsys):
+    machine = project / "machine.yaml"
+    try:
+        machine.write_text("processes: 1\n")
+        cli.main(["launch", "--set", "pretrain.global_batch=16", "--set", "pretrain.bn_group_size=8"])
+        alone = capsys.readouterr().out
+        assert "torchrun --nnodes=1 --nproc-per-node=1" in alone
+        assert "--standalone -m moco.training.worker runs/pretrain-" in alone
+        assert (project / alone.split()[-1] / "job.yaml").exists()
+        machine.write_text("processes: 1\nlauncher: torchrun\nnnodes: 1:2\nrendezvous: a:29400\n")
+        cli.main(["launch", "--set", "pretrain.global_batch=16", "--set", "pretrain.bn_group_size=8"])
+        printed = capsys.readouterr()
+        assert "--nnodes=1:2" in printed.out
+        assert "--rdzv-endpoint=a:29400" in printed.out
+        assert printed.err == "on every host, in the project's folder:\n"
+    finally:
+        machine.unlink()
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "said"),
+    [
+        ("processes: 1\n", ["--render", "kubernetes"], "has no section kubernetes"),
+        ("launcher: slurm\nslurm: {minutes: 9}\n", [], "launcher = slurm submits a job by itself"),
+        ("processes: 3\n", [], "over 3 processes leaves no whole groups"),
+        (
+            "processes: 1\nmax_batch_per_process: 4\n",
+            [],
+            "holds no group of pretrain.bn_group_size = 8 images",
+        ),
+    ],
+)
+def test_launch_says_in_one_line_what_it_cannot_do(project, capsys, text, arguments, said):
+    machine = project / "machine.yaml"
+    sizes = ["--set", "pretrain.global_batch=16", "--set", "pretrain.bn_group_size=8"]
+    try:
+        machine.write_text(text)
+        code, err = fails(["launch", *sizes, *arguments], capsys)
+    finally:
+        machine.unlink()
+    assert code == 1
+    assert said in err
+    assert err.count("\n") == 1

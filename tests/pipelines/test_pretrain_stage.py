@@ -118,7 +118,7 @@ def test_a_run_that_fails_again_and_again_is_given_up_with_its_reason_above(proj
     assert process.returncode == 1
     assert "ZeroDivisionError" in output
     assert output.rstrip().splitlines()[-1].startswith("error: ")
-    assert "failed 5 times after step 0 without reaching another checkpoint" in output
+    assert "failed 3 times after step 0 without reaching another checkpoint" in output
 
 
 @pytest.mark.slow

@@ -24,3 +24,39 @@ def test_a_wrong_key_or_value_is_one_line(tmp_path, text, told):
     (tmp_path / "machine.yaml").write_text(text)
     with pytest.raises(MocoError, match=told):
         load_machine(tmp_path / "machine.yaml")
+
+
+def test_a_range_of_hosts_is_no_sexagesimal_number(tmp_path):
+    path = tmp_path / "machine.yaml"
+    path.write_text("launcher: torchrun\nnnodes: 1:2\nrendezvous: a:29400\n")
+    assert load_machine(path).hosts() == (1, 2)
+    path.write_text("launcher: torchrun\nnnodes: 16\nrendezvous: a:29400\n")
+    assert load_machine(path).hosts() == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("launcher: torchrun", "launcher: torchrun needs rendezvous: HOST:PORT"),
+        ("launcher: torchrun\nrendezvous: a", "rendezvous = 'a'"),
+        (
+            "launcher: torchrun\nrendezvous: a:1\nnnodes: 3:2",
+            "nnodes = 3:2: the fewest are more than the most",
+        ),
+        ("launcher: slurm", "launcher: slurm needs a section slurm"),
+        ("slurm: {minutes: 2, seconds_to_save: 120}", "seconds_to_save = 120 leaves nothing of minutes = 2"),
+        ("slurm: {nodes: 2}", "slurm.minutes is missing"),
+    ],
+)
+def test_a_launcher_without_what_it_needs_is_one_line(tmp_path, text, told):
+    (tmp_path / "machine.yaml").write_text(text)
+    with pytest.raises(MocoError, match=told) as error:
+        load_machine(tmp_path / "machine.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_processes_share_the_groups_of_all_hosts():
+    assert Machine(processes=3).training_processes(groups=8) == 3
+    assert Machine(launcher="slurm", slurm={"minutes": 60, "gpus_per_node": 8}).training_processes(8) == 8
+    assert Machine(launcher="slurm", slurm={"minutes": 60}).training_processes(8) == 1
+    assert 4 % Machine(launcher="torchrun", rendezvous="a:1", nnodes="2").training_processes(8) == 0

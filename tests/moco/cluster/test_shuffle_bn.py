@@ -9,26 +9,24 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from moco.cluster.process_group import Processes, averaged_running_statistics
-from moco.cluster.shuffle_bn import from_slots, positions_of_slots, to_slots
+from moco.cluster.shuffle_bn import bounds, from_slots, positions_of_slots, to_slots
 
-BATCH = 12
-IMAGES = torch.randint(
-    0, 256, (BATCH, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-)
+IMAGES = torch.randint(0, 256, (13, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def in_each_process(rank: int, world_size: int, rendezvous: str) -> None:
     """Assertions that run in every one of the processes."""
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
     processes = Processes(rank, world_size, torch.device("cpu"))
-    local = BATCH // world_size
-    mine = slice(rank * local, (rank + 1) * local)
-    for step in range(5):
-        positions = positions_of_slots(seed=1, step=step, global_batch=BATCH)
-        to_encode = to_slots(IMAGES[mine], positions, processes)
-        assert torch.equal(to_encode, IMAGES[positions][mine])  # what gathering everything would pick
-        keys = to_encode.flatten(1).float()  # any function of the image
-        assert torch.equal(from_slots(keys, positions, processes), IMAGES.flatten(1).float())
+    for batch in (12, 13):  # 13: some processes hold an image more
+        images, slices = IMAGES[:batch], bounds(batch, world_size)
+        mine = slice(slices[rank], slices[rank + 1])
+        for step in range(5):
+            positions = positions_of_slots(seed=1, step=step, global_batch=batch)
+            to_encode = to_slots(images[mine], positions, processes)
+            assert torch.equal(to_encode, images[positions][mine])  # what gathering everything would pick
+            keys = to_encode.flatten(1).float()  # any function of the image
+            assert torch.equal(from_slots(keys, positions, processes), images.flatten(1).float())
     norm = torch.nn.BatchNorm2d(2)
     norm.running_mean.fill_(float(rank))
     with averaged_running_statistics(norm, processes) as rows:
@@ -49,3 +47,8 @@ def test_the_permutation_depends_on_seed_and_step():
     assert np.array_equal(first, positions_of_slots(0, 0, 64))
     assert not np.array_equal(first, positions_of_slots(0, 1, 64))
     assert not np.array_equal(first, positions_of_slots(1, 0, 64))
+
+
+def test_slices_differ_by_one_at_most_and_cover_the_batch():
+    assert bounds(13, 4).tolist() == [0, 4, 7, 10, 13]
+    assert bounds(12, 4).tolist() == [0, 3, 6, 9, 12]
