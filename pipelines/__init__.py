@@ -2,5 +2,5 @@
 
 import os
 
-# torch reads it when it is imported; else its agents warn of every host that has no name in the DNS.
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+# torch reads it when it is imported: what its agent prints of a lost rendezvous, with C++ frames, is said in one line.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")

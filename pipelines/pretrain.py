@@ -6,6 +6,7 @@ follows the run's files for MLflow, and makes the stage's outputs of the last ch
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 from moco import tracking
@@ -100,7 +101,9 @@ def _help(settings: Pretrain, machine: Machine, folder: Path) -> None:
         flush=True,
     )
     run_here(folder, machine, processes_per_host(settings, machine))
-    print("pretrain: done; the outputs are that host's to write", flush=True)
+    while held(folder):
+        time.sleep(0.5)
+    print("pretrain: done; the other host has written the outputs", flush=True)
 
 
 def _train(

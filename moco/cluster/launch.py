@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -21,8 +22,11 @@ MAX_RESTARTS = 1000
 RENDEZVOUS = {"last_call_timeout": 5, "join_timeout": 600, "keep_alive_interval": 1, "keep_alive_max_attempt": 5, "read_timeout": 60}  # fmt: skip
 """Seconds. With torchrun's own values a lost host costs 40 s instead of 7; hosts have 10 minutes to meet."""
 
-ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120"}
-"""Without the first torch's agents crash when a lost host comes back; the second, in seconds, is for saving."""
+ENVIRONMENT = {
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else torch's agents crash when a lost host comes back
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120",  # seconds for the last checkpoint
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # else a warning for every host that the DNS does not know
+}
 
 SUPERVISED = "MOCO_SUPERVISED"
 """Set where a launcher reads the reason that a worker leaves, so that it need not print it too."""
@@ -76,21 +80,22 @@ def line_of(folder: Path, machine: Machine, processes: int) -> str:
 def _run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: str | None) -> None:
     # Workers say in one line what failed; torch reads these when it is imported.
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.update(ENVIRONMENT)
     os.environ[SUPERVISED] = "1"
     # One thread a process, as torchrun sets it, would leave cores idle where there are fewer processes than cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed import DistError
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousTimeoutError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    scratch = tempfile.TemporaryDirectory(prefix="moco-")  # torch would leave one behind for each start
     config = LaunchConfig(
         min_nodes=fewest, max_nodes=most, nproc_per_node=processes, run_id=RUN_ID, rdzv_backend="c10d",
         rdzv_endpoint=endpoint or "localhost:0", rdzv_configs=dict(RENDEZVOUS), max_restarts=MAX_RESTARTS,
-        monitor_interval=0.2,
+        monitor_interval=0.2, logs_specs=DefaultLogsSpecs(log_dir=scratch.name),
     )  # fmt: skip
     ended = threading.Event()
     threading.Thread(target=_stop_on_error, args=(folder, ended), daemon=True).start()
@@ -107,14 +112,19 @@ def _run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: s
             f"pretrain: process {rank} ended with exit code {failure.exitcode}; its reason is above, and the same"
             " command goes on from the last checkpoint"
         ) from None
-    except RendezvousError as error:
-        said = str(error).splitlines()[0]
+    except RendezvousTimeoutError:
+        raise MocoError(
+            f"machine.yaml: rendezvous = {endpoint}: {fewest} host(s) did not meet there within"
+            f" {RENDEZVOUS['join_timeout']} s; start the same command on each host"
+        ) from None
+    except (RendezvousError, DistError) as error:
         raise _reason(folder) or MocoError(
-            f"machine.yaml: rendezvous = {endpoint}: {fewest} host(s) did not meet there ({said}); start the same"
-            " command on each host, with a host name and a free port that all of them can reach"
+            f"machine.yaml: rendezvous = {endpoint} cannot be reached, or no more ({str(error).splitlines()[0]}); name one"
+            " of the hosts, with a free port that all of them can reach; the same command goes on from the last checkpoint"
         ) from None
     finally:
         ended.set()
+        scratch.cleanup()
 
 
 def _reason(folder: Path) -> MocoError | None:

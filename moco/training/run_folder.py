@@ -76,4 +76,9 @@ def only_writer(folder: Path) -> Iterator[None]:
             raise MocoError(
                 f"{folder}: another process is training this very run; wait for it, or stop it"
             ) from None
+        except OSError as error:  # some network file systems are mounted without locks
+            print(
+                f"pretrain: {folder} cannot be locked ({error.strerror}); see to it that nobody else trains this run",
+                flush=True,
+            )
         yield

@@ -77,6 +77,12 @@ def _lock(file: TextIO, folder: Path) -> None:
                     f"{folder}: {file.read() or 'another process'} is training this very run; wait for it, or stop it"
                 ) from None
             time.sleep(0.2)
+        except OSError as error:  # some network file systems are mounted without locks
+            print(
+                f"pretrain: {folder} cannot be locked ({error.strerror}); see to it that nobody else trains this run",
+                flush=True,
+            )
+            return
 
 
 def same_run(name: str, processes: Processes) -> None:
