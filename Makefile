@@ -36,6 +36,8 @@ lint: setup
 bench: setup
 	python -m benchmarks.sharding
 	python -m benchmarks.overhead
+	python -m benchmarks.shuffle_bn
+	python -m benchmarks.scaling
 
 # The one file that pins every package, for Linux and macOS and each Python; needs uv.
 lock:
