@@ -44,8 +44,10 @@ def to_slots(images: Tensor, positions: Integers, processes: Processes) -> Tenso
     Returns:
         uint8, N x 3 x S x S, the images of this process's slots, in slot order.
     """
+    # NHWC in memory in and out, so that channels-last images travel without a change of layout.
+    rows = images.permute(0, 2, 3, 1)
     if processes.world_size == 1:
-        return images[torch.from_numpy(positions).to(images.device)]
+        return _pick(rows, positions).permute(0, 3, 1, 2)
     slices = bounds(len(positions), processes.world_size)
     mine = slice(slices[processes.rank], slices[processes.rank + 1])
     wanted = positions[mine]
@@ -53,14 +55,16 @@ def to_slots(images: Tensor, positions: Integers, processes: Processes) -> Tenso
     senders = np.searchsorted(slices, wanted, side="right") - 1
     sent = np.bincount(receivers, minlength=processes.world_size).tolist()
     received = np.bincount(senders, minlength=processes.world_size).tolist()
-    # NHWC in memory in and out, so that channels-last images travel without a change of layout.
-    order = torch.from_numpy(np.argsort(receivers, kind="stable")).to(images.device)
-    rows = images.permute(0, 2, 3, 1)[order].contiguous()
+    leaving = _pick(rows, np.argsort(receivers, kind="stable"))
     arrived = rows.new_empty(len(wanted), *rows.shape[1:])
-    dist.all_to_all_single(arrived, rows, received, sent, group=processes.in_step)
+    dist.all_to_all_single(arrived, leaving, received, sent, group=processes.in_step)
     # What arrives is ordered by sender and then by position, which is simply by position.
-    place = torch.from_numpy(np.argsort(np.argsort(wanted))).to(images.device)
-    return arrived[place].permute(0, 3, 1, 2)
+    return _pick(arrived, np.argsort(np.argsort(wanted))).permute(0, 3, 1, 2)
+
+
+def _pick(rows: Tensor, order: Integers) -> Tensor:
+    # index_select is several times faster than rows[order] for whole images of uint8.
+    return rows.index_select(0, torch.from_numpy(order).to(rows.device))
 
 
 def from_slots(keys: Tensor, positions: Integers, processes: Processes) -> Tensor:
