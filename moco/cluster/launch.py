@@ -117,6 +117,11 @@ def _run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: s
             f"machine.yaml: rendezvous = {endpoint}: {fewest} host(s) did not meet there within"
             f" {RENDEZVOUS['join_timeout']} s; start the same command on each host"
         ) from None
+    except socket.gaierror as error:
+        raise MocoError(
+            f"{socket.gethostname()}: this host does not know its own name ({error.strerror}); put it into the DNS or"
+            " /etc/hosts with an address that the other hosts reach"
+        ) from None
     except (RendezvousError, DistError) as error:
         raise _reason(folder) or MocoError(
             f"machine.yaml: rendezvous = {endpoint} cannot be reached, or no more ({str(error).splitlines()[0]}); name one"

@@ -87,7 +87,7 @@ class Machine(Settings):
     rendezvous: str | None = Field(
         None,
         pattern=r"^[^\s:]+:[0-9]+$",
-        description="torchrun: HOST:PORT of one of the hosts, or of a further one, that all can reach.",
+        description="torchrun: HOST:PORT of one of the hosts, by a name that all of them can reach.",
     )
     slurm: Slurm | None = Field(None, description="slurm: the job to ask for.")
     kubernetes: Kubernetes | None = Field(

@@ -200,6 +200,7 @@ class Training:
             run_in_allocation(Path(self.folder), self.processes, len(nodes), endpoint)
         except Interrupted as error:
             # A job that ends by itself while it is being preempted does not go back into the queue.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             deadline = time.monotonic() + STOP_SECONDS
             while time.monotonic() < deadline and not _cancelled(Path(self.folder), number).exists():
                 time.sleep(0.2)
@@ -246,7 +247,7 @@ class _Logs:
             whole = fresh[: fresh.rfind(b"\n") + 1]
             self._read[path] = self._read.get(path, 0) + len(whole)
             for line in whole.decode(errors="replace").splitlines():
-                if line.strip() and not line.startswith(("submitit ", "srun: ", "slurmstepd: ")):
+                if line.strip() and not line.startswith(("submitit ", "srun: ", "slurmstepd")):
                     print(line, file=sys.stdout if path.suffix == ".out" else sys.stderr, flush=True)
 
 
