@@ -4,6 +4,7 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -48,9 +49,17 @@ def run_here(folder: Path, machine: Machine, processes: int) -> None:
         MocoError: a process named a reason that no restart mends, or the hosts did not meet.
     """
     fewest, most = machine.hosts()
-    _run_agent(
-        folder, processes, fewest, most, machine.rendezvous if machine.launcher == "torchrun" else None
-    )
+    endpoint = machine.rendezvous if machine.launcher == "torchrun" else None
+    if endpoint:
+        host = endpoint.rpartition(":")[0]
+        try:
+            socket.getaddrinfo(host, None)
+        except socket.gaierror as error:
+            raise MocoError(
+                f"machine.yaml: rendezvous = {endpoint}: there is no host {host} ({error.strerror}); name one of the hosts as"
+                " all of them know it, or give its address"
+            ) from None
+    _run_agent(folder, processes, fewest, most, endpoint)
 
 
 def run_in_allocation(folder: Path, processes: int, nodes: int, endpoint: str) -> None:
