@@ -59,12 +59,7 @@ def run_here(folder: Path, machine: Machine, processes: int) -> None:
                 f"machine.yaml: rendezvous = {endpoint}: there is no host {host} ({error.strerror}); name one of the hosts as"
                 " all of them know it, or give its address"
             ) from None
-    _run_agent(folder, processes, fewest, most, endpoint)
-
-
-def run_in_allocation(folder: Path, processes: int, nodes: int, endpoint: str) -> None:
-    """Run this node's share within an allocation of fixed size; as `run_here`."""
-    _run_agent(folder, processes, nodes, nodes, endpoint)
+    run_agent(folder, processes, fewest, most, endpoint)
 
 
 def line_of(folder: Path, machine: Machine, processes: int) -> str:
@@ -86,7 +81,8 @@ def line_of(folder: Path, machine: Machine, processes: int) -> str:
     return " ".join([*(f"{name}={value}" for name, value in ENVIRONMENT.items()), shlex.join(words)])
 
 
-def _run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: str | None) -> None:
+def run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: str | None) -> None:
+    """Run so many processes of a run here, among `fewest` to `most` hosts that meet at `endpoint`; as `run_here`."""
     # Workers say in one line what failed; torch reads these when it is imported.
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
     os.environ.update(ENVIRONMENT)

@@ -19,7 +19,7 @@ from typing import Any
 
 from moco.cluster.machine import Slurm
 from moco.errors import Interrupted, MocoError
-from moco.training.job import ERROR
+from moco.training.job import ERROR, error_left
 
 LOGS = "slurm"
 """The folder in the run's folder that holds what submitit keeps of its jobs."""
@@ -191,22 +191,23 @@ class Training:
 
     def __call__(self) -> None:
         """Train until the end of the run, or of this process."""
-        from moco.cluster.launch import run_in_allocation
+        from moco.cluster.launch import run_agent
 
-        number = os.environ["SLURM_JOB_ID"]
+        folder, number = Path(self.folder), os.environ["SLURM_JOB_ID"]
         nodes = _slurm("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
         endpoint = f"{nodes[0]}:{PORTS[int(number) % len(PORTS)]}"
         try:
-            run_in_allocation(Path(self.folder), self.processes, len(nodes), endpoint)
+            run_agent(folder, self.processes, len(nodes), len(nodes), endpoint)
         except Interrupted as error:
             # A job that ends by itself while it is being preempted does not go back into the queue.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             deadline = time.monotonic() + STOP_SECONDS
-            while time.monotonic() < deadline and not _cancelled(Path(self.folder), number).exists():
+            while time.monotonic() < deadline and not _cancelled(folder, number).exists():
                 time.sleep(0.2)
             sys.exit(error.exit_code)
-        except MocoError as error:  # the driver reads it in the run's folder, or in the log
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        except MocoError as error:
+            if not error_left(folder):  # else the driver says it
+                print(f"error: {error}", file=sys.stderr, flush=True)
             sys.exit(error.exit_code)
 
     def checkpoint(self) -> Any:

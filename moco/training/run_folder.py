@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import hashlib
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,22 +65,48 @@ def held(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the right to write to a run's folder.
+    """Hold the right to drive a run.
 
     Raises:
         MocoError: another process holds it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(folder.name + ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MocoError(
-                f"{folder}: another process is training this very run; wait for it, or stop it"
-            ) from None
-        except OSError as error:  # some network file systems are mounted without locks
-            print(
-                f"pretrain: {folder} cannot be locked ({error.strerror}); see to it that nobody else trains this run",
-                flush=True,
-            )
+    with exclusive(folder.with_name(folder.name + ".lock"), folder, patience=0):
+        yield
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, folder: Path, patience: float) -> Iterator[None]:
+    """Hold a lock file, which names its holder.
+
+    Args:
+        path: the file; made if missing.
+        folder: of the run, for the message.
+        patience: seconds to wait for another holder.
+
+    Raises:
+        MocoError: another process holds it and did not let go.
+    """
+    deadline = time.monotonic() + patience
+    with path.open("a+") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    raise MocoError(
+                        f"{folder}: another process is training this very run ({file.read()}); wait for it, or stop it"
+                    ) from None
+                time.sleep(0.2)
+            except OSError as error:  # some network file systems are mounted without locks
+                print(
+                    f"pretrain: {folder} cannot be locked ({error.strerror}); see to it that nobody else trains this run",
+                    flush=True,
+                )
+                break
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
         yield

@@ -1,13 +1,10 @@
 """A run's state between processes and disks: who writes, and that all begin at the same step."""
 
-import fcntl
-import os
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,6 +15,7 @@ from moco.config import Pretrain
 from moco.errors import MocoError
 from moco.momentum_contrast import MoCo
 from moco.training import checkpoints
+from moco.training.run_folder import exclusive
 
 LOADER = {"order": "index", "views": "opencv-numba"}
 """The loader path: another one may draw other pixels from the same numbers."""
@@ -43,11 +41,7 @@ def writing(folder: Path, processes: Processes) -> Iterator[bool]:
     if not _first_of_file_system(folder, processes):
         yield False
         return
-    with (folder / "writer.lock").open("a+") as file:
-        _lock(file, folder)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
+    with exclusive(folder / "writer.lock", folder, LOCK_SECONDS):
         yield True
 
 
@@ -62,27 +56,6 @@ def _first_of_file_system(folder: Path, processes: Processes) -> bool:
     processes.barrier()
     (folder / f"{token}-{processes.rank}").unlink()
     return not earlier
-
-
-def _lock(file: TextIO, folder: Path) -> None:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                file.seek(0)
-                raise MocoError(
-                    f"{folder}: {file.read() or 'another process'} is training this very run; wait for it, or stop it"
-                ) from None
-            time.sleep(0.2)
-        except OSError as error:  # some network file systems are mounted without locks
-            print(
-                f"pretrain: {folder} cannot be locked ({error.strerror}); see to it that nobody else trains this run",
-                flush=True,
-            )
-            return
 
 
 def same_run(name: str, processes: Processes) -> None:
@@ -165,7 +138,7 @@ def resume(
     if len(found["running_statistics"]) == processes.world_size:
         set_running_statistics(model, found["running_statistics"][processes.rank])
     optimizer.load_state_dict(found["optimizer"])
-    if writer and found.get("loader", LOADER) != LOADER:
+    if writer and found["loader"] != LOADER:
         print(f"pretrain: the checkpoint was made with the loader {found['loader']}, this is {LOADER}; views may differ in single pixels", flush=True)  # fmt: skip
     return newest
 
