@@ -10,7 +10,7 @@ export DO_NOT_TRACK := true
 setup: $(READY)
 
 # Made again only when what it depends on has changed.
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock pyproject.toml setup.py $(wildcard moco/images/fused_*.cpp moco/images/fused_*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 	  { echo "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is $$($(PYTHON) -V); name another: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
@@ -33,11 +33,23 @@ lint: setup
 	ruff format --check .
 	mypy
 
-bench: setup
-	python -m benchmarks.sharding
+# Peers live in an environment of their own that sees the project's: they can change no version in it.
+BENCH := .venv-bench
+bench: setup $(BENCH)/.ready
+	$(BENCH)/bin/python -m benchmarks.loader
+	$(BENCH)/bin/python -m benchmarks.reading
+	$(BENCH)/bin/python -m benchmarks.step
+	$(BENCH)/bin/python -m benchmarks.epoch
+	$(BENCH)/bin/python -m benchmarks.probe
+	$(BENCH)/bin/python -m benchmarks.sharding
 	python -m benchmarks.overhead
 	python -m benchmarks.shuffle_bn
 	python -m benchmarks.scaling
+
+$(BENCH)/.ready: pyproject.toml requirements.lock | setup
+	test -x $(BENCH)/bin/python || $(BIN)/python -m venv $(BENCH)
+	sh benchmarks/peers.sh $(BENCH) $(BIN)
+	@touch $@
 
 # The one file that pins every package, for Linux and macOS and each Python; needs uv.
 lock:
@@ -45,4 +57,4 @@ lock:
 	  --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) runs outputs/* mlflow.db mlartifacts
+	rm -rf $(VENV) $(BENCH) runs outputs/* mlflow.db mlartifacts

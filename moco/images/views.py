@@ -3,6 +3,9 @@
 Distributions are those of MoCo's recipes (v1: paper, section 3.3; v2: Chen et al. 2020, section 3), drawn
 per image and view. Every number drawn comes from a hash of (seed, epoch, sample, view, slot), so workers,
 processes and restarts change nothing and no generator state is stored.
+
+What is drawn (`choose`, `place`) is apart from what is painted (`paint`), so that another painter, such as
+`moco.images.fused_views`, paints the same views.
 """
 
 import itertools
@@ -14,10 +17,24 @@ from numba import njit
 from numpy.typing import NDArray
 
 from moco.config import Views
+from moco.images.colour import grayscale, jitter
 from moco.images.decode import Pixels
 from moco.images.plan import Integers, key_of, mix
 
 Uniforms = NDArray[np.float64]
+Chosen = NDArray[np.void]
+"""Array of `VIEW`."""
+
+VIEW = np.dtype(
+    [
+        ("top", "<i4"), ("left", "<i4"), ("height", "<i4"), ("width", "<i4"),
+        ("order", "<i4", (4,)), ("factors", "<f4", (4,)), ("grayscale", "<i4"), ("sigma", "<f4"), ("flip", "<i4"),
+    ]
+)  # fmt: skip
+"""What was drawn for one view. top, left, height, width: the crop, pixels of the whole image; order: the
+jitter's operations (brightness 0, contrast 1, saturation 2, hue 3), or -1 first for none; factors: of each
+operation, the hue's in turns; grayscale: 0 no, 1 before the jitter, 2 after it; sigma: of the blur, pixels,
+0 for none; flip: 1 for left to right."""
 
 # Slots of the numbers drawn for one view.
 _CROP, _FLIP, _JITTER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _ORDER, _GRAYSCALE, _BLUR, _SIGMA = (
@@ -25,10 +42,8 @@ _CROP, _FLIP, _JITTER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _ORDER, _GRAYS
 )  # fmt: skip
 _SLOTS = 32
 _CROP_ATTEMPTS = 10
-
-_ORDERS = np.array(
-    list(itertools.permutations(range(4))), dtype=np.int64
-)  # brightness, contrast, saturation, hue
+_NO_JITTER = (-1, -1, -1, -1)
+_ORDERS = np.array(list(itertools.permutations(range(4))), dtype=np.int32)
 
 
 def draw(seed: int, epoch: int, samples: Integers, views: int = 2) -> Uniforms:
@@ -47,6 +62,36 @@ def draw(seed: int, epoch: int, samples: Integers, views: int = 2) -> Uniforms:
     slots = np.arange(views * _SLOTS, dtype=np.uint64).reshape(views, _SLOTS)
     words = mix(base[:, None, None] ^ mix(slots + np.uint64(1)))
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def choose(u: Uniforms, settings: Views) -> Chosen:
+    """Everything about some views but their crops, which need the images' sizes (`place`).
+
+    Args:
+        u: float64 [..., 32], from `draw`.
+        settings: the distributions.
+
+    Returns:
+        `VIEW` [...].
+    """
+    chosen = np.zeros(u.shape[:-1], VIEW)
+    orders = _ORDERS[(u[..., _ORDER] * len(_ORDERS)).astype(np.int64)]
+    chosen["order"] = np.where(u[..., _JITTER, None] < settings.jitter_p, orders, _NO_JITTER)
+    for at, strength in enumerate((settings.brightness, settings.contrast, settings.saturation)):
+        least = max(0.0, 1 - strength)
+        chosen["factors"][..., at] = least + (1 + strength - least) * u[..., _BRIGHTNESS + at]
+    chosen["factors"][..., 3] = settings.hue * (2 * u[..., _HUE] - 1)
+    chosen["grayscale"] = (u[..., _GRAYSCALE] < settings.grayscale_p) * (1 if settings.order == "v1" else 2)
+    sigma = settings.blur_sigma_min + (settings.blur_sigma_max - settings.blur_sigma_min) * u[..., _SIGMA]
+    chosen["sigma"] = np.where(u[..., _BLUR] < settings.blur_p, sigma, 0)
+    chosen["flip"] = u[..., _FLIP] < settings.flip_p
+    return chosen
+
+
+def place(chosen: Chosen, u: Uniforms, size: tuple[int, int], scale_min: float) -> None:
+    """Set the crops of the views of one image, `VIEW` [V] from u, float64 [V, 32]; size: its height and width."""
+    for view, numbers in zip(chosen, u, strict=True):
+        view["top"], view["left"], view["height"], view["width"] = crop_box(numbers, *size, scale_min)
 
 
 @njit(cache=True, nogil=True)
@@ -75,147 +120,49 @@ def crop_box(u: Uniforms, height: int, width: int, scale_min: float) -> tuple[in
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-@njit(cache=True, nogil=True)
-def _shift_hue(r: float, g: float, b: float, turn: float) -> tuple[float, float, float]:
-    high, low = max(r, g, b), min(r, g, b)
-    spread = high - low
-    if spread == 0.0:
-        return r, g, b
-    if high == r:
-        hue = (g - b) / spread
-    elif high == g:
-        hue = 2.0 + (b - r) / spread
-    else:
-        hue = 4.0 + (r - g) / spread
-    hue = (hue / 6.0 + turn) % 1.0 * 6.0
-    sector = int(hue)
-    part = hue - sector
-    falling, rising = high - spread * part, high - spread * (1.0 - part)
-    if sector == 0:
-        return high, rising, low
-    if sector == 1:
-        return falling, high, low
-    if sector == 2:
-        return low, high, rising
-    if sector == 3:
-        return low, falling, high
-    if sector == 4:
-        return rising, low, high
-    return high, low, falling
-
-
-@njit(cache=True, nogil=True)
-def _grey(r: float, g: float, b: float) -> float:
-    return 0.2989 * r + 0.587 * g + 0.114 * b
-
-
-@njit(cache=True, nogil=True)
-def _clip(x: float) -> float:
-    return min(max(x, 0.0), 255.0)
-
-
-@njit(cache=True, nogil=True)
-def jitter(image: Pixels, order: Integers, factors: Uniforms) -> None:
-    """Colour jitter in place, the four operations in any order in two passes over the pixels.
+def paint(image: Pixels, chosen: Chosen, out: Pixels) -> None:
+    """Make views of an image.
 
     Args:
         image: uint8, H x W x 3.
-        order: int64 [4], a permutation of brightness 0, contrast 1, saturation 2, hue 3.
-        factors: float64 [4]: three factors, and the hue shift in turns.
+        chosen: `VIEW` [V], with crops.
+        out: uint8, V x S x S x 3, contiguous; is written over.
     """
-    height, width = image.shape[:2]
-    contrast_at = 0
-    while order[contrast_at] != 1:
-        contrast_at += 1
-    work = np.empty((height, width, 3), dtype=np.float32)
-    total = 0.0
-    # Contrast needs the mean grey of what came before it: what precedes it is the first pass, the rest the second.
-    for first, last in ((0, contrast_at), (contrast_at, 4)):
-        mean = total / (height * width)
-        for y in range(height):
-            for x in range(width):
-                if first == 0 and last == contrast_at:
-                    r, g, b = float(image[y, x, 0]), float(image[y, x, 1]), float(image[y, x, 2])
-                else:
-                    r, g, b = float(work[y, x, 0]), float(work[y, x, 1]), float(work[y, x, 2])
-                for at in range(first, last):
-                    operation = order[at]
-                    factor = factors[operation]
-                    if operation == 0:
-                        r, g, b = _clip(r * factor), _clip(g * factor), _clip(b * factor)
-                    elif operation == 3:
-                        r, g, b = _shift_hue(r, g, b, factor)
-                    else:
-                        target = (1.0 - factor) * (mean if operation == 1 else _grey(r, g, b))
-                        r, g, b = (
-                            _clip(r * factor + target),
-                            _clip(g * factor + target),
-                            _clip(b * factor + target),
-                        )
-                if last == 4:
-                    image[y, x, 0], image[y, x, 1], image[y, x, 2] = int(r + 0.5), int(g + 0.5), int(b + 0.5)
-                else:
-                    work[y, x, 0], work[y, x, 1], work[y, x, 2] = r, g, b
-                    total += int(_grey(r, g, b))  # whole greys, as torchvision's mean has them
-        if last == 4:
-            break
+    for view, into in zip(chosen, out, strict=True):
+        top, left, height, width = (int(view[name]) for name in ("top", "left", "height", "width"))
+        resize_into(image[top : top + height, left : left + width], into)
+        if view["grayscale"] == 1:
+            grayscale(into)
+        if view["order"][0] >= 0:
+            jitter(into, view["order"], view["factors"])
+        if view["grayscale"] == 2:
+            grayscale(into)
+        if view["sigma"] > 0:
+            sigma = float(view["sigma"])
+            side = 2 * int(np.ceil(3 * sigma)) + 1
+            cv2.GaussianBlur(into, (side, side), sigma, dst=into, borderType=cv2.BORDER_REPLICATE)
+        if view["flip"]:
+            cv2.flip(into, 1, dst=into)
 
 
-@njit(cache=True, nogil=True)
-def grayscale(image: Pixels) -> None:
-    """Three equal channels of luma, in place."""
-    for y in range(image.shape[0]):
-        for x in range(image.shape[1]):
-            value = int(_grey(image[y, x, 0], image[y, x, 1], image[y, x, 2]) + 0.5)
-            image[y, x, 0] = image[y, x, 1] = image[y, x, 2] = value
+def resize_into(image: Pixels, out: Pixels) -> None:
+    """Antialiased bilinear resize of uint8 H x W x 3 (as Pillow's, to one level) to the size of `out`."""
+    height, width = out.shape[:2]
+    if image.shape[:2] == (height, width):
+        out[:] = image
+    elif height >= image.shape[0] and width >= image.shape[1]:  # nothing to antialias
+        cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
+    else:
+        # Both channels-last in memory: the fast way in torch, several times faster than channels-first.
+        source, target = (torch.from_numpy(x).permute(2, 0, 1)[None] for x in (image, out))
+        torch.ops.aten._upsample_bilinear2d_aa.out(source, [height, width], False, None, None, out=target)
 
 
 def resize(image: Pixels, height: int, width: int) -> Pixels:
-    """Antialiased bilinear resize of uint8 H x W x 3 (as Pillow's, to one level)."""
-    if image.shape[:2] == (height, width):
-        return image.copy()
-    if height >= image.shape[0] and width >= image.shape[1]:  # nothing to antialias, and a tenth of the time
-        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
-    channels_first = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(
-        channels_first, (height, width), mode="bilinear", antialias=True
-    )
-    return resized[0].permute(1, 2, 0).contiguous().numpy()
-
-
-def random_view(image: Pixels, settings: Views, size: int, u: Uniforms) -> Pixels:
-    """One random view.
-
-    Args:
-        image: uint8, H x W x 3.
-        settings: the distributions.
-        size: S, side of the view in pixels.
-        u: float64 [32], from `draw`.
-
-    Returns:
-        uint8, S x S x 3.
-    """
-    top, left, height, width = crop_box(u, image.shape[0], image.shape[1], settings.crop_scale_min)
-    view = resize(image[top : top + height, left : left + width], size, size)
-    grey = u[_GRAYSCALE] < settings.grayscale_p
-    if grey and settings.order == "v1":
-        grayscale(view)
-    if u[_JITTER] < settings.jitter_p:
-        limits = (settings.brightness, settings.contrast, settings.saturation)
-        factors = [
-            max(0.0, 1 - x) + (min(1.0, x) + x) * v for x, v in zip(limits, u[_BRIGHTNESS:_HUE], strict=True)
-        ]
-        factors.append(settings.hue * (2 * u[_HUE] - 1))
-        jitter(view, _ORDERS[int(u[_ORDER] * len(_ORDERS))], np.array(factors))
-    if grey and settings.order == "v2":
-        grayscale(view)
-    if u[_BLUR] < settings.blur_p:
-        sigma = settings.blur_sigma_min + (settings.blur_sigma_max - settings.blur_sigma_min) * u[_SIGMA]
-        side = 2 * int(np.ceil(3 * sigma)) + 1
-        cv2.GaussianBlur(view, (side, side), sigma, dst=view, borderType=cv2.BORDER_REPLICATE)
-    if u[_FLIP] < settings.flip_p:
-        view = view[:, ::-1]
-    return view
+    """`resize_into` a new array, uint8 height x width x 3."""
+    out = np.empty((height, width, 3), np.uint8)
+    resize_into(image, out)
+    return out
 
 
 def two_views(
@@ -223,7 +170,10 @@ def two_views(
 ) -> tuple[Pixels, Pixels]:
     """The query and the key view that training sees of a sample in an epoch; uint8, S x S x 3 each."""
     u = draw(seed, epoch, np.array([sample]))[0]
-    return random_view(image, settings, size, u[0]), random_view(image, settings, size, u[1])
+    chosen, out = choose(u, settings), np.empty((2, size, size, 3), np.uint8)
+    place(chosen, u, image.shape[:2], settings.crop_scale_min)
+    paint(image, chosen, out)
+    return out[0], out[1]
 
 
 def centre_view(image: Pixels, size: int, crop_ratio: float) -> Pixels:

@@ -1,36 +1,39 @@
 """The random views against the recipes that they restate."""
 
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image, ImageFilter
+from scipy.stats import ks_2samp
+from small_material import psnr, smooth_photo
 from torchvision.transforms.v2 import functional as tv
 
 from moco.config import load_params
-from moco.images import views
 from moco.images.plan import key_of
-from moco.images.views import centre_view, crop_box, draw, jitter, random_view, resize, two_views
+from moco.images.views import VIEW, centre_view, choose, crop_box, draw, paint, resize, two_views
 
 SETTINGS = load_params(Path(__file__).parents[3] / "params.yaml").pretrain.views.model_copy(
-    update={"blur_p": 0.5}
+    update={"blur_p": 0.5, "flip_p": 0.5}
 )
 
 
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
-    """Smooth colour fields with edges, 90 x 120."""
-    generator = np.random.default_rng(0)
-    coarse = Image.fromarray(generator.integers(0, 256, (9, 12, 3), dtype=np.uint8))
-    pixels = np.array(coarse.resize((120, 90), Image.Resampling.BICUBIC))
-    pixels[20:50, 30:70] = (200, 40, 90)
-    return pixels
+    return smooth_photo(90, 120)
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    error = np.mean((a.astype(float) - b.astype(float)) ** 2)
-    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
+def painted(image: np.ndarray, size: int, **drawn) -> np.ndarray:
+    """The view of a whole image with these values drawn, and nothing else."""
+    view, out = np.zeros(1, VIEW), np.empty((1, size, size, 3), np.uint8)
+    view["height"], view["width"], view["order"] = *image.shape[:2], -1
+    for name, value in drawn.items():
+        view[name] = value
+    paint(image, view, out)
+    return out[0]
 
 
 def test_numbers_are_a_pure_function_of_seed_epoch_and_sample():
@@ -51,9 +54,6 @@ def test_numbers_are_uniform_and_slots_unrelated():
 
 
 def test_crops_have_torchvisions_distribution_of_area_and_ratio():
-    import torchvision
-    from scipy.stats import ks_2samp
-
     height, width, count = 90, 120, 4000
     ours = np.array([crop_box(u[0], height, width, 0.2) for u in draw(1, 0, np.arange(count), views=1)])
     torch.manual_seed(0)
@@ -76,6 +76,27 @@ def test_crops_have_torchvisions_distribution_of_area_and_ratio():
     assert (ours[:, 1] + ours[:, 3] <= width).all()
 
 
+def test_jitter_and_blur_have_the_official_distributions():
+    count, always = 4000, SETTINGS.model_copy(update={"jitter_p": 1.0, "blur_p": 1.0})
+    ours = choose(draw(1, 0, np.arange(count), views=1)[:, 0], always)
+    torch.manual_seed(0)
+    strengths = (always.brightness, always.contrast, always.saturation)
+    official = torchvision.transforms.ColorJitter(*strengths, always.hue)
+    theirs = [
+        official.get_params(official.brightness, official.contrast, official.saturation, official.hue)
+        for _ in range(count)
+    ]
+    orders = np.array([order.tolist() for order, *_ in theirs])
+    for place in range(4):
+        assert ks_2samp(ours["order"][:, place], orders[:, place]).pvalue > 0.001
+    assert len({tuple(order) for order in ours["order"].tolist()}) == 24
+    for operation in range(4):
+        factors = [each[1 + operation] for each in theirs]
+        assert ks_2samp(ours["factors"][:, operation], factors).pvalue > 0.001
+    numbers = random.Random(0)
+    assert ks_2samp(ours["sigma"], [numbers.uniform(0.1, 2.0) for _ in range(count)]).pvalue > 0.001
+
+
 def test_a_crop_that_never_fits_is_the_largest_central_one():
     top, left, height, width = crop_box(np.full(32, 0.999999), 10, 200, 1.0)
     assert (height, width) == (10, 13)
@@ -88,51 +109,49 @@ def test_resizing_is_pillows_antialiased_bilinear(photo):
         assert psnr(resize(photo, *size), theirs) > 50
 
 
-@pytest.mark.parametrize("order", list(views._ORDERS))
-def test_jitter_is_torchvisions_given_the_same_factors_and_order(photo, order):
-    factors = np.array([1.3, 0.7, 1.35, -0.08])
-    operations = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue]
-    theirs = torch.from_numpy(photo).permute(2, 0, 1).float() / 255  # float: no rounding between operations
-    for operation in order:
-        theirs = operations[operation](theirs, float(factors[operation]))
-    ours = photo.copy()
-    jitter(ours, order, factors)
-    assert psnr(ours, (theirs * 255).permute(1, 2, 0).numpy()) > 45
+@pytest.mark.parametrize("crop", [(0, 0, 90, 120), (11, 23, 57, 71), (3, 5, 20, 16), (0, 0, 64, 100)])
+def test_a_crop_is_pillows_resize_of_it(photo, crop):
+    top, left, height, width = crop
+    box = (left, top, left + width, top + height)
+    theirs = Image.fromarray(photo).crop(box).resize((64, 64), Image.Resampling.BILINEAR)
+    ours = painted(photo, 64, top=top, left=left, height=height, width=width)
+    assert psnr(ours, np.array(theirs)) > 50
 
 
-def test_blur_is_pillows(photo):
-    always = SETTINGS.model_copy(update={"blur_p": 1.0, "jitter_p": 0.0, "grayscale_p": 0.0, "flip_p": 0.0})
-    u = draw(0, 0, np.array([0]))[0, 0]
-    sigma = float(0.1 + 1.9 * u[31])
-    unblurred = random_view(photo, always.model_copy(update={"blur_p": 0.0}), 64, u)
-    theirs = np.array(Image.fromarray(unblurred).filter(ImageFilter.GaussianBlur(sigma)))
-    assert psnr(random_view(photo, always, 64, u), theirs) > 40
+@pytest.mark.parametrize("sigma", [0.1, 0.37, 0.8, 1.4, 2.0])
+def test_blur_is_pillows(sigma):
+    image = smooth_photo(224, 224)
+    theirs = Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))
+    assert psnr(painted(image, 224, sigma=sigma), np.array(theirs)) > 45
 
 
-def test_each_operation_comes_as_often_as_its_probability(photo):
-    never = {"jitter_p": 0.0, "grayscale_p": 0.0, "blur_p": 0.0, "flip_p": 0.0}
-    numbers = draw(0, 0, np.arange(2000), views=1)[:, 0]
-    small = resize(photo, 24, 24)
-    for name, probability in (("jitter_p", 0.8), ("grayscale_p", 0.2), ("blur_p", 0.5), ("flip_p", 0.5)):
-        plain = SETTINGS.model_copy(update=never)
-        one = SETTINGS.model_copy(update=never | {name: probability})
-        changed = np.mean(
-            [
-                not np.array_equal(random_view(small, plain, 24, u), random_view(small, one, 24, u))
-                for u in numbers[:600]
-            ]
-        )
-        assert abs(changed - probability) < 0.07, name
+def test_each_operation_comes_as_often_as_its_probability():
+    drawn = choose(draw(0, 0, np.arange(8000), views=1)[:, 0], SETTINGS)
+    shares = {
+        0.8: drawn["order"][:, 0] >= 0,
+        0.2: drawn["grayscale"] == 2,
+        0.5: drawn["sigma"] > 0,
+        0.500001: drawn["flip"] == 1,
+    }
+    for probability, happened in shares.items():
+        assert abs(happened.mean() - probability) < 0.02
 
 
 def test_v1_greys_before_it_jitters_and_v2_after(photo):
     both = SETTINGS.model_copy(update={"jitter_p": 1.0, "grayscale_p": 1.0, "blur_p": 0.0, "brightness": 0.0})
     u = draw(0, 0, np.array([3]))[0, 0]
-    v1 = random_view(photo, both.model_copy(update={"order": "v1"}), 32, u)
-    v2 = random_view(photo, both, 32, u)
-    for view in (v1, v2):
+    v1, v2 = (choose(u, both.model_copy(update={"order": order})) for order in ("v1", "v2"))
+    assert (v1["grayscale"], v2["grayscale"]) == (1, 2)
+    drawn = {"order": v1["order"], "factors": v1["factors"]}
+    before, after = (painted(photo, 32, grayscale=grayscale, **drawn) for grayscale in (1, 2))
+    for view in (before, after):
         assert (view.max(axis=2) - view.min(axis=2)).max() <= 1
-    assert not np.array_equal(v1, v2)
+    assert not np.array_equal(before, after)
+
+
+def test_a_flip_is_the_mirror_image_of_the_finished_view(photo):
+    drawn = {"sigma": 1.0, "order": (1, 0, 3, 2), "factors": (1.2, 0.8, 1.1, 0.05)}
+    assert np.array_equal(painted(photo, 32, flip=1, **drawn), painted(photo, 32, **drawn)[:, ::-1])
 
 
 def test_two_views_of_a_sample_differ_and_come_again_the_same(photo):
