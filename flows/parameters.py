@@ -3,7 +3,7 @@
 What a caller leaves out keeps the value in params.yaml, at any depth: `{"epochs": 1}` is a whole `pretrain`.
 """
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
@@ -20,8 +20,9 @@ def with_defaults(section: type[Settings], values: Settings) -> Any:
         value = getattr(values, name)
         kind: Any = field.rebuild_annotation()
         if isinstance(value, Settings):
-            kind = with_defaults(type(value), value)
-            value = kind()
+            inner = with_defaults(type(value), value)
+            kind = inner | None if type(None) in get_args(kind) else inner
+            value = inner()
         fields[name] = (kind, FieldInfo(default=value, description=field.description))
     return create_model(section.__name__, __base__=section, __doc__=section.__doc__, **fields)
 
@@ -58,7 +59,7 @@ def overrides(given: dict[str, Settings], workspace: Params) -> dict[str, Any]:
 def _differences(given: BaseModel, present: BaseModel, key: str, found: dict[str, Any]) -> None:
     for name in sorted(given.model_fields_set):
         new, old = getattr(given, name), getattr(present, name)
-        if isinstance(new, Settings):
+        if isinstance(new, Settings) and isinstance(old, Settings):
             _differences(new, old, f"{key}.{name}", found)
         elif new != old:
-            found[f"{key}.{name}"] = new
+            found[f"{key}.{name}"] = new.model_dump() if isinstance(new, Settings) else new

@@ -109,6 +109,19 @@ class Views(Settings):
         return self
 
 
+class Stream(Settings):
+    """The order of images where shards are read as streams (docs/data.md, "Shards that are elsewhere")."""
+
+    lanes: int = Field(
+        ge=1,
+        description="Places of the epoch that are read at once; a batch holds as many images of each. Divides global_batch; a multiple of the number of processes.",
+    )
+    window: int = Field(
+        ge=1,
+        description="Images among which a lane is shuffled. About one and a half windows of encoded images a lane are held in memory.",
+    )
+
+
 class Pretrain(Settings):
     """Momentum Contrast: encoder, dictionary, views, optimisation."""
 
@@ -134,6 +147,10 @@ class Pretrain(Settings):
     temperature: Positive = Field(description="tau of InfoNCE (paper, equation 1).")
     views: Views = Field(description="Augmentation.")
     global_batch: int = Field(ge=2, description="Images a step, over all processes.")
+    stream: Stream | None = Field(
+        description="Null: a fresh shuffle of all images every epoch, each read by its place in a local tar. Lanes and window:"
+        " the coarser shuffle of tars that are read forwards only, from anywhere (`shards_from` in machine.yaml)."
+    )
     bn_group_size: int = Field(
         ge=2,
         description="Images that share batch-norm statistics (32 = the paper's 256 over 8 GPUs); divides global_batch.",
@@ -167,6 +184,14 @@ class Pretrain(Settings):
         if self.global_batch % self.bn_group_size:
             raise ValueError(
                 f"global_batch ({self.global_batch}) must be a multiple of bn_group_size ({self.bn_group_size})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_holds_as_many_of_each_lane(self) -> "Pretrain":
+        if self.stream is not None and self.global_batch % self.stream.lanes:
+            raise ValueError(
+                f"global_batch ({self.global_batch}) must be a multiple of stream.lanes ({self.stream.lanes})"
             )
         return self
 

@@ -28,6 +28,21 @@ SMALL_PRETRAIN = {
 }
 
 
+def smooth_photo(height: int, width: int) -> np.ndarray:
+    """Smooth colour fields and an object with hard edges, uint8 height x width x 3."""
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    pixels = np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    pixels[height // 4 : height // 2, width // 4 : width // 2] = (200, 40, 90)
+    return pixels
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two images of 256 levels, dB."""
+    error = np.mean((a.astype(float) - b.astype(float)) ** 2)
+    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
+
+
 def write_images(folder: Path, classes: int = 3, each: int = 120) -> None:
     """Colour images of varying size: each class has stripes of its own direction and colour."""
     generator = np.random.default_rng(0)

@@ -69,6 +69,12 @@ class Machine(Settings):
         ge=2,
         description="Images that fit into a process's memory at once; its share of a step is taken in parts of so many, to the same result. null: its whole share.",
     )
+    shards_from: str | None = Field(
+        None,
+        min_length=1,
+        description="Where the tars are, if not in data/shards: http(s)://…, s3://BUCKET/PREFIX, a folder, or pipe:COMMAND that"
+        " prints the tar named {shard}. Needs pretrain.stream.",
+    )
     step_timeout_seconds: float = Field(
         40.0,
         gt=0,
@@ -95,11 +101,15 @@ class Machine(Settings):
     )
 
     @model_validator(mode="after")
-    def _launcher_has_its_settings(self) -> "Machine":
+    def _parts_fit_together(self) -> "Machine":
         if self.launcher == "torchrun" and self.rendezvous is None:
             raise ValueError("launcher: torchrun needs rendezvous: HOST:PORT")
         if self.launcher == "slurm" and self.slurm is None:
             raise ValueError("launcher: slurm needs a section slurm (nodes, minutes, …)")
+        if self.shards_from and self.shards_from.startswith("pipe:") and "{shard}" not in self.shards_from:
+            raise ValueError(
+                f"shards_from = {self.shards_from!r} does not say where the tar's name goes; put {{shard}} there"
+            )
         fewest, most = self.hosts()
         if fewest > most:
             raise ValueError(f"nnodes = {self.nnodes}: the fewest are more than the most")

@@ -46,6 +46,7 @@ def test_a_range_of_hosts_is_no_sexagesimal_number(tmp_path):
         ("launcher: slurm", "launcher: slurm needs a section slurm"),
         ("slurm: {minutes: 2, seconds_to_save: 120}", "seconds_to_save = 120 leaves nothing of minutes = 2"),
         ("slurm: {nodes: 2}", "slurm.minutes is missing"),
+        ("shards_from: 'pipe:cat /data/x'", "does not say where the tar's name goes; put {shard} there"),
     ],
 )
 def test_a_launcher_without_what_it_needs_is_one_line(tmp_path, text, told):

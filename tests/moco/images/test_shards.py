@@ -323,7 +323,7 @@ class TestInterruption:
 
     @pytest.fixture
     def large(self, tmp_path):
-        images = np.random.default_rng(0).integers(0, 256, (600, 256, 256), np.uint8)
+        images = np.random.default_rng(0).integers(0, 256, (900, 256, 256), np.uint8)
         return fetched("unused", tmp_path / "raw", Arrays([(images, None, "train")], []))
 
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -1,0 +1,177 @@
+"""Where tars come from: http(s), S3, any command that prints one, a folder. What is no file here, webdataset opens."""
+
+import os
+import re
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from moco.errors import MocoError
+from moco.images.index import ShardSet
+
+CURL = ("curl", "-fsSLg", "--connect-timeout", "30", "--speed-limit", "1", "--speed-time", "30")
+PASSING = ("408", "425", "429")
+"""Of HTTP's 4xx, those that are worth another try."""
+SIGNED_FOR = 3600  # seconds that a signed address of S3 is good for, of which half are used
+
+
+class Tar:
+    """One tar, read forwards.
+
+    Args:
+        file: its bytes.
+        start: offset in the tar of the first byte.
+        pipe: webdataset's, if a command prints them.
+    """
+
+    def __init__(self, file: IO[bytes], start: int, pipe: Any = None) -> None:
+        self.file, self.start, self.position = file, start, start
+        self._pipe = pipe  # which closes the file when it is let go of
+        self.process: subprocess.Popen[bytes] | None = getattr(pipe, "proc", None)
+        self._owner = os.getpid()
+
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes.
+
+        Raises:
+            EOFError: the stream ends before.
+        """
+        data = self.file.read(count)
+        self.position += len(data)
+        if len(data) != count:
+            raise EOFError("it ended early")
+        return data
+
+    def skip_to(self, offset: int) -> None:
+        """Go on from an offset ahead; errors as in `read`."""
+        if self.process is None:
+            self.file.seek(offset)
+            self.position = offset
+        while self.position < offset:
+            self.read(min(offset - self.position, 2**20))
+
+    def last_words(self) -> tuple[int | None, str]:
+        """Exit code and last line on stderr, where known, of the command that failed."""
+        if self.process is None:
+            return None, ""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        said = b"" if self.process.stderr is None else self.process.stderr.read()
+        return self.process.poll(), last_line(said.decode(errors="replace"))
+
+    def close(self) -> None:
+        """Stop reading, and the command with it."""
+        if self.process is not None:
+            self.process.kill()  # one that waits for a silent server would not notice that nobody listens
+            self.process.wait()
+            if self.process.stderr is not None:
+                self.process.stderr.close()
+        self.file.close()
+
+    def __del__(self) -> None:
+        if self._owner == os.getpid():  # a forked process must not stop its parent's commands
+            self.close()
+
+
+class Source:
+    """The place that the tars of a shard set come from.
+
+    Args:
+        images: the shard set.
+        location: http(s)://…, s3://…, pipe:COMMAND, another address that `webdataset.gopen` knows, or a folder.
+            `{shard}` in it stands for a tar's name, which is appended else. None: the shard set's own folder.
+    """
+
+    def __init__(self, images: ShardSet, location: str | None) -> None:
+        self.location = (location or str(images.folder)).rstrip("/")
+        scheme = re.match(r"([a-z][a-z0-9+.-]*):", self.location)
+        self.scheme = scheme[1] if scheme else "file"
+        self.seeks = self.scheme in ("file", "http", "https", "s3")
+        """Whether a tar can be read from its middle."""
+        self.told = False
+        """Whether a broken connection was mentioned."""
+        self._signed: dict[str, tuple[float, str]] = {}
+
+    def address(self, shard: str) -> str:
+        """Of a tar, as people know it."""
+        if "{shard}" in self.location:
+            return self.location.replace("{shard}", shard)
+        return f"{self.location}/{shard}"
+
+    def name(self, shard: str) -> str:
+        """The address without its query, which may hold a password."""
+        address = self.address(shard)
+        return address if self.scheme in ("pipe", "file") else address.partition("?")[0]
+
+    def open(self, shard: str, first: int, last: int) -> Tar:
+        """A tar from byte `first` on, or from its beginning if this source does not seek, at least up to byte `last`.
+
+        Raises:
+            OSError: it cannot be opened.
+            MocoError: the command that reads from such an address is missing, or there is none.
+        """
+        address = self.address(shard)
+        if self.scheme == "file":
+            tar = Tar(Path(address).open("rb"), 0)  # noqa: SIM115
+            tar.skip_to(first)
+            return tar
+        try:
+            from webdataset.gopen import Pipe, gopen
+        except ImportError:
+            raise MocoError("machine.yaml: shards_from needs webdataset; `pip install webdataset`") from None
+        if self.scheme in ("http", "https", "s3"):
+            url = self._signed_address(address) if self.scheme == "s3" else address
+            seeks = self.seeks
+            span = ["-r", f"{first}-{last - 1}"] if seeks else []
+            try:
+                pipe = Pipe([*CURL, *span, url], mode="rb", bufsize=2**16, stderr=subprocess.PIPE)
+            except FileNotFoundError:
+                raise MocoError(f"{self.name(shard)}: needs the command curl; install it") from None
+            return Tar(pipe.stream, first if seeks else 0, pipe)
+        try:
+            pipe = gopen(address)
+        except (ValueError, ImportError, FileNotFoundError) as error:
+            raise MocoError(f"machine.yaml: shards_from = {self.location!r}: {error}; use another") from None
+        return Tar(pipe.stream, 0, pipe)
+
+    def _signed_address(self, address: str) -> str:
+        """An https address that opens an object on S3; kept, for the aws command takes half a second to start."""
+        made, url = self._signed.get(address, (0.0, ""))
+        if not url or time.monotonic() - made > SIGNED_FOR / 2:
+            try:
+                done = subprocess.run(
+                    ["aws", "s3", "presign", address, "--expires-in", str(SIGNED_FOR)],
+                    capture_output=True,
+                    text=True,
+                )
+            except FileNotFoundError:
+                raise MocoError(f"{address}: needs the command aws; `pip install awscli`") from None
+            url = done.stdout.strip()
+            if done.returncode:
+                raise OSError(done.returncode, last_line(done.stderr))
+            self._signed[address] = (time.monotonic(), url)
+        return url
+
+    def refuses(self, error: Exception, code: int | None, words: str) -> bool:
+        """Whether another try would be of no use.
+
+        Args:
+            error: what was raised on reading.
+            code: exit code of the command that was read from.
+            words: what it said.
+        """
+        if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
+            return True
+        if self.scheme == "file":
+            return isinstance(error, EOFError)
+        if self.scheme in ("http", "https", "s3"):
+            status = re.search(r"returned error: (4\d\d)", words)
+            return status is not None and status[1] not in PASSING
+        return code in (126, 127)  # the shell found no such command
+
+
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -1,0 +1,112 @@
+"""Batches of two views: the same whatever prepares them, in memory that is used again."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_material import smooth_photo
+
+from moco.config import load_params
+from moco.errors import MocoError
+from moco.images import fused_views
+from moco.images.loader import AHEAD, HELD, TwoViewBatches, steps
+from moco.images.plan import EpochPlan
+from moco.images.views import two_views
+
+VIEWS = load_params(Path(__file__).parents[3] / "params.yaml").pretrain.views
+PAINTERS = [False, pytest.param(True, marks=pytest.mark.skipif(not fused_views.available(), reason="the compiled part is not built"))]  # fmt: skip
+
+
+@dataclass
+class Encoded:
+    """A shard set's two methods, over files in memory."""
+
+    files: list[bytes]
+
+    def read(self, i: int) -> bytes:
+        return self.files[i]
+
+    def key(self, i: int) -> str:
+        return f"train-{i:09d}"
+
+
+@pytest.fixture(scope="module")
+def images() -> Encoded:
+    """50 images, JPEG, PNG and WebP, each with a stripe of its own, of different sizes."""
+    files = []
+    for i in range(50):
+        pixels = smooth_photo(40 + i % 7, 60 - i % 5)
+        pixels[:, i : i + 2] = 255
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, ("JPEG", "PNG", "WEBP")[i % 3])
+        files.append(file.getvalue())
+    return Encoded(files)
+
+
+def batches(images: Encoded, rank: int = 0, world_size: int = 1, **more) -> TwoViewBatches:
+    return TwoViewBatches(images, EpochPlan(50, 12, seed=3), VIEWS, 24, rank, world_size, **more)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("compiled", PAINTERS)
+@pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
+def test_workers_change_nothing(images, num_workers, compiled):
+    whole = batches(images, compiled=compiled)
+    for step, batch in enumerate(steps(whole, 2, 14, num_workers, CPU), start=2):
+        assert batch.shape == (2, 12, 3, 24, 24)
+        assert batch.dtype == torch.uint8
+        assert batch[0].is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(batch, whole[step]), step
+    assert step == 13
+
+
+def test_more_workers_than_images_are_not_started(images):
+    small = TwoViewBatches(images, EpochPlan(50, 2, seed=0), VIEWS, 24)
+    assert len(list(steps(small, 0, 3, num_workers=8, device=CPU))) == 3
+
+
+def test_processes_share_a_batch_in_consecutive_slices(images):
+    whole = batches(images)[4]
+    parts = [batches(images, rank, 3)[4] for rank in range(3)]
+    assert torch.equal(torch.cat(parts, dim=1), whole)
+
+
+def test_a_batch_stays_as_it_is_until_two_more_were_asked_for(images):
+    whole = batches(images)
+    for num_workers in (0, 2):
+        held = []
+        for step, batch in enumerate(steps(whole, 0, 3 * (HELD + AHEAD), num_workers, CPU)):
+            held = [*held, (step, batch)][-HELD:]
+            for number, kept in held:
+                assert torch.equal(kept, whole[number])
+
+
+def test_the_views_of_a_sample_are_those_that_the_report_shows(images):
+    plan = EpochPlan(50, 12, seed=3)
+    sample = int(plan.batch(5)[7])
+    image = np.array(Image.open(io.BytesIO(images.files[sample])))
+    query, key = two_views(image, VIEWS, 24, seed=3, epoch=plan.epoch_of(5), sample=sample)
+    batch = batches(images)[5].permute(0, 1, 3, 4, 2).numpy()
+    assert np.abs(batch[0, 7].astype(int) - query).max() <= 8  # decoders differ by a few levels
+    assert np.abs(batch[1, 7].astype(int) - key).max() <= 8
+
+
+@pytest.mark.parametrize("compiled", PAINTERS)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_image_damaged_after_sharding_is_named(images, num_workers, compiled):
+    damaged = Encoded([data[: len(data) // 3] for data in images.files])
+    with pytest.raises(MocoError, match=r"sample train-0000000\d\d: .*moco verify"):
+        list(steps(batches(damaged, compiled=compiled), 0, 2, num_workers, CPU))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_batches_reach_a_gpu_unchanged(images):
+    whole = batches(images)
+    for step, batch in enumerate(steps(whole, 0, 40, 2, torch.device("cuda"))):
+        assert torch.equal(batch.cpu(), whole[step])
