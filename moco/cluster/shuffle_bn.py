@@ -64,7 +64,13 @@ def to_slots(images: Tensor, positions: Integers, processes: Processes) -> Tenso
 
 def _pick(rows: Tensor, order: Integers) -> Tensor:
     # index_select is several times faster than rows[order] for whole images of uint8.
-    return rows.index_select(0, torch.from_numpy(order).to(rows.device))
+    return rows.index_select(0, _on(rows.device, order))
+
+
+def _on(device: torch.device, order: Integers) -> Tensor:
+    # From page-locked memory, because the host would wait for any other copy until the GPU has done all before it.
+    indices = torch.from_numpy(order)
+    return indices.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else indices
 
 
 def from_slots(keys: Tensor, positions: Integers, processes: Processes) -> Tensor:
@@ -83,7 +89,7 @@ def from_slots(keys: Tensor, positions: Integers, processes: Processes) -> Tenso
     gathered = processes.gather(keys, processes.in_step)
     if counts.min() < longest:
         real = np.concatenate([rank * longest + np.arange(count) for rank, count in enumerate(counts)])
-        gathered = gathered[torch.from_numpy(real).to(keys.device)]
+        gathered = gathered[_on(keys.device, real)]
     by_position = torch.empty_like(gathered)
-    by_position[torch.from_numpy(positions).to(keys.device)] = gathered
+    by_position[_on(keys.device, positions)] = gathered
     return by_position

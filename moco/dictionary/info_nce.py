@@ -1,10 +1,14 @@
 """The contrastive loss (paper, equation 1)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
+
+_LOGITS = {"cpu": 1 << 18, "cuda": 1 << 26}
+"""Logits held at a time: on a CPU they stay in its cache, on a GPU few kernels do the work."""
 
 
 @dataclass
@@ -25,7 +29,7 @@ def info_nce(queries: Tensor, positives: Tensor, negatives: Tensor, temperature:
     """InfoNCE: the log loss of a (1+K)-way softmax classifier that tries to pick out the positive key.
 
     Args:
-        queries: N x C, L2-normalised.
+        queries: N x C, L2-normalised; the gradient flows to them alone.
         positives: N x C, L2-normalised, row n the key of query n.
         negatives: K x C, L2-normalised, keys of other images.
         temperature: tau, above 0.
@@ -34,8 +38,37 @@ def info_nce(queries: Tensor, positives: Tensor, negatives: Tensor, temperature:
     """
     if queries.dtype != torch.float64:
         queries, positives, negatives = queries.float(), positives.float(), negatives.float()
-    positive = (queries * positives).sum(dim=1, keepdim=True)  # N x 1
-    negative = queries @ negatives.T  # N x K
-    logits = torch.cat([positive, negative], dim=1) / temperature  # N x (1+K)
-    target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-    return Contrast(F.cross_entropy(logits, target), (negative > positive).sum(dim=1))
+    return Contrast(*_LogLoss.apply(queries, positives, negatives, temperature))
+
+
+class _LogLoss(torch.autograd.Function):
+    """Loss, ranks and the loss's gradient in one pass over the keys, of which it sees a block at a time.
+
+    The N x (1+K) logits are never stored. With p the softmax of a query's logits and k+ its positive, the
+    gradient is (sum over keys of p k - k+) / (tau N): the sum is accumulated, in units of the largest
+    logit so far, along with the normaliser of p.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:  # fmt: skip
+        N = len(queries)
+        scaled = queries / temperature  # N x C
+        positive = (scaled * positives).sum(dim=1)  # N
+        largest, total, mixture = positive, torch.ones_like(positive), positives
+        rank = torch.zeros(N, dtype=torch.long, device=queries.device)
+        for keys in negatives.split(max(1, _LOGITS.get(queries.device.type, 1 << 18) // N)):
+            logits = scaled @ keys.T  # N x block
+            rank += (logits > positive[:, None]).sum(dim=1)
+            before, largest = largest, torch.maximum(largest, logits.amax(dim=1))
+            shrink = (before - largest).exp_()
+            weights = logits.sub_(largest[:, None]).exp_()
+            total = total * shrink + weights.sum(dim=1)
+            mixture = torch.addmm(mixture * shrink[:, None], weights, keys)  # N x C
+        ctx.save_for_backward((mixture / total[:, None] - positives) / (temperature * N))
+        ctx.mark_non_differentiable(rank)
+        return (largest + total.log() - positive).mean(), rank
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_loss: Tensor, of_rank: None) -> tuple[Tensor, None, None, None]:
+        return ctx.saved_tensors[0] * of_loss, None, None, None

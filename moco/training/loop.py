@@ -1,6 +1,7 @@
 """Pretraining, top to bottom."""
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,24 @@ from moco.encoders import ResNet
 from moco.errors import Interrupted
 from moco.images.index import ShardSet
 from moco.images.loader import TwoViewBatches, steps
-from moco.images.plan import EpochPlan
 from moco.training import checkpoints
 from moco.training.agreement import Agreement, stop_requests
 from moco.training.monitor import KnnMonitor
 from moco.training.record import Record
 from moco.training.schedules import learning_rate
-from moco.training.setup import at_once, average_gradients, build, check, sgd, specification, use_bf16
-from moco.training.state import resume, same_run, state_of, writing
+from moco.training.setup import (
+    at_once,
+    average_gradients,
+    build,
+    check,
+    images_in_order,
+    keep_freed_memory,
+    remedy_for_waiting,
+    sgd,
+    specification,
+    use_bf16,
+)  # fmt: skip
+from moco.training.state import COMPILED, painter_of, resume, same_run, state_of, writing
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,9 @@ def _pretrain(run: Run, writer: bool) -> None:
     settings, processes, machine = run.settings, run.processes, run.machine
     together = at_once(settings, processes.world_size, machine.max_batch_per_process)
     every = processes.gather_objects(machine.checkpoint_every_steps)[0]
-    plan = EpochPlan(len(run.images), settings.global_batch, settings.seed)
+    keep_freed_memory()
+    torch.backends.cudnn.benchmark = True  # every step has the same shapes
+    plan, streams = images_in_order(settings, run.images, machine, processes.world_size)
     total = plan.steps_per_epoch * settings.epochs
     model = build(settings).to(processes.device)
     model.to(memory_format=torch.channels_last)
@@ -78,33 +91,36 @@ def _pretrain(run: Run, writer: bool) -> None:
         processes.device.type, torch.bfloat16, enabled=use_bf16(settings, processes.device)
     )
     encode_queries = average_gradients(model.encoder_q, settings, processes)
-    first = resume(run.folder, model, optimizer, processes, writer)
+    first, painter = resume(run.folder, model, optimizer, processes, writer)
+    painter = painter_of(painter, processes)
     processes.barrier()  # nobody touches the curves before everyone has read the checkpoint
     if processes.first:
         print(
             f"pretrain: step {first} of {total}, {settings.epochs} epochs of {plan.steps_per_epoch} steps"
-            f" on {processes.world_size} process(es), in {run.folder.name}",
+            f" on {processes.world_size} process(es), views {painter}, in {run.folder.name}",
             flush=True,
         )
-    record = Record(settings, plan, run.folder, first, processes, writer)
+    remedy = remedy_for_waiting(machine, painter == COMPILED, streams is not None)
+    record = Record(settings, plan, run.folder, first, processes, writer, remedy)
     views = TwoViewBatches(
-        run.images, plan, settings.views, settings.image_size, processes.rank, processes.world_size
-    )
+        run.images, plan, settings.views, settings.image_size, processes.rank, processes.world_size,
+        streams, painter == COMPILED,
+    )  # fmt: skip
 
     def save(done: int) -> None:
         with averaged_running_statistics(model, processes) as statistics:
             if writer:
-                state = state_of(model, optimizer, done, settings, len(run.images), statistics)
+                state = state_of(model, optimizer, done, plan, settings, statistics, painter)
                 checkpoints.save(run.folder, done, state, machine.keep_checkpoints)
         processes.barrier()  # a slow disk is waited for here, not within a step
 
-    with stop_requests() as stop:
+    batches = steps(views, first, total, machine.workers(), processes.device)
+    with stop_requests() as stop, closing(batches) as data:
         agreement = Agreement(processes)
-        data = steps(views, first, total, machine.workers(), processes.device.type == "cuda")
         saved = time.monotonic()
         for step in range(first, total):
             asked = time.monotonic()
-            images = next(data).to(processes.device, non_blocking=True)
+            images = next(data)
             record.waiting += time.monotonic() - asked
             if step == first:
                 processes.barrier()  # the first batch may take a while

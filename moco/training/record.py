@@ -12,12 +12,15 @@ from moco.config import Pretrain
 from moco.dictionary import Contrast
 from moco.errors import MocoError
 from moco.images.plan import EpochPlan
+from moco.images.stream_plan import StreamPlan
 from moco.progress import Progress
 from moco.training.curves import Curve
 
 CURVES = ["step", "epoch", "loss", "chance", "top1", "top5", "queue_fill", "learning_rate", "feature_std"]
 SPEED = ["step", "images_per_second", "waiting_share"]
 KNN = ["epoch", "knn_top1"]
+WAITING = 0.05
+"""Share of the time spent waiting for images above which the run says what to change."""
 
 
 class Record:
@@ -30,17 +33,20 @@ class Record:
         first: steps done before; later rows are dropped, they will come again.
         processes: this process and its peers.
         writer: whether this process writes into the folder.
+        remedy: what to change if training waits for images.
     """
 
     def __init__(
         self,
         settings: Pretrain,
-        plan: EpochPlan,
+        plan: EpochPlan | StreamPlan,
         folder: Path,
         first: int,
         processes: Processes,
         writer: bool,
+        remedy: str,
     ) -> None:
+        self.remedy, self._intervals = remedy, 0
         self.settings, self.plan, self.processes = settings, plan, processes
         self.total = plan.steps_per_epoch * settings.epochs
         self.chance = float(np.log1p(settings.queue_size))
@@ -69,20 +75,25 @@ class Record:
         if done % self.settings.log_every_steps and done != self.total:
             return
         moments = torch.cat([queries.mean(dim=0), queries.square().mean(dim=0)])
-        figures = torch.cat([torch.stack(self._steps).flatten(), moments])
+        waited = moments.new_tensor([self.waiting])
+        figures = torch.cat([torch.stack(self._steps).flatten(), moments, waited])
         together = self.processes.mean_(figures, self.processes.in_step).cpu().double().numpy()
-        rows = together[: -len(moments)].reshape(-1, 3)
-        mean, square = np.split(together[-len(moments) :], 2)  # of the last global batch, each dimension
+        steps, moments_of_all, waited_by_all = np.split(together, [3 * len(self._steps), len(together) - 1])
+        rows = steps.reshape(-1, 3)
+        mean, square = np.split(moments_of_all, 2)  # of the last global batch, each dimension
         feature_std = float(np.sqrt(np.maximum(square - mean**2, 0)).mean() * len(mean) ** 0.5)
         refuse_non_finite(rows[:, 0], done, self.settings)
         loss, top1, top5 = rows.mean(axis=0)
-        seconds = time.monotonic() - self._began
         row: dict[str, float | int] = {
             "step": done, "epoch": done / self.plan.steps_per_epoch, "loss": loss, "chance": self.chance, "top1": top1, "top5": top5,
             "queue_fill": min(1.0, done * self.settings.global_batch / self.settings.queue_size),
             "learning_rate": rate, "feature_std": feature_std,
         }  # fmt: skip
-        speed, waiting = len(self._steps) * self.settings.global_batch / seconds, self.waiting / seconds
+        seconds = time.monotonic() - self._began
+        speed, waiting = (
+            len(self._steps) * self.settings.global_batch / seconds,
+            float(waited_by_all[0]) / seconds,
+        )
         if self.writers:
             self.writers[0].add(row)
             self.writers[1].add({"step": done, "images_per_second": speed, "waiting_share": waiting})
@@ -91,8 +102,15 @@ class Record:
                 done,
                 f"step {done}/{self.total} · epoch {row['epoch']:.1f} · loss {loss:.3f} (chance {self.chance:.2f})"
                 f" · top-1 {top1:.1%} · top-5 {top5:.1%} · queue {row['queue_fill']:.0%} · lr {rate:.3g}"
-                f" · {speed:.0f} images/s · {waiting:.0%} waiting for data",
+                f" · {speed:.0f} images/s · {waiting:.0%} waiting for images",
             )
+            self._intervals += 1
+            if waiting > WAITING and self.remedy and self._intervals > 1:  # the first one starts the workers
+                print(
+                    f"pretrain: {waiting:.0%} of the time is spent waiting for images; {self.remedy}",
+                    flush=True,
+                )
+                self.remedy = ""  # once is enough
         self._begin()
 
     def knn(self, epoch: int, top1: float) -> None:

@@ -1,5 +1,7 @@
 """What a run is built from: model, optimiser, precision, gradient averaging."""
 
+import ctypes
+import os
 import warnings
 from collections.abc import Callable
 
@@ -7,10 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from moco.cluster.machine import Machine, cores
 from moco.cluster.process_group import Processes
 from moco.config import Pretrain
 from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet, projection_head
 from moco.errors import MocoError
+from moco.images.index import ShardSet
+from moco.images.plan import EpochPlan
+from moco.images.stream import TarStreams
+from moco.images.stream_plan import StreamPlan, plan_of
 from moco.momentum_contrast import MoCo
 
 
@@ -30,6 +37,51 @@ def check(settings: Pretrain, images: int, world_size: int) -> None:
             f" pretrain.bn_group_size = {settings.bn_group_size} on each; use a number of processes that divides"
             f" {settings.global_batch // settings.bn_group_size}"
         )
+
+
+def keep_freed_memory() -> None:
+    """Let this process and its children keep the memory of freed tensors, where the C library is glibc.
+
+    Every step frees and needs the same amounts; handing them back to the system and having them cleared
+    again takes about a twentieth of a step on a CPU.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            library.mallopt(parameter, 2**30)
+
+
+def images_in_order(
+    settings: Pretrain, images: ShardSet, machine: Machine, world_size: int
+) -> tuple[EpochPlan | StreamPlan, TarStreams | None]:
+    """Which images make up which step, and where they are read as streams, their reader.
+
+    Raises:
+        MocoError: tars that are elsewhere without the order that they can be read in, or too few images for it.
+    """
+    if settings.stream is None and machine.shards_from is not None:
+        raise MocoError(
+            f"machine.yaml: shards_from = {machine.shards_from} can be read forwards only; set pretrain.stream, for example"
+            " {lanes: 16, window: 1024}, or remove it"
+        )
+    plan = plan_of(settings, images, world_size)
+    return plan, TarStreams(images, plan, machine.shards_from) if isinstance(plan, StreamPlan) else None
+
+
+def remedy_for_waiting(machine: Machine, compiled: bool, streaming: bool) -> str:
+    """What to change, in words, where training waits for its images."""
+    workers, share = machine.workers(), cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if workers < share:
+        return f"raise num_workers in machine.yaml (now {workers}; there are {share} cores for each training process)"
+    if streaming:
+        return (
+            "see whether the network or the disk of shards_from is busy, or raise num_workers in machine.yaml"
+        )
+    if not compiled:
+        return (
+            'build the compiled views (README, "The compiled part"), or store smaller images (shard.max_side)'
+        )
+    return "store smaller images (shard.max_side), or give each training process more cores"
 
 
 def at_once(settings: Pretrain, world_size: int, max_batch: int | None) -> int:
@@ -79,6 +131,7 @@ def sgd(model: MoCo, settings: Pretrain) -> torch.optim.SGD:
         lr=0.0,
         momentum=settings.sgd_momentum,
         weight_decay=settings.weight_decay,
+        fused=next(model.parameters()).is_cuda,  # on a CPU it copies what is channels-last, and is slower
     )
 
 

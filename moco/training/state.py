@@ -13,12 +13,15 @@ from torch import Tensor
 from moco.cluster.process_group import Processes, set_running_statistics
 from moco.config import Pretrain
 from moco.errors import MocoError
+from moco.images import fused_views
+from moco.images.plan import EpochPlan
+from moco.images.stream_plan import StreamPlan
 from moco.momentum_contrast import MoCo
 from moco.training import checkpoints
 from moco.training.run_folder import exclusive
 
-LOADER = {"order": "index", "views": "opencv-numba"}
-"""The loader path: another one may draw other pixels from the same numbers."""
+PLAIN, COMPILED = "opencv-numba", "compiled"
+"""Who paints the views: the plain libraries, or `moco.images.fused_views`."""
 
 CURVES = ("curves.csv", "knn.csv", "speed.csv")
 LOCK_SECONDS = 60.0
@@ -76,9 +79,10 @@ def state_of(
     model: MoCo,
     optimizer: torch.optim.Optimizer,
     step: int,
+    plan: EpochPlan | StreamPlan,
     settings: Pretrain,
-    images: int,
     statistics: Tensor,
+    painter: str,
 ) -> dict[str, Any]:
     """Everything that is not a function of the settings and the step, and where in the plan the run stands.
 
@@ -86,16 +90,17 @@ def state_of(
         model: with averaged running statistics.
         optimizer: of the query encoder.
         step: steps done.
+        plan: of the run.
         settings: of the run.
-        images: training images.
         statistics: every process's own running statistics, world_size x n.
+        painter: of the views, from `painter_of`.
     """
-    epoch, position = divmod(step, images // settings.global_batch)
+    epoch, position = divmod(step, plan.steps_per_epoch)
     return {
         "step": step,
         "epoch": epoch,
         "position": position * settings.global_batch,
-        "loader": LOADER,
+        "loader": {"order": "stream" if settings.stream else "index", "views": painter},
         "model": model.state_dict(),
         "running_statistics": statistics,
         "optimizer": optimizer.state_dict(),
@@ -105,7 +110,7 @@ def state_of(
 
 def resume(
     folder: Path, model: MoCo, optimizer: torch.optim.Optimizer, processes: Processes, writer: bool
-) -> int:
+) -> tuple[int, str | None]:
     """Load the newest checkpoint that any host can read; hosts without it receive it, and the curves so far.
 
     Args:
@@ -113,13 +118,13 @@ def resume(
         writer: whether this process writes there.
 
     Returns:
-        Steps done; 0 where no host has a checkpoint.
+        Steps done, and who painted the views; 0 and None where no host has a checkpoint.
     """
     found = checkpoints.load_newest(folder, say=writer)
     steps = processes.gather_objects(int(found["step"]) if found else -1)
     newest = max(steps)
     if newest < 0:
-        return 0
+        return 0, None
     if min(steps) < newest:
         source = steps.index(newest)
         name = checkpoints.name_of(newest)
@@ -138,9 +143,21 @@ def resume(
     if len(found["running_statistics"]) == processes.world_size:
         set_running_statistics(model, found["running_statistics"][processes.rank])
     optimizer.load_state_dict(found["optimizer"])
-    if writer and found["loader"] != LOADER:
-        print(f"pretrain: the checkpoint was made with the loader {found['loader']}, this is {LOADER}; views may differ in single pixels", flush=True)  # fmt: skip
-    return newest
+    return newest, str(found["loader"]["views"])
+
+
+def painter_of(before: str | None, processes: Processes) -> str:
+    """Who paints the views, the same on every process and, if it can be had, as before the run was broken off.
+
+    Two painters round differently, so that single pixels of their views differ by a level or two.
+    """
+    everywhere = all(processes.gather_objects(fused_views.available()))
+    painter = before or (COMPILED if everywhere else PLAIN)
+    if painter == COMPILED and not everywhere:
+        painter = PLAIN
+    if before not in (None, painter) and processes.first:
+        print(f"pretrain: the checkpoint's views were {before}, which is not built on every host; from here on they are {painter}, and single pixels differ", flush=True)  # fmt: skip
+    return painter
 
 
 def _spread(path: Path, source: int, processes: Processes) -> bytes:

@@ -1,6 +1,7 @@
 """One step of MoCo against the paper's Algorithm 1 stated independently, in float64."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,3 +81,27 @@ def test_keys_come_back_to_their_own_images_after_the_shuffle():
     batch = torch.randint(0, 256, (2, 6, 3, 8, 8), dtype=torch.uint8)
     _, _, keys = model.contrast(batch, np.array([3, 0, 5, 1, 4, 2]), ALONE, model.encoder_q, NO_AUTOCAST)
     assert torch.allclose(keys, model.dictionary.encode(normalise(batch[1])))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_host_never_waits_for_a_gpu_within_a_step():
+    from moco.config import load_params
+    from moco.training.setup import build, sgd
+
+    settings = load_params(Path(__file__).parents[2] / "params.yaml").pretrain
+    gpu = torch.device("cuda")
+    model = build(settings).to(gpu)
+    optimizer, autocast = sgd(model, settings), torch.autocast("cuda", torch.bfloat16)
+    size = settings.image_size
+    batch = torch.randint(0, 256, (2, settings.global_batch, 3, size, size), dtype=torch.uint8, device=gpu)
+    try:
+        for step in range(4):
+            if step == 2:  # the first ones make workspaces
+                torch.cuda.set_sync_debug_mode("error")
+            optimizer.zero_grad()
+            positions = np.random.default_rng(step).permutation(settings.global_batch)
+            *_, keys = model.contrast(batch, positions, Processes(0, 1, gpu), model.encoder_q, autocast)
+            optimizer.step()
+            model.dictionary.enqueue(keys)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

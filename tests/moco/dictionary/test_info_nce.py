@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from moco.dictionary import info_nce
+from moco.dictionary.info_nce import _LOGITS
 
 
 def unit(rows: int, dim: int) -> torch.Tensor:
@@ -48,3 +49,34 @@ def test_bfloat16_vectors_are_compared_in_float32():
     contrast = info_nce(q, k, queue, 0.2)
     assert contrast.loss.dtype == torch.float32
     assert torch.equal(contrast.loss, info_nce(q.float(), k.float(), queue, 0.2).loss)
+
+
+def test_any_number_of_blocks_gives_what_cross_entropy_on_all_logits_gives(monkeypatch):
+    for held in (1, 40, 1 << 20):
+        monkeypatch.setitem(_LOGITS, "cpu", held)
+        q, k, queue = unit(8, 16).requires_grad_(), unit(8, 16), unit(101, 16)
+        contrast = info_nce(q, k, queue, 0.07)
+        (gradient,) = torch.autograd.grad(contrast.loss, q)
+        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], dim=1) / 0.07
+        expected = F.cross_entropy(logits, torch.zeros(8, dtype=torch.long))
+        (of_expected,) = torch.autograd.grad(expected, q)
+        assert torch.allclose(contrast.loss, expected, atol=1e-12)
+        assert torch.allclose(gradient, of_expected, atol=1e-12)
+        assert torch.equal(contrast.rank_of_positive, (logits[:, 1:] > logits[:, :1]).sum(dim=1))
+
+
+def test_logits_that_overflow_a_float32_exponential_are_no_trouble():
+    q, k, queue = (unit(8, 16).float() for _ in range(3))
+    q.requires_grad_()
+    loss = info_nce(q, k, queue, 1e-3).loss  # logits up to 1000; exp(89) is infinite
+    logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], dim=1).double() / 1e-3
+    assert torch.isclose(loss.double(), F.cross_entropy(logits, torch.zeros(8, dtype=torch.long)), rtol=1e-4)
+    loss.backward()
+    assert q.grad.isfinite().all()
+
+
+def test_the_loss_may_be_scaled_before_backward():
+    q, k, queue = unit(3, 6).requires_grad_(), unit(3, 6), unit(7, 6)
+    (whole,) = torch.autograd.grad(info_nce(q, k, queue, 0.5).loss, q)
+    (half,) = torch.autograd.grad(info_nce(q, k, queue, 0.5).loss * 0.5, q)
+    assert torch.allclose(half, whole / 2)

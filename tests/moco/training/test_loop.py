@@ -13,8 +13,6 @@ from moco.cluster.process_group import Processes
 from moco.config import load_params
 from moco.errors import Interrupted, MocoError
 from moco.images.index import open_split
-from moco.images.loader import TwoViewBatches, steps
-from moco.images.plan import EpochPlan
 from moco.momentum_contrast import MoCo
 from moco.training import checkpoints, record, setup
 from moco.training.curves import read_rows
@@ -37,18 +35,6 @@ def run(project) -> Run:
         machine,
         alone,
     )
-
-
-def test_batches_are_the_same_whatever_the_workers_and_processes(run):
-    plan = EpochPlan(len(run.images), 24, seed=0)
-    whole = TwoViewBatches(run.images, plan, run.settings.views, 16)
-    alone = list(steps(whole, 3, 6, num_workers=0, pin_memory=False))
-    helped = list(steps(whole, 3, 6, num_workers=2, pin_memory=False))
-    assert alone[0].shape == (2, 24, 3, 16, 16)
-    assert alone[0].dtype == torch.uint8
-    assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
-    halves = [TwoViewBatches(run.images, plan, run.settings.views, 16, rank, 2)[4] for rank in range(2)]
-    assert torch.equal(torch.cat(halves, dim=1), alone[1])
 
 
 def test_curves_hold_every_interval_and_the_loss_falls_below_chance(run):
