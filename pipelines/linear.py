@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import torch
@@ -10,9 +11,9 @@ import torch
 from moco import tracking
 from moco.cluster.machine import load_machine
 from moco.config import Linear, Params, settings_hash
-from moco.encoders import FrozenEncoder, load_encoder, random_encoder
+from moco.encoders import EncoderSpec, FrozenEncoder, load_encoder, random_encoder
 from moco.errors import MocoError
-from moco.evaluation.features import pixels
+from moco.evaluation.features import Extractor, Featuriser, pixels
 from moco.evaluation.linear import Evaluation, Labelled, evaluate, train_probes, validation_accuracies
 from moco.images.index import open_split
 from moco.images.loader import read_image
@@ -24,6 +25,7 @@ METRICS = ("linear_top1", "linear_top5", "knn_top1")
 
 def linear(params: Params) -> None:
     """Run the stage: outputs/linear/{metrics.json, confusion.csv, sweep.csv}, and the registered model."""
+    start = time.time()
     encoder = load_encoder(stage.ENCODER, "cuda" if torch.cuda.is_available() else "cpu")
     train, val, test = (Labelled.of(open_split(stage.SHARDS, split)) for split in ("train", "val", "test"))
     with tracking.stage_run("linear", params.linear.model_dump()) as tracked:
@@ -38,6 +40,7 @@ def linear(params: Params) -> None:
         _write_outputs(results, test, params.linear, tracked)
         value = max(results["moco"].val_top1) if results else None
         _register(encoder, value, train, val, params.linear, tracked)
+    _forget_features_before(start)
 
 
 def _no_labels(train: Labelled, val: Labelled, test: Labelled) -> str | None:
@@ -50,21 +53,24 @@ def _no_labels(train: Labelled, val: Labelled, test: Labelled) -> str | None:
 def _evaluate_all(
     encoder: FrozenEncoder, train: Labelled, val: Labelled, test: Labelled, settings: Linear
 ) -> dict[str, Evaluation]:
-    spec, workers = encoder.spec, load_machine().workers()
+    spec = encoder.spec
     before = _weights_hash(encoder)
     untrained = random_encoder(spec, settings.seed)
     untrained.backbone.to(encoder.device)
+    kinds = (
+        _extractor("moco", encoder.embed, before, spec),
+        _extractor("random", untrained.embed, _weights_hash(untrained), spec),
+        _extractor("pixels", pixels, "pixels", spec),
+    )
     results = {}
-    for name, featuriser in (("moco", encoder.embed), ("random", untrained.embed), ("pixels", pixels)):
-        result = evaluate(
-            featuriser, train, val, test, settings, spec.image_size, spec.eval_crop_ratio, workers, name
-        )
+    for extractor in kinds:
+        name = extractor.name
+        result = results[name] = evaluate(extractor, train, val, test, settings)
         print(
             f"linear: {name}: top-1 {result.linear_top1:.1%}, top-5 {result.linear_top5:.1%}, kNN {result.knn_top1:.1%}"
             f" on test (learning rate {result.learning_rate:g}, chosen on validation)",
             flush=True,
         )
-        results[name] = result
     if _weights_hash(encoder) != before:
         raise MocoError(
             "linear: the frozen backbone's weights moved while the classifier trained; this is a defect, report it"
@@ -126,10 +132,21 @@ def _register(
 
 
 def _validation_top1(encoder: FrozenEncoder, train: Labelled, val: Labelled, settings: Linear) -> list[float]:
-    spec, workers = encoder.spec, load_machine().workers()
-    sizes = (spec.image_size, spec.eval_crop_ratio, workers)
-    probes, _ = train_probes(encoder.embed, train, settings, *sizes, "champion")
-    return validation_accuracies(encoder.embed, probes, val, *sizes)
+    extractor = _extractor("champion", encoder.embed, _weights_hash(encoder), encoder.spec)
+    probes, _ = train_probes(extractor, train, settings)
+    return validation_accuracies(extractor, probes, val)
+
+
+def _extractor(name: str, featuriser: Featuriser, fingerprint: str, spec: EncoderSpec) -> Extractor:
+    workers, cache = load_machine().workers(), stage.runs_folder() / "features"
+    return Extractor(name, featuriser, fingerprint, spec.image_size, spec.eval_crop_ratio, workers, cache)
+
+
+def _forget_features_before(start: float) -> None:
+    """Remove cached features that this stage has not used."""
+    for file in (stage.runs_folder() / "features").glob("*"):
+        if file.stat().st_mtime < start:
+            file.unlink()
 
 
 def _weights_hash(encoder: FrozenEncoder) -> str:

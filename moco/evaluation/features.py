@@ -1,7 +1,10 @@
 """Images to features: read, take a view, encode."""
 
+import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from moco.config import Views
+from moco.config import Views, settings_hash
 from moco.encoders import FrozenEncoder
+from moco.images import fused_views
 from moco.images.decode import Pixels
 from moco.images.index import ShardSet
-from moco.images.loader import outlive_signals, read_image
+from moco.images.loader import from_workers, outlive_signals, read_image, views_of
 from moco.images.plan import Integers, key_of, permute
-from moco.images.views import centre_view, draw, random_view
+from moco.images.views import centre_view, choose, draw
 
 Features = NDArray[np.float32]
 Featuriser = Callable[[Tensor], Tensor]
@@ -57,20 +61,26 @@ class SingleViews(Dataset[Tensor]):
     def __getitem__(self, number: int) -> Tensor:
         samples = self.indices[number * self.batch : (number + 1) * self.batch]
         out = np.empty((len(samples), self.size, self.size, 3), dtype=np.uint8)
-        numbers = draw(*self.augmented, samples, views=1) if self.augmented else None
-        for position, sample in enumerate(samples):
-            image = read_image(self.images, int(sample))
-            if numbers is None:
-                out[position] = centre_view(image, self.size, self.crop_ratio)
+        numbers = draw(*(self.augmented or (0, 0)), samples, views=1)
+        chosen = choose(numbers, LINEAR_VIEWS)
+        compiled = fused_views.available()
+        for i, sample in enumerate(samples):
+            if self.augmented:
+                data, key = self.images.read(int(sample)), self.images.key(int(sample))
+                views_of(
+                    data, key, chosen[i], numbers[i], LINEAR_VIEWS.crop_scale_min, out[i : i + 1], compiled
+                )
             else:
-                out[position] = random_view(image, LINEAR_VIEWS, self.size, numbers[position, 0])
+                out[i] = centre_view(read_image(self.images, int(sample)), self.size, self.crop_ratio)
         return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
 def batches(views: SingleViews, num_workers: int) -> Iterator[Tensor]:
     """The batches of a view set in order, prepared by worker processes."""
     workers = num_workers if len(views) > 1 else 0
-    return iter(DataLoader(views, batch_size=None, num_workers=workers, worker_init_fn=outlive_signals))
+    return from_workers(
+        DataLoader(views, batch_size=None, num_workers=workers, worker_init_fn=outlive_signals)
+    )
 
 
 def extract(
@@ -96,6 +106,78 @@ def apply(featuriser: Featuriser, views: SingleViews, num_workers: int) -> Featu
     """Features of every view of a set, float32 N x D, in order."""
     parts = [featuriser(batch).numpy() for batch in batches(views, num_workers)]
     return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Makes one kind of features.
+
+    Attributes:
+        name: of the kind, in what is printed.
+        featuriser: images to features.
+        fingerprint: of the featuriser, such as a hash of its weights; another one makes other features.
+        size: S, pixels.
+        crop_ratio: of the centre view.
+        num_workers: loader processes.
+        cache: folder in which features of centre views are kept; None: they are kept in memory.
+    """
+
+    name: str
+    featuriser: Featuriser
+    fingerprint: str
+    size: int
+    crop_ratio: float
+    num_workers: int = 0
+    cache: Path | None = None
+
+    def centre(self, split: ShardSet, indices: Integers) -> Features:
+        """Features of the centre views of some images, float32 N x D, in order.
+
+        With a cache they are extracted once, written as they come, and memory-mapped, so that they may be
+        larger than the memory.
+        """
+        views = SingleViews(split, indices, self.size, self.crop_ratio)
+        if self.cache is None:
+            return apply(self.featuriser, views, self.num_workers)
+        chosen = hashlib.sha256(indices.tobytes()).hexdigest()
+        name = settings_hash(
+            self.fingerprint, split.data_hash, split.split, chosen, self.size, self.crop_ratio
+        )
+        path = self.cache / f"{name}.npy"
+        if not path.exists():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            self._extract_into(path, views)
+        path.touch()  # used just now
+        found: Features = np.load(
+            path, mmap_mode="c"
+        )  # never written to, but torch warns of read-only arrays
+        return found
+
+    def augmented(
+        self, split: ShardSet, indices: Integers, epoch: tuple[int, int], batch: int
+    ) -> Iterator[Tensor]:
+        """Features of random crops of some images, batch by batch, float32; epoch: seed and epoch."""
+        views = SingleViews(split, indices, self.size, 1.0, epoch, batch)
+        return (self.featuriser(images) for images in batches(views, self.num_workers))
+
+    def _extract_into(self, path: Path, views: SingleViews) -> None:
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            features, done = None, 0
+            for batch in batches(views, self.num_workers):
+                found = self.featuriser(batch).numpy()
+                if features is None:
+                    shape = (len(views.indices), found.shape[1])
+                    features = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+                features[done : done + len(found)] = found
+                done += len(found)
+            if features is None:
+                np.save(part.open("wb"), np.zeros((0, 0), np.float32))
+            else:
+                features.flush()
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def embed_images(encoder: FrozenEncoder, images: Sequence[Pixels]) -> Features:

@@ -3,10 +3,11 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import normalize
 
 from moco.evaluation.features import Features
 
-BLOCK = 1024  # queries at a time: memory is BLOCK x bank, whatever the number of queries
+QUERIES, KEYS = 1024, 16384  # compared at a time: 64 MiB of similarities, whatever the size of the bank
 
 
 def knn_predict(
@@ -14,7 +15,8 @@ def knn_predict(
 ) -> NDArray[np.int64]:
     """Predict a class for each query by the votes of its nearest neighbours.
 
-    A neighbour at cosine similarity s votes for its class with exp(s / temperature).
+    A neighbour at cosine similarity s votes for its class with exp(s / temperature). Both sides may be
+    memory-mapped; what is held of them does not grow.
 
     Args:
         queries: float32, N x D.
@@ -27,12 +29,17 @@ def knn_predict(
     Returns:
         int64 [N], the class with the most weight.
     """
-    memory = torch.nn.functional.normalize(torch.from_numpy(bank), dim=1)
     truth = torch.from_numpy(labels.astype(np.int64))
     predicted = []
-    for block in torch.from_numpy(queries).split(BLOCK):
-        similarity = torch.nn.functional.normalize(block, dim=1) @ memory.T
-        nearest, rows = similarity.topk(min(k, len(memory)), dim=1)
+    for first in range(0, len(queries), QUERIES):
+        block = normalize(torch.from_numpy(np.array(queries[first : first + QUERIES])), dim=1)
+        nearest, rows = block.new_empty(len(block), 0), truth.new_empty(len(block), 0)
+        for start in range(0, len(bank), KEYS):
+            keys = normalize(torch.from_numpy(np.array(bank[start : start + KEYS])), dim=1)
+            similarity, here = (block @ keys.T).topk(min(k, len(keys)), dim=1)
+            nearest, rows = torch.cat([nearest, similarity], dim=1), torch.cat([rows, here + start], dim=1)
+            nearest, kept = nearest.topk(min(k, nearest.shape[1]), dim=1)
+            rows = rows.gather(1, kept)
         votes = torch.zeros(len(block), classes)
         # exp relative to the nearest neighbour, or it overflows at small temperatures
         votes.scatter_add_(1, truth[rows], ((nearest - nearest[:, :1]) / temperature).exp())

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moco.config import Linear
-from moco.evaluation.features import Features, Featuriser, SingleViews, apply, batches
+from moco.evaluation.features import Extractor, Features
 from moco.evaluation.knn import knn_predict
 from moco.images.index import ShardSet
 from moco.images.plan import key_of, permute
@@ -91,10 +91,6 @@ class Labelled:
         indices = np.flatnonzero(np.asarray(images.labels) >= 0)
         return cls(images, indices, np.asarray(images.labels)[indices])
 
-    def views(self, size: int, crop_ratio: float) -> SingleViews:
-        """Centre views of all of them."""
-        return SingleViews(self.images, self.indices, size, crop_ratio)
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -117,74 +113,56 @@ class Evaluation:
     predicted: NDArray[np.int64]
 
 
-def train_probes(
-    featuriser: Featuriser,
-    train: Labelled,
-    settings: Linear,
-    size: int,
-    crop_ratio: float,
-    num_workers: int,
-    name: str,
-) -> tuple[LinearProbes, Features]:
+def train_probes(extractor: Extractor, train: Labelled, settings: Linear) -> tuple[LinearProbes, Features]:
     """Train a classifier for each learning rate on the labelled training images.
 
     Returns:
         The classifiers, and the features of the training images' centre views.
     """
-    centre = apply(featuriser, train.views(size, crop_ratio), num_workers)
+    centre = extractor.centre(train.images, train.indices)
     probes = LinearProbes(centre.shape[1], len(train.images.classes), settings)
     progress = Progress("linear", settings.epochs)
     for epoch in range(settings.epochs):
         decay = 0.1 ** sum(epoch >= share * settings.epochs for share in (0.6, 0.8))
         order = permute(np.arange(len(train.labels)), len(train.labels), key_of(settings.seed, epoch))
-        for features, labels in _epoch(featuriser, train, settings, centre, order, size, epoch, num_workers):
+        for features, labels in _epoch(extractor, train, settings, centre, order, epoch):
             probes.step(features, labels, decay)
         progress.update(
             epoch + 1,
-            f"{name}: epoch {epoch + 1}/{settings.epochs}, {len(settings.learning_rates)} learning rates at once",
+            f"{extractor.name}: epoch {epoch + 1}/{settings.epochs}, {len(settings.learning_rates)} learning rates at once",
         )
     return probes, centre
 
 
 def _epoch(
-    featuriser: Featuriser, train: Labelled, settings: Linear, centre: Features, order: NDArray[np.int64], size: int,
-    epoch: int, num_workers: int,
+    extractor: Extractor, train: Labelled, settings: Linear, centre: Features, order: NDArray[np.int64], epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     labels = torch.from_numpy(train.labels[order].astype(np.int64)).split(settings.batch_size)
     if settings.views == "centre":
         everything = torch.from_numpy(centre)
         # row by row of a batch: a shuffled copy of all features would cost more than the training
         features = (everything[rows] for rows in torch.from_numpy(order).split(settings.batch_size))
+        yield from zip(features, labels, strict=True)
     else:
-        views = SingleViews(
-            train.images, train.indices[order], size, 1.0, (settings.seed, epoch), settings.batch_size
-        )
-        features = (featuriser(batch) for batch in batches(views, num_workers))
-    yield from zip(features, labels, strict=True)
+        chosen = train.indices[order]
+        found = extractor.augmented(train.images, chosen, (settings.seed, epoch), settings.batch_size)
+        yield from zip(found, labels, strict=True)
 
 
-def validation_accuracies(
-    featuriser: Featuriser,
-    probes: LinearProbes,
-    val: Labelled,
-    size: int,
-    crop_ratio: float,
-    num_workers: int,
-) -> list[float]:
+def validation_accuracies(extractor: Extractor, probes: LinearProbes, val: Labelled) -> list[float]:
     """Top-1 accuracy on the validation split for each learning rate."""
-    ranked = probes.ranked(apply(featuriser, val.views(size, crop_ratio), num_workers), at_most=1)
+    ranked = probes.ranked(extractor.centre(val.images, val.indices), at_most=1)
     return [float(accuracy) for accuracy in (ranked[:, :, 0] == val.labels[:, None]).mean(axis=0)]
 
 
 def evaluate(
-    featuriser: Featuriser, train: Labelled, val: Labelled, test: Labelled, settings: Linear, size: int,
-    crop_ratio: float, num_workers: int, name: str,
-) -> Evaluation:  # fmt: skip
+    extractor: Extractor, train: Labelled, val: Labelled, test: Labelled, settings: Linear
+) -> Evaluation:
     """The whole protocol for one kind of features: train, choose on validation, score test once."""
-    probes, bank = train_probes(featuriser, train, settings, size, crop_ratio, num_workers, name)
-    val_top1 = validation_accuracies(featuriser, probes, val, size, crop_ratio, num_workers)
+    probes, bank = train_probes(extractor, train, settings)
+    val_top1 = validation_accuracies(extractor, probes, val)
     best = int(np.argmax(val_top1))
-    features = apply(featuriser, test.views(size, crop_ratio), num_workers)
+    features = extractor.centre(test.images, test.indices)
     ranked = probes.ranked(features)[:, best]
     neighbours = knn_predict(
         features, bank, train.labels, len(train.images.classes), settings.knn_k, settings.knn_temperature

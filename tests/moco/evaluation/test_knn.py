@@ -1,6 +1,7 @@
 """Weighted kNN against its definition."""
 
 import numpy as np
+import pytest
 
 from moco.evaluation import knn
 from moco.evaluation.knn import knn_predict
@@ -14,8 +15,10 @@ def by_definition(query, bank, labels, classes, k, temperature):
     return votes.argmax()
 
 
-def test_it_is_the_class_with_the_most_exponential_votes(monkeypatch):
-    monkeypatch.setattr(knn, "BLOCK", 7)
+@pytest.mark.parametrize("keys", [4, 17, 60, 1000])
+def test_it_is_the_class_with_the_most_exponential_votes(monkeypatch, keys):
+    monkeypatch.setattr(knn, "QUERIES", 7)
+    monkeypatch.setattr(knn, "KEYS", keys)
     generator = np.random.default_rng(0)
     bank = generator.normal(size=(60, 5)).astype(np.float32)
     queries = generator.normal(size=(20, 5)).astype(np.float32)

@@ -1,5 +1,6 @@
 """The linear protocol: the probes against plain PyTorch, and what is chosen where."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 from moco.config import load_params
 from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet, random_encoder
 from moco.evaluation import features as reading
-from moco.evaluation.features import embed_images, extract, pixels, spread
+from moco.evaluation.features import Extractor, embed_images, extract, pixels, spread
 from moco.evaluation.linear import Labelled, LinearProbes, evaluate, train_probes, validation_accuracies
 from moco.images.decode import decode
 from moco.images.index import open_split
@@ -54,8 +55,9 @@ def test_weights_start_small_and_biases_at_zero():
 def test_a_rate_that_diverges_does_not_win(small_project):
     train, val = (Labelled.of(open_split(small_project / "data/shards", split)) for split in ("train", "val"))
     settings = SETTINGS.model_copy(update={"learning_rates": [0.1, float("inf")], "epochs": 3})
-    probes, _ = train_probes(pixels, train, settings, 16, 1.0, 0, "pixels")
-    accuracies = validation_accuracies(pixels, probes, val, 16, 1.0, 0)
+    extractor = Extractor("pixels", pixels, "pixels", 16, 1.0)
+    probes, _ = train_probes(extractor, train, settings)
+    accuracies = validation_accuracies(extractor, probes, val)
     assert accuracies[0] > accuracies[1]
 
 
@@ -67,7 +69,7 @@ def test_the_rate_is_chosen_on_validation_and_test_is_scored_with_it(small_proje
     settings = SETTINGS.model_copy(update={"learning_rates": [1e-9, 0.3], "epochs": 4, "views": views})
     encoder = random_encoder(SPEC, 0)
     before = {name: value.clone() for name, value in encoder.backbone.state_dict().items()}
-    found = evaluate(encoder.embed, train, val, test, settings, 16, 1.0, 0, "random")
+    found = evaluate(Extractor("random", encoder.embed, "hash", 16, 1.0), train, val, test, settings)
     assert found.learning_rate == settings.learning_rates[int(np.argmax(found.val_top1))] == 0.3
     assert found.linear_top1 == (found.predicted == test.labels).mean()
     assert found.linear_top5 == 1.0  # of three classes
@@ -82,6 +84,42 @@ def test_features_of_files_and_of_decoded_images_agree(small_project):
     assert by_index.shape == (3, SPEC.feature_dim)
     assert np.allclose(by_index, by_pixels, atol=1e-6)
     assert np.array_equal(extract(encoder, images, some, num_workers=1), by_index)
+
+
+def test_features_are_extracted_once_and_kept_for_the_same_images_and_weights(small_project, tmp_path):
+    images, calls = open_split(small_project / "data/shards", "val"), []
+
+    def featuriser(batch):
+        calls.append(len(batch))
+        return pixels(batch)
+
+    some, plain = np.arange(20), Extractor("pixels", featuriser, "one", 16, 1.0)
+    kept = replace(plain, cache=tmp_path / "features")
+    expected = plain.centre(images, some)
+    assert isinstance(kept.centre(images, some), np.memmap)
+    calls.clear()
+    assert np.array_equal(kept.centre(images, some), expected)
+    assert not calls
+    for other, which in (
+        (replace(kept, fingerprint="two"), some),
+        (replace(kept, size=8), some),
+        (kept, some[:5]),
+    ):
+        assert len(other.centre(images, which)) == len(which)
+        assert calls == [len(which)]
+        calls.clear()
+    assert kept.centre(images, some[:0]).shape == (0, 0)
+
+
+def test_an_extraction_that_breaks_off_leaves_nothing_behind(small_project, tmp_path):
+    images = open_split(small_project / "data/shards", "val")
+
+    def breaks_off(batch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Extractor("broken", breaks_off, "x", 16, 1.0, 1, tmp_path).centre(images, np.arange(20))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_pixel_baseline_is_the_image_itself_reduced_to_32_at_most():
