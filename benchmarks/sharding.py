@@ -1,29 +1,33 @@
-"""Sharding beside `cp` of the same files, and its memory as the images grow tenfold.
+"""Sharding beside `cp` and webdataset's writer, and its memory as the images grow tenfold.
 
-`python -m benchmarks.sharding [--quick] [--folder DIR]` prints both tables. Files are read from the page cache
-on both sides and written to the same file system; rounds alternate, medians and the range are shown. Every
-file that is sharded is also hashed twice and decoded once, which `cp` does not do. A busy disk slows `cp` much
-more than sharding: a folder in memory (/dev/shm) compares the work alone.
+`python -m benchmarks.sharding [--quick] [--folder DIR]`. Files are read from the page cache on all sides and
+written to the same file system. Every file that is sharded is also hashed twice and decoded once, which the
+others do not do; the writer alone hashes once. A busy disk slows `cp` much more than sharding: a folder in
+memory (/dev/shm) compares the work alone, so that is where it is done if there is one.
 """
 
-import argparse
+import io
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
-import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import cv2
-import numpy as np
 
+from benchmarks.measure import Row, found, interleaved, machine, parser_of, save, timed
+from benchmarks.photographs import photographs
 from moco.config import Fetch, Shard
-from moco.disk import readable
+from moco.images import tars
 from moco.images.hashing import stream
+from moco.images.index import key_of
 from moco.images.shards import processors, write_shards
 from moco.images.sources import Files, open_source
 from moco.images.splits import write_manifest
@@ -31,6 +35,8 @@ from moco.images.splits import write_manifest
 SHARD = Shard(
     samples_per_shard=5000, megabytes_per_shard=64, max_side=None, jpeg_quality=92, max_bad_fraction=0.0
 )
+MEMORY = Path("/dev/shm")
+TABLE = "Files a second"
 
 
 def settings(source: Literal["folder", "list", "fashion-mnist"], path: Path) -> Fetch:
@@ -51,17 +57,14 @@ def small_images(folder: Path, count: int) -> None:
         (place / f"{i:06d}.png").write_bytes(cv2.imencode(".png", images[i])[1].tobytes())
 
 
-def photographs(folder: Path, count: int) -> None:
-    """Smooth noise with grain, 500 x 375, stored as JPEGs of about 100 kB like those of ImageNet."""
+def many_photographs(folder: Path, count: int) -> None:
+    """So many photographs of no two alike bytes: 256 pictures, numbered in a comment of the JPEG."""
     folder.mkdir(parents=True)
-    random = np.random.default_rng(0)
+    pictures = [file.read_bytes() for file in sorted(photographs(256)[0].rglob("*.jpg"))]
     for i in range(count):
-        coarse = random.integers(0, 256, (30, 40, 3)).astype(np.float32)
-        image = cv2.resize(coarse, (500, 375), interpolation=cv2.INTER_CUBIC)
-        image = np.clip(image + random.normal(0, 14, image.shape), 0, 255).astype(np.uint8)
-        (folder / f"{i:06d}.jpg").write_bytes(
-            cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
-        )
+        data = pictures[i % len(pictures)]
+        comment = b"\xff\xfe\x00\x0a%08d" % i
+        (folder / f"{i:06d}.jpg").write_bytes(data[:2] + comment + data[2:])
 
 
 def fetched(images: Path, raw: Path, kind: Literal["folder", "list"] = "folder") -> int:
@@ -71,33 +74,115 @@ def fetched(images: Path, raw: Path, kind: Literal["folder", "list"] = "folder")
     return write_manifest(stream(source, raw), raw, settings(kind, images), source.root, None).bytes
 
 
-def beside_cp(name: str, images: Path, scratch: Path, rounds: int, processes: int) -> str:
-    """A line of the first table."""
-    raw = scratch / f"{images.name}-raw"
-    size = fetched(images, raw)
-    count = sum(1 for file in images.rglob("*") if file.is_file())
-    seconds: dict[str, list[float]] = {"cp": [], "shard": []}
-    for _ in range(rounds):
+def with_webdataset(files: list[Path], target: Path) -> int:
+    """Write the files as webdataset's own writer does."""
+    import webdataset as wds
+
+    target.mkdir()
+    with wds.ShardWriter(f"{target}/%06d.tar", maxcount=5000, maxsize=64e6, verbose=0) as writer:
+        for number, file in enumerate(files):
+            about = {"label": -1, "class": None, "path": file.name}
+            writer.write(
+                {"__key__": key_of("train", number), file.suffix[1:]: file.read_bytes(), "json": about}
+            )
+    return len(files)
+
+
+def writer_alone(files: list[Path], target: Path) -> int:
+    """Write the files as our sharding does, without its checks, in one process."""
+    target.mkdir()
+    with (target / "000000.tar").open("wb", buffering=0) as out:
+        tar = tars._Tar(out)
+        for number, file in enumerate(files):
+            key = key_of("train", number)
+            tar.add(f"{key}{file.suffix}", file.read_bytes())
+            tar.add(f"{key}.json", json.dumps({"label": -1, "class": None, "path": file.name}).encode())
+        tar.finish()
+    return len(files)
+
+
+def copied(images: Path, target: Path, count: int) -> int:
+    """Copy the files."""
+    subprocess.run(["cp", "-r", images, target], check=True)
+    return count
+
+
+def whole_stage(raw: Path, target: Path, scratch: Path, processes: int, count: int) -> int:
+    """Shard the files as the stage does."""
+    with redirect_stdout(io.StringIO()):
+        write_shards(raw, target, scratch / "runs", SHARD, processes)
+    return count
+
+
+def beside_others(
+    name: str, images: Path, scratch: Path, rounds: int, processes: int, goals: bool
+) -> list[Row]:
+    """Our stage and our writer beside cp and webdataset's writer."""
+    raw, target = scratch / f"{images.name}-raw", scratch / "written"
+    with redirect_stdout(io.StringIO()):
+        fetched(images, raw)
+    files = sorted(file for file in images.rglob("*") if file.is_file())
+    works: dict[str, Callable[[], int]] = {
+        "cp -r": partial(copied, images, target, len(files)),
+        "writer": partial(writer_alone, files, target),
+        "stage": partial(whole_stage, raw, target, scratch, processes, len(files)),
+    }
+    if found("webdataset"):
+        works["wds.ShardWriter"] = partial(with_webdataset, files, target)
+
+    def side(work: Callable[[], int]) -> tuple[int, float, float]:
+        shutil.rmtree(target, ignore_errors=True)
         os.sync()
-        start = time.perf_counter()
-        subprocess.run(["cp", "-r", images, scratch / "copy"], check=True)
-        seconds["cp"].append(time.perf_counter() - start)
-        shutil.rmtree(scratch / "copy")
-        os.sync()
-        start = time.perf_counter()
-        write_shards(raw, scratch / "shards", scratch / "runs", SHARD, processes)
-        seconds["shard"].append(time.perf_counter() - start)
-        shutil.rmtree(scratch / "shards")
-    copy, shard = (statistics.median(seconds[what]) for what in ("cp", "shard"))
-    rates = [
-        f"{size / statistics.median(seconds[what]) / 1e6:.0f}"
-        f" ({size / max(seconds[what]) / 1e6:.0f}–{size / min(seconds[what]) / 1e6:.0f})"
-        for what in ("cp", "shard")
-    ]
-    return (
-        f"| {count} {name} | {readable(size)} | {processes} | {' | '.join(rates)} |"
-        f" {count / shard:.0f} | {copy / shard:.0%} |"
-    )
+        return timed(work)
+
+    costs = interleaved({what: partial(side, work) for what, work in works.items()}, rounds)
+    rows = []
+    for mine, words in (
+        ("writer", "the writer alone, one process"),
+        ("stage", f"the whole stage, {processes} processes"),
+    ):
+        for other, goal in (("wds.ShardWriter", 2.0), ("cp -r", 0.7)):
+            if other not in costs:
+                rows.append(
+                    Row(
+                        TABLE,
+                        f"{name}: {words}",
+                        "files/s",
+                        peer_name=other,
+                        not_run="webdataset is not installed",
+                    )
+                )
+                continue
+            own, peer = costs[mine], costs[other]
+            rows.append(Row(
+                TABLE, f"{name}: {words}", "files/s", 1 / own.wall, other, 1 / peer.wall,
+                None if mine == "stage" else 1 / own.cpu, 1 / peer.cpu,  # the stage's processes are no children of this one
+                at_least=goal if goals and mine == "writer" else None, limit=1 / costs["cp -r"].wall, limit_name="cp",
+            ))  # fmt: skip
+    return rows
+
+
+def same_members(images: Path, scratch: Path) -> str:
+    """Check that our tar and webdataset's hold the same files.
+
+    Raises:
+        AssertionError: they do not.
+    """
+    files = sorted(file for file in images.rglob("*") if file.is_file())[:500]
+    writers = [writer_alone] + ([with_webdataset] if found("webdataset") else [])
+    contents = []
+    for number, write in enumerate(writers):
+        target = scratch / f"compared-{number}"
+        write(files, target)
+        members: dict[str, bytes] = {}
+        for path in sorted(target.glob("*.tar")):
+            with tarfile.open(path) as tar:
+                members |= {item.name: tar.extractfile(item).read() for item in tar if item.isfile()}  # type: ignore[union-attr]
+        contents.append(
+            {name: json.loads(data) if name.endswith(".json") else data for name, data in members.items()}
+        )
+    assert all(content == contents[0] for content in contents), "the tars hold other files"
+    return f"the tars of {len(files)} files hold the same members, byte for byte, json by its values"
 
 
 MEASURED = """
@@ -145,33 +230,29 @@ def memory(images: Path, scratch: Path, times: int, processes: int) -> list[int]
 
 
 def main() -> None:
-    """Make the images, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the images, one round")
-    parser.add_argument("--folder", default=".", help="where to make and write the images (default: here)")
+    """Make the images, measure, save."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--folder", type=Path, help="where to make and write the images (default: /dev/shm, else here)")  # fmt: skip
     arguments = parser.parse_args()
-    quick = arguments.quick
-    share, rounds = (10, 1) if quick else (1, 5)
+    quick, begun = arguments.quick, machine()
+    share, rounds = (10, 3) if quick else (1, 5)
     processes = processors()
-    with tempfile.TemporaryDirectory(dir=arguments.folder, prefix=".sharding-") as name:
+    folder = arguments.folder or (MEMORY if MEMORY.is_dir() else Path())
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".sharding-") as name:
         scratch = Path(name)
         small_images(scratch / "small", 60_000 // share)
-        photographs(scratch / "photographs", 2_000 // share)
-        lines = [
-            beside_cp("small images (28 x 28 PNG)", scratch / "small", scratch, rounds, processes),
-            beside_cp("photographs (500 x 375 JPEG)", scratch / "photographs", scratch, rounds, processes),
-        ]
+        many_photographs(scratch / "photographs", 1_000 if quick else 2_000)
+        proofs = [same_members(scratch / "photographs", scratch)]
+        rows = beside_others("28 x 28 PNG", scratch / "small", scratch, rounds, processes, False)
+        rows += beside_others("photographs", scratch / "photographs", scratch, rounds, processes, True)
         before, after = (memory(scratch / "small", scratch, times, processes) for times in (1, 10))
-    print(f"\n{processes} processors, medians of {rounds} alternating rounds\n")
-    print("| images | size | processes | cp MB/s | shard MB/s | images/s | share of cp |")
-    print("|---|---|---|---|---|---|---|")
-    print("\n".join(lines))
-    print(f"\n| peak memory | {60_000 // share} images | {600_000 // share} images | ratio |")
-    print("|---|---|---|---|")
+    table = f"Peak memory of the stage, {600_000 // share:,} images beside {60_000 // share:,}"
+    goal = None if quick else 0.9  # fewer images than two shards keep one worker busy
     for what, one, ten in zip(
         ("parent", "largest worker", "all workers, unshared"), before, after, strict=True
     ):
-        print(f"| {what} | {readable(one)} | {readable(ten)} | {ten / one:.2f} |")
+        rows.append(Row(table, what, "MB", ten / 1e6, "a tenth of the images", one / 1e6, at_least=goal))
+    save("sharding", rows, proofs, begun, quick)
 
 
 if __name__ == "__main__":

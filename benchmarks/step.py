@@ -1,0 +1,273 @@
+"""The training step beside the official one and lightly's: `python -m benchmarks.step [--quick]`."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.measure import Cost, Row, Side, apart, found, interleaved, machine, options, save
+from benchmarks.official import lightly_step, official_step, resnet
+from benchmarks.scaling_model import preset
+from moco.cluster.process_group import Processes
+from moco.cluster.shuffle_bn import positions_of_slots
+from moco.config import Pretrain
+from moco.encoders import normalise
+from moco.momentum_contrast import MoCo
+from moco.training.setup import build, keep_freed_memory, sgd
+
+LIGHTLY = found("lightly")
+Step = Callable[[], Tensor]
+
+
+def case(encoder: str, side: int, batch: int, keys: int) -> Pretrain:
+    """MoCo v2's settings at another size; batch norm over the whole batch, which is what the peers do."""
+    return preset("v2").model_copy(
+        update={
+            "encoder": encoder, "stem": "imagenet", "image_size": side, "global_batch": batch, "bn_group_size": batch,
+            "queue_size": keys, "precision": "fp32", "weight_decay": 1e-4,
+        }
+    )  # fmt: skip
+
+
+def images_of(settings: Pretrain, device: torch.device) -> Tensor:
+    """Random views, uint8 2 x N x 3 x S x S, channels-last in memory as the loader makes them.
+
+    Large patches of colour: the encoder hardly tells images of mere noise apart, and the gradient would be
+    that of rounding errors.
+    """
+    side, random = settings.image_size, torch.Generator().manual_seed(0)
+    patches = torch.rand(2 * settings.global_batch, 3, 4, 4, generator=random)
+    drawn = nn.functional.interpolate(patches, (side, side), mode="bilinear")
+    drawn += 0.1 * torch.rand(drawn.shape, generator=random)
+    images = (drawn / 1.1 * 255).to(torch.uint8).to(device, memory_format=torch.channels_last)
+    return images.unflatten(0, (2, -1))
+
+
+def ours(
+    settings: Pretrain,
+    device: torch.device,
+    bf16: bool,
+    compiled: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Callable[[Tensor], Tensor], MoCo]:
+    """Our step on uint8 views, as moco.training.loop has it but for curves and checkpoints.
+
+    Args:
+        settings: of the run.
+        device: where it computes.
+        bf16: autocast to bfloat16.
+        compiled: encoders by torch.compile.
+        dtype: of the weights.
+    """
+    processes = Processes(0, 1, device)
+    model = build(settings).to(device, dtype)
+    model.to(memory_format=torch.channels_last)
+    if dtype != torch.float32:  # the step normalises to float32
+        for encoder in (model.encoder_q, model.dictionary.encoder_k):
+            encoder.register_forward_pre_hook(lambda _, given: given[0].to(dtype))
+    optimizer = sgd(model, settings)
+    optimizer.param_groups[0]["lr"] = 0.03
+    if compiled:
+        model.encoder_q.compile()
+        model.dictionary.encoder_k.compile()
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    done = 0
+
+    def train(images: Tensor) -> Tensor:
+        nonlocal done
+        positions = positions_of_slots(settings.seed, done, settings.global_batch)
+        optimizer.zero_grad()
+        contrast, _, keys = model.contrast(images, positions, processes, model.encoder_q, autocast)
+        optimizer.step()
+        model.dictionary.enqueue(keys)
+        done += 1
+        return contrast.loss
+
+    return train, model
+
+
+def same_weights(model: MoCo, settings: Pretrain) -> nn.Module:
+    """torchvision's network with our weights."""
+    encoder = resnet(settings.encoder, settings.dim).to(model.dictionary.keys)
+    encoder.load_state_dict(
+        {
+            name.removeprefix("backbone.").replace("head.", "fc."): value
+            for name, value in model.encoder_q.state_dict().items()
+        }
+    )
+    return encoder
+
+
+def peers(
+    settings: Pretrain, images: Tensor, dtype: torch.dtype = torch.float32
+) -> dict[str, tuple[Step, list[nn.Parameter]]]:
+    """The peers' steps from the weights and keys that ours begins with, and what they train."""
+    model = build(settings).to(images.device, dtype)
+    start, keys = same_weights(model, settings), model.dictionary.keys
+    found: dict[str, tuple[Step, list[nn.Parameter]]] = {}
+    makers = {"official": official_step} | ({"lightly": lightly_step} if LIGHTLY else {})
+    for name, make in makers.items():
+        for kind, bf16, channels_last in (
+            ("fp32", False, False), ("bf16 autocast", True, False), ("bf16 autocast, channels_last", True, True),
+        ):  # fmt: skip
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            encoder = copy.deepcopy(start).to(memory_format=layout)
+            train, parameters = make(encoder, keys, settings.momentum, settings.temperature, 0.03, bf16)
+            views = [normalise(part).to(dtype).contiguous(memory_format=layout) for part in images]
+            found[f"{name}, {kind}"] = partial(train, *views), parameters
+    return found
+
+
+def prove(settings: Pretrain, images: Tensor) -> str:
+    """Check that a step gives the peers' loss and gradient from the same weights.
+
+    In float64: in float32 a few activations of millions fall on the other side of zero from one memory
+    layout to another, which alone moves the gradient by 1 %.
+
+    Raises:
+        AssertionError: it does not.
+    """
+    train, model = ours(settings, images.device, bf16=False, dtype=torch.float64)
+    loss, mine = train(images), gradient(list(model.encoder_q.parameters()))
+    apart = [0.0, 0.0]
+    for name, (step, parameters) in peers(settings, images, torch.float64).items():
+        if name.endswith("fp32"):
+            other, theirs = step(), gradient(parameters)
+            found = float(abs(loss - other)), float((mine - theirs).norm() / theirs.norm())
+            assert max(found) < 1e-9, f"{name}: loss differs by {found[0]:.1e}, gradient by {found[1]:.1e}"
+            apart = [max(pair) for pair in zip(apart, found, strict=True)]
+    return (
+        f"{title(settings)}: from the same weights, keys and images our loss and gradient, computed in float64, differ from the"
+        f" peers' by {apart[0]:.0e} and {apart[1]:.0e} of its length at most"
+    )
+
+
+def gradient(parameters: list[nn.Parameter]) -> Tensor:
+    """All of it in one vector."""
+    return torch.cat([x.grad.flatten() for x in parameters if x.grad is not None])
+
+
+def title(settings: Pretrain) -> str:
+    """What a case is called."""
+    return f"{settings.encoder}, {settings.image_size} px, batch {settings.global_batch}, K {settings.queue_size}"
+
+
+def peak(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s that this machine reaches in the best of a matrix product and a 3x3 convolution."""
+    n = 2048 if device.type == "cpu" else 8192
+    a, b = torch.randn(2, n, n, dtype=dtype, device=device)
+    x = torch.randn(64, 256, 32, 32, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
+    w = torch.randn(256, 256, 3, 3, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
+    works = {"product": (lambda: a @ b, 2 * n**3), "convolution": (lambda: torch.conv2d(x, w, padding=1), 2 * 9 * 256**2 * 64 * 32**2)}  # fmt: skip
+
+    def side(work: Callable[[], Tensor]) -> Side:
+        return lambda: synchronised(work, device)
+
+    with torch.inference_mode():
+        costs = interleaved({name: side(work) for name, (work, _) in works.items()}, 10)
+    return max(works[name][1] / cost.least for name, cost in costs.items())
+
+
+def synchronised(step: Step, device: torch.device) -> int:
+    """Run one step to its end on the device."""
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return 1
+
+
+def flops(step: Step) -> int:
+    """Floating-point operations of a step, its backward pass included."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def our_sides(settings: Pretrain, device: torch.device, compiled: bool) -> dict[str, Side]:
+    """Our steps, in a process that keeps freed memory as moco.training.loop's does."""
+    keep_freed_memory()
+    images = images_of(settings, device)
+    steps = {f"ours, {kind}": ours(settings, device, kind == "bf16")[0] for kind in ("bf16", "fp32")}
+    if compiled:
+        steps["ours, bf16, torch.compile"] = ours(settings, device, True, True)[0]
+    return {name: partial(synchronised, partial(step, images), device) for name, step in steps.items()}
+
+
+def their_sides(settings: Pretrain, device: torch.device) -> dict[str, Side]:
+    """The peers' steps."""
+    steps = peers(settings, images_of(settings, device))
+    return {name: partial(synchronised, step, device) for name, (step, _) in steps.items()}
+
+
+def measure(settings: Pretrain, device: torch.device, rounds: int, compiled: bool) -> list[Row]:
+    """All sides of one case in turn."""
+    with apart(our_sides, settings, device, compiled) as mine, apart(their_sides, settings, device) as theirs:
+        costs = interleaved(mine | theirs, rounds, 3)
+    train = ours(settings, device, bf16=False)[0]
+    work = flops(partial(train, images_of(settings, device)))
+    limits = {kind: 1e3 * work / peak(dtype, device) for kind, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))}  # fmt: skip
+    table = title(settings)
+    rows = [row(table, costs, mine, name, limits) for mine in ("bf16", "fp32") for name in costs if beside(mine, name)]  # fmt: skip
+    for one in rows:
+        one.at_least = goal(settings, one, device)
+    if device.type == "cuda":
+        achieved = work / costs["ours, bf16"].wall / 1e12
+        rows.append(
+            Row(table, "TFLOP/s in bf16", "TFLOP/s", achieved, limit=work / limits["bf16"] / 1e9, limit_name="matrix product")
+        )  # fmt: skip
+    return rows
+
+
+def beside(mine: str, name: str) -> bool:
+    """Whether our step in this precision is shown beside that side."""
+    return (name.startswith("ours, bf16, ") and mine == "bf16") or (not name.startswith("ours") and (mine == "bf16" or "fp32" in name))  # fmt: skip
+
+
+def row(table: str, costs: dict[str, Cost], mine: str, name: str, limits: dict[str, float]) -> Row:
+    """Our step beside one other."""
+    own, other = costs[f"ours, {mine}"], costs[name]
+    return Row(
+        table, f"ours, {mine}", "ms", 1e3 * own.wall, name, 1e3 * other.wall, 1e3 * own.cpu, 1e3 * other.cpu,
+        limit=limits[mine], limit_name=f"operations at the peak of {mine}",
+    )  # fmt: skip
+
+
+def goal(settings: Pretrain, row: Row, device: torch.device) -> float | None:
+    """The ratio that issue and design ask of a row."""
+    if device.type == "cuda":
+        return {"official, fp32": 2.0, "official, bf16 autocast, channels_last": 1.2}.get(row.peer_name)
+    mine, theirs = row.name.removeprefix("ours, "), row.peer_name.partition(", ")[2]
+    if (mine, theirs) == ("bf16", "fp32"):
+        return 1.4 if settings.image_size == 32 else 2.0 if settings.queue_size == 4096 else 1.9
+    return {("fp32", "fp32"): 1.15, ("bf16", "bf16 autocast"): 1.1}.get((mine, theirs))
+
+
+def main() -> None:
+    """Every case in turn."""
+    quick = options(__doc__).quick
+    begun = machine()
+    rows: list[Row] = []
+    proofs = []
+    cpu = torch.device("cpu")
+    cases = [case("resnet18", 64, 64, 4096), case("resnet18", 64, 64, 65536), case("resnet18", 32, 128, 4096)]
+    for number, settings in enumerate(cases):
+        small = settings.model_copy(update={"global_batch": 16, "bn_group_size": 16})
+        proofs.append(prove(small, images_of(small, cpu)))
+        rows += measure(settings, cpu, 5 if quick else 15, not quick and number == 0)
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        rows += measure(case("resnet50", 224, 256, 65536), torch.device("cuda"), 10, not quick)
+    else:
+        rows.append(Row("resnet50, 224 px, batch 256, K 65536", "the step of ResNet-50 on a GPU", "ms", not_run="no GPU"))  # fmt: skip
+    if not LIGHTLY:
+        rows.append(
+            Row("lightly", "the step", "ms", peer_name="lightly", not_run="not installed; `make bench` does")
+        )
+    save("step", rows, proofs, begun, quick)
+
+
+if __name__ == "__main__":
+    main()
