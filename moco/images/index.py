@@ -105,7 +105,11 @@ class ShardSet:
         return os.pread(file, size, offset)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in ("entries", "labels", "_places")}
+        state = {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("entries", "labels", "_places")
+        }
         return {**state, "_files": {}}
 
     def __del__(self) -> None:
