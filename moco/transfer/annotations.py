@@ -1,5 +1,7 @@
 """Annotated images as columns: what every reader gives, every loader draws from and every metric measures against."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,8 +9,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from moco.transfer.segments import PackedSegments, Segment, mask_of
+from moco.errors import MocoError
+from moco.images.index import file_sha256
+from moco.transfer.segments import PackedSegments, Segment, mask_of, ranges
 
 
 class Problem(NamedTuple):
@@ -106,12 +111,39 @@ class AnnotatedSet:
             mask[:] = mask_of(segment, height, width)
         return masks
 
+    def label_map(self, n: int) -> NDArray[np.uint8]:
+        """The semantic classes of image n's pixels: uint8 [height, width], numbers in `semantic_classes` or 255.
+
+        Raises:
+            MocoError: the PNG cannot be read, or has a number that is no class.
+            ValueError: the set has no label maps.
+        """
+        if self.label_maps is None:
+            raise ValueError(f"{self.name} has no label maps")
+        path = self.label_maps[n]
+        try:
+            with Image.open(path) as file:
+                numbers = np.array(
+                    file
+                )  # of a palette image these are the indices; OpenCV would give colours
+        except Exception as error:  # Pillow's plug-ins raise nearly every kind of error on broken files
+            raise MocoError(f"{path}: cannot be read ({error}); fetch it again") from None
+        if self.label_of_pixel is not None:
+            numbers = self.label_of_pixel[numbers]
+        known = len(self.semantic_classes)
+        wrong = (numbers >= known) & (numbers != 255)
+        if wrong.any():
+            raise MocoError(
+                f"{path}: number {numbers[wrong][0]}, but {self.name} has {known} classes from 0, and 255 for ignored"
+                " pixels; name all classes, or mend the file"
+            )
+        return numbers
+
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> "AnnotatedSet":
         """The images at these positions, in this order, with all that belongs to them."""
         chosen = np.asarray(indices, np.int64)
         counts = np.diff(self.first)[chosen]
-        first = np.concatenate([[0], np.cumsum(counts)])
-        rows = np.arange(first[-1]) + np.repeat(self.first[chosen] - first[:-1], counts)
+        rows = ranges(self.first[chosen], counts)
         federated = self.federated and replace(
             self.federated,
             negative=[self.federated.negative[n] for n in chosen],
@@ -122,7 +154,7 @@ class AnnotatedSet:
             ids=[self.ids[n] for n in chosen],
             paths=[self.paths[n] for n in chosen],
             sizes=self.sizes[chosen],
-            first=first.astype(np.int64),
+            first=np.concatenate([[0], np.cumsum(counts)]),
             label_maps=self.label_maps and [self.label_maps[n] for n in chosen],
             federated=federated,
             **self._columns(rows),
@@ -140,11 +172,79 @@ class AnnotatedSet:
             "areas": self.areas[rows],
             "ignored": self.ignored[rows],
             "annotation_ids": self.annotation_ids[rows],
-            "segments": None
-            if self.segments is None
-            else PackedSegments(self.segments[row] for row in rows.tolist()),
+            "segments": None if self.segments is None else _packed(self.segments).take(rows),
             "keypoints": None if self.keypoints is None else self.keypoints[rows],
         }
+
+
+def _packed(segments: Sequence[Segment]) -> PackedSegments:
+    return segments if isinstance(segments, PackedSegments) else PackedSegments(segments)
+
+
+def set_of_label_maps(
+    *,
+    name: str,
+    ids: list[int | str],
+    paths: list[Path],
+    label_maps: list[Path],
+    semantic_classes: list[str],
+    source: Path,
+    label_of_pixel: NDArray[np.uint8] | None = None,
+) -> AnnotatedSet:
+    """A set for semantic segmentation: no instances; sizes of 0, as not stated."""
+    return AnnotatedSet(
+        name=name,
+        classes=[],
+        ids=ids,
+        paths=paths,
+        sizes=np.zeros((len(ids), 2), np.int32),
+        first=np.zeros(len(ids) + 1, np.int64),
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+        areas=np.zeros(0, np.float32),
+        ignored=np.zeros(0, bool),
+        annotation_ids=np.zeros(0, np.int64),
+        label_maps=label_maps,
+        semantic_classes=semantic_classes,
+        label_of_pixel=label_of_pixel,
+        source=source,
+    )
+
+
+def data_hash(found: AnnotatedSet) -> str:
+    """SHA-256 of everything that is annotated, 64 hexadecimal digits: the key of a run by its data.
+
+    Of the images it takes ids, file names and sizes, not the pixels; of label maps the files' bytes. Where the
+    set lies, and what it is called, do not matter.
+    """
+    federated = found.federated
+    texts: list[Any] = [
+        found.classes,
+        found.category_ids,
+        found.ids,
+        [path.name for path in found.paths],
+        found.keypoint_names,
+        found.flip_pairs,
+        found.semantic_classes,
+        federated and [federated.frequency, federated.negative, federated.not_exhaustive],
+        found.label_maps and [file_sha256(path) for path in found.label_maps],
+    ]
+    digest = hashlib.sha256(json.dumps(texts).encode())
+    for column in (
+        found.sizes.astype("<i4"),
+        found.first.astype("<i8"),
+        found.boxes.astype("<f4"),
+        found.labels.astype("<i8"),
+        found.areas.astype("<f4"),
+        found.ignored.astype("u1"),
+        found.annotation_ids.astype("<i8"),
+        np.empty(0) if found.keypoints is None else found.keypoints.astype("<f4"),
+        np.empty(0) if found.label_of_pixel is None else found.label_of_pixel,
+    ):
+        digest.update(column.tobytes())
+    if found.segments is not None:
+        digest.update(_packed(found.segments).digest())
+    return digest.hexdigest()
 
 
 @dataclass
