@@ -73,7 +73,7 @@ class AnnotatedSet:
     """[M, K, 3] x, y, visibility: 0 not labelled, 1 hidden, 2 visible (COCO)."""
     keypoint_names: list[str] = field(default_factory=list)
     flip_pairs: list[tuple[int, int]] = field(default_factory=list)
-    """Keypoints that change places when the image is mirrored."""
+    """Keypoints that change places when the image is mirrored, each pair once."""
     label_maps: list[Path] | None = None
     """N 8-bit PNG files, one number a pixel: a class of `semantic_classes`, 255 = ignored (see `label_of_pixel`)."""
     semantic_classes: list[str] = field(default_factory=list)

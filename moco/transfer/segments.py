@@ -70,8 +70,8 @@ class PackedSegments(Sequence[Segment]):
     def digest(self) -> bytes:
         """SHA-256 of all segments."""
         digest = hashlib.sha256(json.dumps(list(self._encoded.items()), default=bytes.decode).encode())
-        for array in (self._numbers.astype("<f8"), self._ends.astype("<i8"), self._polygons.astype("<i8")):
-            digest.update(array.tobytes())
+        for column in (self._numbers.astype("<f8"), self._ends.astype("<i8"), self._polygons.astype("<i8")):
+            digest.update(column.tobytes())
         return digest.digest()
 
 
