@@ -1,5 +1,6 @@
 """Reading COCO's and LVIS's JSON files: columns, masks, keypoints, federated lists, and what is said of damage."""
 
+import gc
 import json
 from copy import deepcopy
 from pathlib import Path
@@ -353,3 +354,29 @@ def test_a_file_without_lviss_lists_is_refused_by_name(tmp_path, images, lvis, d
     damage(lvis)
     with pytest.raises(MocoError, match=rf"lvis\.json: {message} is missing or unknown; .*lvisdataset\.org"):
         read_lvis(write(tmp_path, lvis, "lvis.json"), images)
+
+
+def test_annotations_of_an_image_keep_the_files_order(tmp_path, images, content):
+    first, _, last = content["images"]
+    content["annotations"] = [
+        {**INSTANCES["annotations"][2], "id": number, "image_id": (last if number % 2 else first)["id"]}
+        for number in range(1, 101)
+    ]
+    found = read_coco(write(tmp_path, content), images)
+    assert found.annotation_ids.tolist() == [*range(2, 101, 2), *range(1, 101, 2)]
+
+
+def test_of_two_images_with_one_id_the_first_keeps_the_annotations(tmp_path, images, content):
+    content["images"][1]["id"] = 252219
+    content["images"].reverse()
+    found = read_coco(write(tmp_path, content), images, checks=LENIENT)
+    assert found.paths == [images / "000000252219.jpg", images / "000000397133.jpg"]
+    assert found.annotation_ids.tolist() == [82445, 7, 900100397133]
+    assert [problem.reason for problem in found.problems] == ["image id 252219 is listed twice"]
+
+
+def test_reading_leaves_the_garbage_collector_on(tmp_path, images, content):
+    read_coco(write(tmp_path, content), images)
+    with pytest.raises(MocoError):
+        read_coco(tmp_path / "none.json", images)
+    assert gc.isenabled()
