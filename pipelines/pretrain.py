@@ -9,6 +9,8 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
+
 from moco import tracking
 from moco.cluster import slurm
 from moco.cluster.launch import run_here
@@ -16,6 +18,7 @@ from moco.cluster.machine import Machine, load_machine
 from moco.config import Params, Pretrain
 from moco.encoders import save_encoder
 from moco.errors import MocoError
+from moco.images.decode import Pixels
 from moco.images.index import ShardSet, open_split
 from moco.images.loader import read_image
 from moco.images.plan import EpochPlan
@@ -63,7 +66,7 @@ def run(params: Params, restart: bool = False) -> None:
             with followed(folder, tracked, _plan(params.pretrain, images).steps_per_epoch):
                 _train(params.pretrain, images, machine, folder, job)
             _write_outputs(params.pretrain, name, folder, images, tracked)
-            model = tracking.log_encoder(tracked, stage.ENCODER, [read_image(images, 0)])
+            model = tracking.log_encoder(tracked, stage.ENCODER, [_example(params.pretrain, images)])
             stage.write_json(notes, {"run": tracked.id, "model": model})
         (folder / FINISHED).touch()
 
@@ -130,7 +133,15 @@ def _train(
         run_here(folder, machine, processes)
 
 
+def _example(settings: Pretrain, images: ShardSet) -> Pixels:
+    """An image for the model's signature: the first one, or a grey where the tars are elsewhere."""
+    if (images.folder / images.shards[0]).exists():
+        return read_image(images, 0)
+    return np.full((settings.image_size, settings.image_size, 3), 128, dtype=np.uint8)
+
+
 def _plan(settings: Pretrain, images: ShardSet) -> EpochPlan:
+    """Gives the number of steps, which is that of a plan of streams too."""
     return EpochPlan(len(images), settings.global_batch, settings.seed)
 
 

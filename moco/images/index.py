@@ -70,21 +70,29 @@ class ShardSet:
         Raises:
             MocoError: the tar is missing or shorter than the index says.
         """
-        entry = self.entries[i]
-        shard, offset, size = int(entry["shard"]), int(entry["offset"]), int(entry["size"])
-        path = self.folder / self.shards[shard]
+        offsets, sizes, shards = self._places
+        shard, size = shards.item(i), sizes.item(i)
         try:
-            data = self._pread(shard, path, size, offset)
+            data = self._pread(shard, size, offsets.item(i))
         except OSError as error:
-            raise MocoError(f"{path}: cannot be read ({error.strerror}); run `dvc repro shard`") from None
+            raise MocoError(
+                f"{self.folder / self.shards[shard]}: cannot be read ({error.strerror}); run `dvc repro shard`"
+            ) from None
         if len(data) != size:
-            raise MocoError(f"{path}: is shorter than its index says; run `dvc repro --force shard`")
+            raise MocoError(
+                f"{self.folder / self.shards[shard]}: is shorter than its index says; run `dvc repro --force shard`"
+            )
         return data
 
-    def _pread(self, shard: int, path: Path, size: int, offset: int) -> bytes:
+    @cached_property
+    def _places(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Offset, size and shard of every image: a number of a column takes a tenth of the time that a row does."""
+        return self.entries["offset"], self.entries["size"], self.entries["shard"]
+
+    def _pread(self, shard: int, size: int, offset: int) -> bytes:
         file = self._files.get(shard)
         if file is None:
-            file = os.open(path, os.O_RDONLY)
+            file = os.open(self.folder / self.shards[shard], os.O_RDONLY)
             if len(self._files) >= OPEN_FILES:
                 try:
                     return os.pread(file, size, offset)
@@ -97,7 +105,11 @@ class ShardSet:
         return os.pread(file, size, offset)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in ("entries", "labels")}
+        state = {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("entries", "labels", "_places")
+        }
         return {**state, "_files": {}}
 
     def __del__(self) -> None:

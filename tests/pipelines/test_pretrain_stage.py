@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tar_server import TarServer
 
 from moco.training.curves import read_rows
 
@@ -81,6 +83,47 @@ def test_a_run_killed_with_kill_9_and_resumed_equals_an_unbroken_one_to_the_bit(
     steps = [int(row["step"]) for row in read_rows(project / "outputs/pretrain/curves.csv")]
     assert steps == list(range(1, len(steps) + 1))
     assert done < len(steps), "the run ended before it was killed"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_tars_behind_a_web_server_train_what_local_ones_train_through_kill_9_too(project, tmp_path):
+    streamed = (
+        "--set",
+        "pretrain.stream={lanes: 4, window: 40}",
+        "--set",
+        "pretrain.knn_every_epochs=0",
+        *LONGER,
+    )
+    shared = (project / "data/shards").resolve()
+    (project / "data/shards").unlink()
+    shutil.copytree(shared, project / "data/shards")
+    machine = "processes: 2\ncheckpoint_every_steps: 4\nnum_workers: 1\n"
+    (project / "machine.yaml").write_text(machine)
+    two = (*streamed, "--set", "pretrain.bn_group_size=6")
+    finish(start(project, "local", *two))
+    expected = outputs(project)
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for tar in (project / "data/shards").glob("train-*.tar"):
+        tar.rename(elsewhere / tar.name)
+    server = TarServer(elsewhere)
+    (project / "machine.yaml").write_text(f"{machine}shards_from: {server.url}\n")
+    process = start(project, "refused", *two, "--set", "pretrain.knn_every_epochs=1")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "knn_every_epochs = 1 needs the training tars in data/shards too, and train-000000.tar" in output
+    process = start(project, "broken", *two)
+    wait_for_rows(project, "broken", rows=10)
+    for member in [process, *psutil.Process(process.pid).children(recursive=True)]:
+        member.kill()
+    process.communicate()
+    output = finish(start(project, "broken", *two))
+    server.close()
+    assert int(output.split("pretrain: step ")[1].split(" ")[0]) >= 4
+    assert server.asked
+    assert outputs(project) == expected
 
 
 @pytest.mark.slow
