@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 from moco import tracking
-from moco.errors import MocoError
 from moco.transfer.params import PARAMS, TransferParams, load_transfer_params
 from moco.transfer.scenes import build_scenes
 from pipelines import stage
@@ -15,8 +14,10 @@ SCENES = Path("data/scenes")
 
 def scenes(params: TransferParams) -> None:
     """Run the stage: data/scenes, and outputs/transfer/scenes.json."""
-    if params.scenes is None:
-        raise MocoError("transfer/params.yaml: scenes = null; describe the scenes, or leave the stage out")
+    if params.scenes is None:  # the tasks are on other data
+        SCENES.mkdir(parents=True, exist_ok=True)
+        stage.write_json(stage.outputs("transfer") / "scenes.json", {})
+        return
     start = time.monotonic()
     with tracking.stage_run("scenes", params.scenes.model_dump()) as tracked:
         counts = build_scenes(SCENES, params.scenes)

@@ -45,12 +45,16 @@ def open_data(
     if data.format == "voc":
         splits = [(year, name) for year, _, name in (part.partition("/") for part in parts)]
         if task == "semantic":
-            names, folder = data.classes or VOC_CLASSES, data.label_maps or "SegmentationClass"
-            return read_voc_segmentation(data.path, splits, classes=names, labels=folder, checks=checks)
+            names, maps = data.classes or VOC_CLASSES, data.label_maps or "SegmentationClass"
+            return read_voc_segmentation(data.path, splits, classes=names, labels=maps, checks=checks)
         masks = task == "instances"
         return read_voc(data.path, splits, classes=data.classes or classes, masks=masks, checks=checks)
-    read = read_lvis if data.format == "lvis" else read_coco
-    return read(parts[0], data.path, masks=task == "instances", checks=checks)
+    folder = Path(data.path)
+    named = folder / Path(parts[0]).stem.rpartition("_")[2]  # train2017 of instances_train2017.json
+    if data.format == "lvis":
+        return read_lvis(parts[0], folder, masks=task == "instances", checks=checks)
+    images = named if named.is_dir() else folder
+    return read_coco(parts[0], images, masks=task == "instances", checks=checks)
 
 
 def average_precisions(

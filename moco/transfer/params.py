@@ -23,7 +23,8 @@ class Data(Settings):
         " (classification)."
     )
     path: Named = Field(
-        description="voc: the folder VOCdevkit. coco, lvis: the folder that the JSON's file names are relative to. cityscapes:"
+        description="voc: the folder VOCdevkit. coco, lvis: the folder that the JSON's file names are relative to, or"
+        " that holds one named as the JSON's name ends (train2017 of instances_train2017.json). cityscapes:"
         " the folder of leftImg8bit and gtFine. shards: the folder of index.json."
     )
     train: list[Named] = Field(

@@ -102,7 +102,7 @@ def _columns(found: dict[str, Tensor]) -> Columns:
     if "keypoints" in found:
         columns["keypoints"] = found["keypoints"].float().cpu().numpy()
     if "masks" in found:
-        from pycocotools import mask
+        from faster_coco_eval.core import mask
 
         columns["segments"] = mask.encode(np.asfortranarray(found["masks"].permute(1, 2, 0).cpu().numpy()))
     return columns

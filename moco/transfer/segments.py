@@ -87,7 +87,7 @@ def encoded(segment: Segment, height: int, width: int) -> dict[str, Any]:
     Raises:
         ValueError, TypeError: it is none of COCO's forms.
     """
-    from pycocotools import mask
+    from faster_coco_eval.core import mask
 
     if not isinstance(segment, dict):
         merged: dict[str, Any] = mask.merge(mask.frPyObjects(segment, height, width))
@@ -100,7 +100,7 @@ def encoded(segment: Segment, height: int, width: int) -> dict[str, Any]:
 
 def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> dict[str, Any]:
     """A mask, height x width, as a compressed RLE that JSON can hold."""
-    from pycocotools import mask as coco
+    from faster_coco_eval.core import mask as coco
 
     found: dict[str, Any] = coco.encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(side) for side in found["size"]], "counts": found["counts"].decode("ascii")}
@@ -108,7 +108,7 @@ def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> dict[str, Any]:
 
 def mask_of(segment: Segment, height: int, width: int) -> NDArray[np.uint8]:
     """The pixels of a segment: uint8 height x width, 0 or 1; none for an empty list of polygons."""
-    from pycocotools import mask
+    from faster_coco_eval.core import mask
 
     if not segment:
         return np.zeros((height, width), np.uint8)
@@ -117,6 +117,6 @@ def mask_of(segment: Segment, height: int, width: int) -> NDArray[np.uint8]:
 
 def area_of(segment: Segment, height: int, width: int) -> float:
     """How many pixels a segment has."""
-    from pycocotools import mask
+    from faster_coco_eval.core import mask
 
     return float(mask.area(encoded(segment, height, width))) if segment else 0.0
