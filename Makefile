@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
 export DO_NOT_TRACK := true
-.PHONY: setup demo test test-fast lint bench lock clean
+.PHONY: setup demo transfer-demo test test-fast lint bench lock clean
 
 setup: $(READY)
 
@@ -21,6 +21,10 @@ $(READY): requirements.lock pyproject.toml setup.py $(wildcard moco/images/fused
 
 demo: setup
 	python -m flows.pretrain_and_evaluate
+
+# Detection and segmentation from random, supervised and MoCo weights; begins with what of the demo is not done yet.
+transfer-demo: setup
+	python -m flows.transfer
 
 test: setup lint
 	pytest
@@ -53,7 +57,7 @@ $(BENCH)/.ready: pyproject.toml requirements.lock | setup
 
 # The one file that pins every package, for Linux and macOS and each Python; needs uv.
 lock:
-	uv pip compile pyproject.toml --extra pipeline --extra dev --universal --python-version 3.11 --no-header \
+	uv pip compile pyproject.toml --extra pipeline --extra transfer --extra dev --universal --python-version 3.11 --no-header \
 	  --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 
 clean:

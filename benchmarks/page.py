@@ -29,6 +29,11 @@ TOPICS = {
         "Exact mode is the paper's protocol: random crops and flips, encoded anew every epoch. Fast mode encodes one centre view"
         " of each image once. They are different protocols; the difference in accuracy is stated.",
     ),
+    "transfer_evaluation": (
+        "Evaluating detections",
+        "All figures of one evaluation, on made-up objects and detections of COCO's number and sizes. Ours goes from arrays to"
+        " figures; pycocotools begins at the dictionaries that it has read from its JSON files.",
+    ),
     "sharding": (
         "Writing shards",
         "From a folder of image files to tars with an index, files in the page cache. Ours also hashes every file twice and decodes it"

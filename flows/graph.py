@@ -10,11 +10,12 @@ from dvc.repo import Repo
 from moco.errors import MocoError
 
 
-def stages_in_order(folder: Path) -> dict[str, list[str]]:
-    """Every stage of the pipeline with the stages it waits for, in an order that can be run.
+def stages_in_order(folder: Path, pipeline: str = "dvc.yaml") -> dict[str, list[str]]:
+    """Every stage of a pipeline with the stages it waits for, in an order that can be run.
 
     Args:
         folder: a DVC repository.
+        pipeline: its file, from the repository's root; stages of other files that it builds on belong to it.
 
     Returns:
         stage (as `dvc repro` names it; matrix and foreach stages one by one) -> its direct predecessors.
@@ -34,10 +35,15 @@ def stages_in_order(folder: Path) -> dict[str, list[str]]:
             }
     except DvcException as error:
         reasons = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
-        raise MocoError(f"dvc.yaml: {' - '.join(' '.join(reason.split()) for reason in reasons)}") from None
-    if not needs:
-        raise MocoError(f"{folder}: dvc.yaml has no stages; run from the project's folder")
-    return {stage: needs[stage] for stage in TopologicalSorter(needs).static_order()}
+        raise MocoError(f"{pipeline}: {' - '.join(' '.join(reason.split()) for reason in reasons)}") from None
+    wanted, found = [stage for stage in needs if _file_of(stage) == pipeline], set[str]()
+    if not wanted:
+        raise MocoError(f"{folder}: {pipeline} has no stages; run from the project's folder")
+    while wanted:
+        stage = wanted.pop()
+        wanted += [needed for needed in needs[stage] if needed not in found]
+        found.add(stage)
+    return {stage: needs[stage] for stage in TopologicalSorter(needs).static_order() if stage in found}
 
 
 def has_remote(folder: Path) -> bool:
@@ -51,3 +57,7 @@ def _address(stage: Any) -> str:
     if stage.is_data_source:
         return str(stage.path_in_repo)
     return stage.name if stage.path_in_repo == "dvc.yaml" else f"{stage.path_in_repo}:{stage.name}"
+
+
+def _file_of(address: str) -> str:
+    return address.partition(":")[0] if ":" in address else "dvc.yaml"

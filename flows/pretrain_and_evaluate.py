@@ -9,17 +9,15 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from pydantic import Field
 
-from flows import children, graph, result, worktree
-from flows.stages import environment, run_stage, save_experiment
-from moco import tracking
+from flows import result, worktree
+from flows.running import Retries, no_child_left, run_stages, tracked
+from flows.stages import environment, save_experiment
 from moco.config import load_params
 from moco.errors import MocoError
 from pipelines.stage import errors_in_one_line
@@ -27,10 +25,6 @@ from pipelines.stage import errors_in_one_line
 # The defaults are read on import: a mistake in params.yaml is one line there too.
 with errors_in_one_line() if __name__ == "__main__" else contextlib.nullcontext():
     from flows.parameters import Fetch, Linear, Pretrain, Report, Shard, overrides, unchanged
-
-Retries = Annotated[
-    int, Field(ge=0, le=10, description="Further tries of a stage that crashed or was killed.")
-]
 
 
 @flow(name="pretrain-and-evaluate", persist_result=False)
@@ -64,42 +58,14 @@ def pretrain_and_evaluate(
     run_id = str(flow_run.get_id())
     with (
         _place(workspace, name, changes) as folder,
-        _tracked(name, run_id) as pipeline_run,
-        _no_child_left(),
+        tracked(name, run_id) as pipeline_run,
+        no_child_left(),
     ):
         env = environment(workspace, run_id, pipeline_run)
-        stages = _run_stages(folder, env, retries)
+        stages = run_stages(folder, env, retries)
         if changes:
             save_experiment(name, stages, folder, env | worktree.identity(folder))
         _show_result(workspace, folder, name if changes else None)
-
-
-def _run_stages(folder: Path, env: dict[str, str], retries: int) -> list[str]:
-    """Run the whole graph; stages that do not need a failed one still finish."""
-    remote = graph.has_remote(folder)
-    futures: dict[str, PrefectFuture[None]] = {}
-    for stage, needed in graph.stages_in_order(folder).items():
-        futures[stage] = run_stage.with_options(retries=retries).submit(
-            stage, folder, env, remote, wait_for=[futures[name] for name in needed], return_state=False
-        )
-    for future in futures.values():
-        future.wait()
-    for future in futures.values():
-        if future.state.is_failed() or future.state.is_crashed():
-            future.result()
-    return list(futures)
-
-
-@contextlib.contextmanager
-def _no_child_left() -> Iterator[None]:
-    # In the flow's body because a signal raises here, in the main thread, while the tasks' threads wait for
-    # children: those must be ended before Prefect waits for the threads.
-    children.reset()
-    try:
-        yield
-    except BaseException:
-        children.stop_all()
-        raise
 
 
 @contextlib.contextmanager
@@ -125,21 +91,6 @@ def _place(workspace: Path, name: str, changes: dict[str, Any]) -> Iterator[Path
         worktree.remove(workspace, folder)
         raise
     worktree.remove(workspace, folder)
-
-
-@contextlib.contextmanager
-def _tracked(name: str, run_id: str) -> Iterator[str | None]:
-    """The MLflow run that the stages' runs hang under."""
-    pipeline_run = tracking.start_pipeline_run(name, flow_run=run_id)
-    status = "KILLED"
-    try:
-        yield pipeline_run
-        status = "FINISHED"
-    except Exception:
-        status = "FAILED"
-        raise
-    finally:
-        tracking.end_pipeline_run(pipeline_run, status)
 
 
 def _show_result(workspace: Path, folder: Path, experiment: str | None) -> None:

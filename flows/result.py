@@ -21,7 +21,8 @@ def markdown(folder: Path, workspace: Path, report: Path, experiment: str | None
     with Repo(str(folder)) as repo:
         files = repo.metrics.show().get("", {}).get("data", {})
     for path, content in sorted(files.items()):
-        parts.append(f"## {path}\n\n{_table(content.get('data') or {})}")
+        if content.get("data"):  # else of a pipeline that was not run
+            parts.append(f"## {path}\n\n{_table(content['data'])}")
     pages = sorted((workspace / report).glob("*.html")) or sorted((workspace / report).glob("*.md"))
     if pages:
         parts.append(f"Report: `{pages[0].relative_to(workspace)}`")

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,8 @@ from moco import tracking
 from moco.errors import MocoError
 
 SECONDS_BETWEEN_PROGRESS = 2.0
+Slots = SimpleQueue[dict[str, str]]
+"""Shares of the machine that are free, as environment variables."""
 
 DVC_HINTS = re.compile(
     r"To track the changes with git, run:|\s+git add |To enable auto staging, run:"
@@ -65,14 +68,22 @@ def worth_another_try(task: Any, task_run: TaskRun, state: State[Any]) -> bool:
     retry_delay_seconds=5,
     retry_condition_fn=worth_another_try,
 )
-def run_stage(stage: str, folder: Path, env: Mapping[str, str], remote: bool) -> None:
+def run_stage(
+    stage: str, folder: Path, env: Mapping[str, str], remote: bool, slots: Slots | None = None
+) -> None:
     """Bring one stage up to date: `dvc repro --single-item`, which skips it if nothing it depends on changed.
 
-    Where a default DVC remote is configured, missing outputs are pulled and new ones pushed.
+    Where a default DVC remote is configured, missing outputs are pulled and new ones pushed. With `slots` it waits
+    for one of these shares of the machine, and keeps to it.
     """
-    pull = ["--pull"] if remote else []
-    # Without --single-item two siblings collide.
-    _dvc(stage, ["repro", "--single-item", *pull, stage], folder, env)
+    share = slots.get() if slots else {}
+    try:
+        pull = ["--pull"] if remote else []
+        # Without --single-item two siblings collide.
+        _dvc(stage, ["repro", "--single-item", *pull, stage], folder, {**env, **share})
+    finally:
+        if slots:
+            slots.put(share)
     if remote:
         _dvc(stage, ["push", stage], folder, env)
 
@@ -80,7 +91,7 @@ def run_stage(stage: str, folder: Path, env: Mapping[str, str], remote: bool) ->
 @task(task_run_name="save experiment {name}", cache_policy=NO_CACHE)
 def save_experiment(name: str, stages: list[str], folder: Path, env: Mapping[str, str]) -> None:
     """Save the worktree's state as a DVC experiment, once every stage is up to date."""
-    status = children.run(_command(["status", "-q"]), folder, env, get_run_logger().info)
+    status = children.run(_command(["status", "-q", *stages]), folder, env, get_run_logger().info)
     if status.code:  # saving now would record stages that do not belong to these parameters
         raise MocoError(f"{folder}: `dvc status` is not clean: inputs changed during the run; run it again")
     _dvc(name, ["exp", "save", "--force", "--name", name, *stages], folder, env)

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +21,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Strength = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+Section = TypeVar("Section", bound="Settings")
 
 
 class Settings(BaseModel):
@@ -247,7 +250,7 @@ def load_params(path: Path | str = "params.yaml", overrides: Sequence[str] = ())
     Raises:
         MocoError: the file is missing or not YAML, or a key or value is not allowed; one line.
     """
-    return validate(read_yaml(path), str(path), overrides)
+    return validate(read_yaml(path), str(path), Params, overrides)
 
 
 class _Loader(yaml.SafeLoader):
@@ -285,12 +288,14 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     return values
 
 
-def validate(values: dict[str, Any], origin: str, overrides: Sequence[str] = ()) -> Params:
-    """Validate a mapping against the schema after applying overrides; errors as in `load_params`."""
+def validate(
+    values: dict[str, Any], origin: str, schema: type[Section], overrides: Sequence[str] = ()
+) -> Section:
+    """Validate a mapping against a schema after applying overrides; errors as in `load_params`."""
     for text in overrides:
-        _override(values, text)
+        _override(values, text, list(schema.model_fields))
     try:
-        return Params.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
         raise MocoError(f"{origin}: " + "; ".join(describe(item) for item in error.errors())) from None
 
@@ -307,7 +312,7 @@ def describe(item: Any) -> str:
     return f"{key} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
-def _override(values: dict[str, Any], text: str) -> None:
+def _override(values: dict[str, Any], text: str, known: list[str]) -> None:
     key, equals, value = text.partition("=")
     *sections, last = key.strip().split(".")
     if not equals or not sections:
@@ -317,7 +322,7 @@ def _override(values: dict[str, Any], text: str) -> None:
         target = target.get(section) if isinstance(target, dict) else None
     if not isinstance(target, dict):
         raise MocoError(
-            f"--set {text!r}: there is no section {'.'.join(sections)!r}; the sections are {', '.join(Params.model_fields)}"
+            f"--set {text!r}: there is no section {'.'.join(sections)!r}; the sections are {', '.join(known)}"
         )
     try:
         target[last] = yaml.safe_load(value)

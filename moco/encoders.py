@@ -49,7 +49,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet152": Architecture((3, 8, 36, 3), bottleneck=True),
     "resnet50w2": Architecture((3, 4, 6, 3), bottleneck=True, width=2),
     "resnet50w4": Architecture((3, 4, 6, 3), bottleneck=True, width=4),
+    "wide_resnet50_2": Architecture((3, 4, 6, 3), bottleneck=True, group_width=128),  # 3x3 convolutions alone
+    "wide_resnet101_2": Architecture((3, 4, 23, 3), bottleneck=True, group_width=128),
+    "resnext50_32x4d": Architecture((3, 4, 6, 3), bottleneck=True, groups=32, group_width=4),
     "resnext50_32x8d": Architecture((3, 4, 6, 3), bottleneck=True, groups=32, group_width=8),
+    "resnext101_32x8d": Architecture((3, 4, 23, 3), bottleneck=True, groups=32, group_width=8),
+    "resnext101_64x4d": Architecture((3, 4, 23, 3), bottleneck=True, groups=64, group_width=4),
 }
 
 

@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
 
     for name, text in STAGES.items():
         command = add(name, run_stage, text)
-        _parameters(command)
+        stage.with_parameters(command)
         if name == "pretrain":
             command.add_argument(
                 "--restart", action="store_true", help="begin anew; checkpoints are set aside"
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
         "Print what starts the processes of `moco pretrain` by other means. The stage itself needs no such line:"
         " it follows `launcher` in machine.yaml.",
     )
-    _parameters(command)
+    stage.with_parameters(command)
     command.add_argument(
         "--render",
         choices=("torchrun", "kubernetes"),
@@ -290,17 +290,6 @@ def verify(options: argparse.Namespace) -> None:
             f"{options.folder}: {len(problems)} problem(s), listed above; `dvc checkout` or `dvc repro -f shard` mends it"
         )
     print(f"{options.folder}: every checksum and count is right")
-
-
-def _parameters(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--params", default="params.yaml", help="the parameter file (default: params.yaml)")
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override one value, this once",
-    )
 
 
 def _encoder(command: argparse.ArgumentParser) -> None:

@@ -41,14 +41,22 @@ def write_json(path: Path, values: Any) -> None:
 
 def main(stage: Callable[[Params], None], description: str | None) -> None:
     """Entry point of `python -m pipelines.STAGE`."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--params", default="params.yaml", help="the parameter file (default: params.yaml)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value"
-    )
-    arguments = parser.parse_args()
+    arguments = with_parameters(argparse.ArgumentParser(description=description)).parse_args()
     with errors_in_one_line():
         stage(load_params(arguments.params, arguments.set))
+
+
+def with_parameters(parser: argparse.ArgumentParser, file: str = "params.yaml") -> argparse.ArgumentParser:
+    """Add the options that name a parameter file and change values of it, this once."""
+    parser.add_argument("--params", default=file, help=f"the parameter file (default: {file})")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one value, this once",
+    )
+    return parser
 
 
 class errors_in_one_line:  # noqa: N801 - reads as a phrase where it is used

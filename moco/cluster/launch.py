@@ -104,7 +104,7 @@ def run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: st
     )  # fmt: skip
     ended = threading.Event()
     threading.Thread(target=_stop_on_error, args=(folder, ended), daemon=True).start()
-    stopped = Interrupted("pretrain: stopped; the same command goes on from the last checkpoint")
+    stopped = Interrupted(f"{folder.name}: stopped; the same command goes on from the last checkpoint")
     try:
         elastic_launch(config, sys.executable)("-u", "-m", WORKER, str(folder))
     except (SignalException, KeyboardInterrupt):
@@ -114,7 +114,7 @@ def run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: st
         if failure.exitcode == Interrupted.exit_code:
             raise _reason(folder) or stopped from None
         raise _reason(folder) or MocoError(
-            f"pretrain: process {rank} ended with exit code {failure.exitcode}; its reason is above, and the same"
+            f"{folder.name}: process {rank} ended with exit code {failure.exitcode}; its reason is above, and the same"
             " command goes on from the last checkpoint"
         ) from None
     except RendezvousTimeoutError:

@@ -10,7 +10,7 @@ from typing import Any
 
 from yaml import safe_load
 
-from moco.config import read_yaml, validate
+from moco.config import Params, read_yaml, validate
 from moco.errors import MocoError
 
 FOLDER = Path(__file__).parent
@@ -46,7 +46,7 @@ def apply(name: str, path: Path) -> list[str]:
         values.setdefault(section, content)
     changes = _overwrite(values["pretrain"], preset["pretrain"], "pretrain")
     text = _text(yaml, values)
-    validate(safe_load(text), str(path))
+    validate(safe_load(text), str(path), Params)
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

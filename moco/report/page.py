@@ -10,12 +10,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-_WIDE = ("views.png", "neighbours.png")  # scroll sideways on a phone rather than become unreadable
+_WIDE = (
+    "views",
+    "neighbours",
+    "predictions",
+)  # what their names begin with: they scroll sideways on a phone rather than become unreadable
 
 
-def render_markdown(context: dict[str, Any]) -> str:
-    """Fill the template report.md.jinja."""
-    text = _environment().get_template("report.md.jinja").render(context)
+def render_markdown(context: dict[str, Any], template: str = "report.md.jinja") -> str:
+    """Fill a template of this folder."""
+    text = _environment().get_template(template).render(context)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -88,7 +92,7 @@ def _embed(children: list[Token], paragraph: Token, folder: Path) -> None:
         name = str(picture.attrs["src"])
         data = base64.b64encode((folder / name).read_bytes()).decode()
         picture.attrs["src"] = f"data:image/png;base64,{data}"
-        if name in _WIDE:
+        if name.startswith(_WIDE):
             paragraph.attrSet("class", "pictures wide")
     if pictures and not paragraph.attrGet("class"):
         paragraph.attrSet("class", "pictures pair" if len(pictures) > 1 else "pictures")

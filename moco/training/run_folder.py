@@ -44,10 +44,10 @@ def prepare(folder: Path, restart: bool) -> None:
             path for n in range(1, 10**6) if not (path := folder.with_name(f"{folder.name}.old{n}")).exists()
         )
         folder.rename(aside)
-        print(f"pretrain: begins anew; the checkpoints from before are in {aside.name}", flush=True)
+        print(f"{folder.name}: begins anew; the checkpoints from before are in {aside.name}", flush=True)
     elif code.exists() and not same_code and not finished:
         print(
-            "pretrain: the code has changed since these checkpoints were written; going on with them (--restart begins anew)",
+            f"{folder.name}: the code has changed since these checkpoints were written; going on with them (--restart begins anew)",
             flush=True,
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def exclusive(path: Path, folder: Path, patience: float) -> Iterator[None]:
                 time.sleep(0.2)
             except OSError as error:  # some network file systems are mounted without locks
                 print(
-                    f"pretrain: {folder} cannot be locked ({error.strerror}); see to it that nobody else trains this run",
+                    f"{folder} cannot be locked ({error.strerror}); see to it that nobody else trains this run",
                     flush=True,
                 )
                 break

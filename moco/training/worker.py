@@ -1,7 +1,7 @@
 """One of the processes that train a run: `torchrun … -m moco.training.worker FOLDER`.
 
-It needs the library alone: no Prefect, DVC or MLflow. Everything about the run is in its folder (job.yaml),
-everything about the host in machine.yaml.
+It needs the library alone: no Prefect, DVC or MLflow. Everything about the run is in its folder (job.yaml for
+pretraining, transfer.yaml for fine-tuning), everything about the host in machine.yaml.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from moco.cluster.launch import SUPERVISED
 from moco.errors import Interrupted, MocoError
 from moco.training.checkpoints import newest_step
-from moco.training.job import error_left, leave_error, read_job
+from moco.training.job import JOB, error_left, leave_error, read_job
 
 PATIENCE = 3
 """Restarts in a row from the same checkpoint after which the cause is taken to be the run itself."""
@@ -47,7 +47,7 @@ def main() -> None:
         time.sleep(0.5)
         if not error_left(folder):  # else the peer has said itself why
             print(
-                f"pretrain: a peer is gone or silent ({str(error).splitlines()[0]:.200})",
+                f"{folder.name}: a peer is gone or silent ({str(error).splitlines()[0]:.200})",
                 file=sys.stderr,
                 flush=True,
             )
@@ -102,6 +102,12 @@ def train(folder: Path) -> None:
     from moco.training.monitor import KnnMonitor
     from moco.training.run_folder import training_hash
 
+    if not (folder / JOB).exists():
+        from moco.transfer import trial
+
+        if (folder / trial.JOB).exists():
+            trial.work(folder)
+            return
     job, machine = read_job(folder), load_machine()
     images, val = open_split(job.shards, "train"), open_split(job.shards, "val")
     name = training_hash(job.settings, images.data_hash)

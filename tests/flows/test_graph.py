@@ -35,7 +35,9 @@ def test_a_pipeline_in_a_folder_below_is_named_as_dvc_names_it_from_the_root(
     below.mkdir()
     (below / "dvc.yaml").write_text("stages: {more: {cmd: touch x, deps: [../encoder], outs: [x]}}")
     monkeypatch.chdir(tmp_path)
-    assert stages_in_order(alone.folder)["below/dvc.yaml:more"] == ["pretrain"]
+    stages = stages_in_order(alone.folder, "below/dvc.yaml")
+    assert stages == {"fetch": [], "pretrain": ["fetch"], "below/dvc.yaml:more": ["pretrain"]}
+    assert "below/dvc.yaml:more" not in stages_in_order(alone.folder)
 
 
 def test_data_under_dvc_add_is_no_stage(alone: Pipeline) -> None:

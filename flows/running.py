@@ -1,0 +1,96 @@
+"""What every flow does: run a graph's stages as tasks, under one MLflow run, and leave no process behind."""
+
+import contextlib
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from prefect.futures import PrefectFuture
+from pydantic import Field
+
+from flows import children, graph
+from flows.stages import Slots, run_stage
+from moco import tracking
+from moco.cluster.machine import cores
+
+Retries = Annotated[
+    int, Field(ge=0, le=10, description="Further tries of a stage that crashed or was killed.")
+]
+MOST_SIDE_BY_SIDE = 8
+
+
+def run_stages(
+    folder: Path,
+    env: dict[str, str],
+    retries: int,
+    pipeline: str = "dvc.yaml",
+    side_by_side: int | None = None,
+) -> list[str]:
+    """Run a whole graph; stages that do not need a failed one still finish.
+
+    Args:
+        folder: where dvc.yaml is.
+        env: of the stages.
+        retries: further tries of a stage that crashed.
+        pipeline: the file of the graph.
+        side_by_side: how many stages of a matrix share the machine; None: as many as it has GPUs, or cores.
+
+    Returns:
+        The stages, in an order in which they can be run.
+    """
+    remote, slots = graph.has_remote(folder), shares(side_by_side)
+    futures: dict[str, PrefectFuture[None]] = {}
+    for stage, needed in graph.stages_in_order(folder, pipeline).items():
+        futures[stage] = run_stage.with_options(retries=retries).submit(
+            stage, folder, env, remote, slots if "@" in stage else None,
+            wait_for=[futures[name] for name in needed], return_state=False,
+        )  # fmt: skip
+    for future in futures.values():
+        future.wait()
+    for future in futures.values():
+        if future.state.is_failed() or future.state.is_crashed():
+            future.result()
+    return list(futures)
+
+
+def shares(side_by_side: int | None) -> Slots:
+    """The machine in equal parts, each as the variables that confine a process to it."""
+    gpus = torch.cuda.device_count()
+    count = side_by_side or min(MOST_SIDE_BY_SIDE, gpus or cores())
+    slots: Slots = queue.SimpleQueue()
+    for slot in range(count):
+        share = {"OMP_NUM_THREADS": str(max(1, cores() // count))}
+        if gpus:
+            share["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(slot % gpus, gpus, count)))
+        slots.put(share)
+    return slots
+
+
+@contextlib.contextmanager
+def no_child_left() -> Iterator[None]:
+    """End every process of the run, on every way out of it."""
+    # In the flow's body because a signal raises here, in the main thread, while the tasks' threads wait for
+    # children: those must be ended before Prefect waits for the threads.
+    children.reset()
+    try:
+        yield
+    except BaseException:
+        children.stop_all()
+        raise
+
+
+@contextlib.contextmanager
+def tracked(name: str, run_id: str) -> Iterator[str | None]:
+    """The MLflow run that the stages' runs hang under."""
+    pipeline_run = tracking.start_pipeline_run(name, flow_run=run_id)
+    status = "KILLED"
+    try:
+        yield pipeline_run
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        tracking.end_pipeline_run(pipeline_run, status)

@@ -1,0 +1,71 @@
+"""The flow of transfer/dvc.yaml: fine-tuning on other tasks from every initialisation.
+
+`python -m flows.transfer` runs it here and now, without a server.
+"""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Annotated
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from flows.running import MOST_SIDE_BY_SIDE, Retries, no_child_left, run_stages, tracked
+from flows.stages import environment
+from moco.transfer.params import load_transfer_params
+from pipelines.stage import errors_in_one_line
+
+PIPELINE = "transfer/dvc.yaml"
+REPORT = Path("outputs/transfer/report")
+
+
+@flow(name="transfer", persist_result=False)
+def transfer(
+    side_by_side: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Fine-tuning stages that run at once, each with its share of GPUs or cores. Empty: one a GPU,"
+            f" or one a core ({MOST_SIDE_BY_SIDE} at most).",
+        ),
+    ] = None,
+    retries: Retries = 1,
+) -> None:
+    """The encoder is judged by fine-tuning it on other tasks, beside random and supervised weights.
+
+    Runs the stages of `transfer/dvc.yaml`, and those of `dvc.yaml` that they build on where these are out of date:
+    every task from every initialisation, side by side, then one page with the table and with predictions beside ground
+    truth. A stage whose inputs did not change is skipped. What is trained, on what and how, is in `transfer/params.yaml`.
+
+    **If a stage fails**, the run's message is the line that says what to mend. Run it again then: trials that are
+    finished are not run again, the others go on from their last checkpoint.
+    **Cancelling** ends all processes within ten seconds.
+    """
+    folder = Path.cwd()
+    load_transfer_params()  # a mistake in it is one line, before anything runs
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", flow_run.get_name() or "run").strip("-")
+    run_id = str(flow_run.get_id())
+    with tracked(name, run_id) as pipeline_run, no_child_left():
+        run_stages(folder, environment(folder, run_id, pipeline_run), retries, PIPELINE, side_by_side)
+    page = (folder / REPORT / "report.md").read_text(encoding="utf-8")
+    create_markdown_artifact(markdown=page, key="transfer", description="The transfer table")
+    get_run_logger().info("the table: %s", REPORT / "report.html")
+
+
+def main() -> None:
+    """Run the flow here and now."""
+    parser = argparse.ArgumentParser(prog="python -m flows.transfer", description=__doc__)
+    parser.add_argument(
+        "--side-by-side", type=int, help="fine-tuning stages at once (one a GPU, or one a core)"
+    )
+    parser.add_argument("--retries", type=int, default=1, help="further tries of a stage that crashed (1)")
+    arguments = parser.parse_args()
+    transfer(side_by_side=arguments.side_by_side, retries=arguments.retries)
+
+
+if __name__ == "__main__":
+    with errors_in_one_line():
+        main()

@@ -1,0 +1,252 @@
+"""Fine-tuning, top to bottom: one loop for every task (paper, section 4.2)."""
+
+import hashlib
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from moco.cluster.machine import Machine
+from moco.cluster.process_group import Processes, averaged_running_statistics, set_running_statistics
+from moco.config import settings_hash
+from moco.errors import Interrupted, MocoError
+from moco.evaluation.linear import Labelled
+from moco.images.plan import EpochPlan, key_of
+from moco.training import checkpoints
+from moco.training.agreement import Agreement, StopRequests, stop_requests
+from moco.training.setup import keep_freed_memory, use_bf16
+from moco.training.state import PLAIN, resume, same_run, writing
+from moco.transfer.annotations import data_hash
+from moco.transfer.batch_norm import reestimate, set_batch_norm
+from moco.transfer.initialisation import Backbone
+from moco.transfer.loader import Share, steps
+from moco.transfer.record import Record
+from moco.transfer.schedules import BoxSizes, timetable
+from moco.transfer.settings import Transfer, schedule_of
+from moco.transfer.tasks import Objective, Task, TrainingSet, optimizer_of, task_of
+
+NAME = "run"
+"""File in a run's folder that says whose it is."""
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """What one fine-tuning run works on.
+
+    Attributes:
+        settings: everything that decides the result, but the following.
+        backbone: the weights it starts from.
+        training: an `AnnotatedSet`; labelled images of a shard set for classification.
+        seed: of this trial: new layers, order of images, views, sampled proposals.
+        folder: untracked; holds checkpoints and curves of this run alone.
+        machine: workers and checkpoint intervals.
+        processes: this process and its peers.
+    """
+
+    settings: Transfer
+    backbone: Backbone
+    training: TrainingSet
+    seed: int
+    folder: Path
+    machine: Machine
+    processes: Processes
+
+    def name(self) -> str:
+        """16 hexadecimal digits that change with anything that decides the result, however many trials there are."""
+        if isinstance(self.training, Labelled):
+            chosen = hashlib.sha256(self.training.indices.tobytes()).hexdigest()
+            data = f"{self.training.images.data_hash} {self.training.images.split} {chosen}"
+        else:
+            data = data_hash(self.training)
+        settings = self.settings.model_dump(mode="json", exclude={"trials", "seed"})
+        return settings_hash(settings, self.seed, self.backbone.fingerprint, data)
+
+
+def finetune(run: FineTune) -> nn.Module:
+    """Train from the newest checkpoint in the run's folder, or from the start, to the end of the schedule.
+
+    The last checkpoint is the result. A run that has it is not trained again.
+
+    Returns:
+        The model in evaluation mode, on the device of this process, the same on all.
+
+    Raises:
+        MocoError: the data do not fit the task, fewer images than a batch, a batch that the processes cannot share,
+            a folder of another run, a loss that is not finite.
+        Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
+        RuntimeError: a peer is gone or silent.
+    """
+    settings, processes = run.settings, run.processes
+    task = task_of(settings, run.training, run.backbone, run.seed, processes)
+    if len(task.among) < settings.batch_size:
+        raise MocoError(
+            f"transfer.batch_size = {settings.batch_size} is more than the {len(task.among)} images that can be trained on; lower it"
+        )
+    if settings.batch_size % processes.world_size:
+        raise MocoError(
+            f"transfer.batch_size = {settings.batch_size} cannot be shared by {processes.world_size} processes; use a number"
+            " of processes that divides it"
+        )
+    name = run.name()
+    same_run(name, processes)
+    with writing(run.folder, processes) as writer:
+        if writer:
+            claim(run.folder, name)
+        return _finetune(run, task, writer)
+
+
+def claim(folder: Path, name: str) -> None:
+    """Write down whose folder it is.
+
+    Raises:
+        MocoError: it is another run's.
+    """
+    path = folder / NAME
+    if not path.exists():
+        part = path.with_name(NAME + ".part")
+        part.write_text(name + "\n")
+        part.replace(path)
+    held = path.read_text().strip()
+    if held != name:
+        raise MocoError(
+            f"{folder}: holds the run {held}, and this one is {name}: settings, data, seed or weights differ; name another"
+            " folder, or delete it"
+        )
+
+
+def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
+    settings, processes, machine, device = run.settings, run.processes, run.machine, run.processes.device
+    every = processes.gather_objects(machine.checkpoint_every_steps)[0]
+    keep_freed_memory()
+    schedule, plan = schedule_of(settings), EpochPlan(len(task.among), settings.batch_size, run.seed)
+    times = timetable(schedule, settings.batch_size, plan.images, settings.iterations, settings.learning_rate)
+    total = times.iterations
+    # a detector's batches each have a shape of their own
+    torch.backends.cudnn.benchmark = not isinstance(schedule.sizes, BoxSizes)
+    model = set_batch_norm(task.model(), settings.batch_norm, processes).to(device)
+    model.to(memory_format=torch.channels_last).train()
+    optimizer = optimizer_of(model, settings)
+    first, _ = resume(run.folder, model, optimizer, processes, writer)  # type: ignore[arg-type]  # any module
+    processes.barrier()  # nobody touches the curves before everyone has read the checkpoint
+    if first > total:
+        return model.eval()
+    objective = Objective(model, task.losses)
+    losses_of = average_gradients(objective, processes)
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, use_bf16(settings, device))  # type: ignore[arg-type]  # reads precision alone
+    if processes.first:
+        print(
+            f"transfer: step {first} of {total}, {len(task.among)} images, {settings.batch_size} a step on"
+            f" {processes.world_size} process(es), in {run.folder.name}",
+            flush=True,
+        )
+    record = Record(run.folder, total, settings.batch_size, first, processes, writer)
+    share = Share(task.among, plan, processes.rank, processes.world_size)
+    last = total if settings.batch_norm == "frozen" else total + settings.precise_bn_batches
+    batches = steps(task.batches(share), first, last, machine.workers(), device)
+
+    def save(done: int) -> None:
+        with averaged_running_statistics(model, processes) as statistics:
+            if writer:
+                state = {
+                    "step": done,
+                    "loader": {"order": "index", "views": PLAIN},
+                    "model": model.state_dict(),
+                    "running_statistics": statistics,
+                    "optimizer": optimizer.state_dict(),
+                    "settings": settings.model_dump(mode="json"),
+                }
+                checkpoints.save(run.folder, done, state, machine.keep_checkpoints)
+        processes.barrier()  # a slow disk is waited for here, not within a step
+
+    with stop_requests() as stop, closing(batches) as data:
+        agreement = Agreement(processes)
+        saved = time.monotonic()
+        for step in range(first, total):
+            asked = time.monotonic()
+            images, targets = next(data)
+            record.waiting += time.monotonic() - asked
+            if step == first:
+                processes.barrier()  # the first batch may take a while
+            seed_generators(run, step)
+            rate = times.rate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["factor"]
+            optimizer.zero_grad()
+            with autocast():
+                losses = losses_of(images, targets)
+            torch.stack(list(losses.values())).sum().backward()
+            optimizer.step()
+
+            done = step + 1
+            record.step(done, losses, rate)
+            due = processes.first and time.monotonic() - saved > 60 * machine.checkpoint_every_minutes
+            stopping, saving = agreement.exchange(stop(), due)
+            if stopping or saving or done == total or (every and done % every == 0):
+                paused = time.monotonic()
+                record.check(done)
+                save(done)
+                saved = time.monotonic()
+                record.paused(saved - paused)
+            if stopping and done < total:
+                agreement.settle()
+                raise _stopped(done, total)
+        if last > total:
+            with autocast():
+                reestimate(model, _batches(run, objective, data, total, stop, agreement), processes)
+        agreement.settle()
+    with averaged_running_statistics(model, processes) as statistics:
+        pass
+    set_running_statistics(model, statistics.mean(dim=0))
+    save(total + 1)  # one step further: nothing is left to do
+    return model.eval()
+
+
+def _batches(
+    run: FineTune, objective: nn.Module, data: Generator[Any], first: int, stop: StopRequests, agreement: Agreement,
+) -> Iterator[Callable[[], Any]]:  # fmt: skip
+    """Forward passes over the batches that are left, for the statistics of batch norm."""
+    for step, (images, targets) in enumerate(data, start=first):
+        seed_generators(run, step)
+        yield partial(objective, images, targets)
+        stopping, _ = agreement.exchange(stop(), False)
+        if stopping:
+            agreement.settle()
+            raise _stopped(first, first)
+
+
+def _stopped(done: int, total: int) -> Interrupted:
+    return Interrupted(
+        f"transfer: stopped at step {done} of {total}, a checkpoint is saved; the same command goes on from there"
+    )
+
+
+def seed_generators(run: FineTune, step: int) -> None:
+    """Make what torchvision's detectors draw (which proposals are trained on) a function of seed, step and process."""
+    torch.manual_seed(int(key_of(run.seed, step, run.processes.rank)) >> 1)  # below 2^63
+
+
+def average_gradients(
+    objective: Objective, processes: Processes
+) -> Callable[[Any, Any], dict[str, torch.Tensor]]:
+    """The objective, wrapped so that its gradients are averaged over the processes."""
+    if processes.world_size == 1:
+        return objective
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # torch 2.15 renames an option; 2.11 knows this name only
+        return DistributedDataParallel(
+            objective,
+            device_ids=[processes.device] if processes.device.type == "cuda" else None,
+            process_group=processes.in_step,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )

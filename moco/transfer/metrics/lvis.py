@@ -1,0 +1,81 @@
+"""LVIS's federated average precision: each class counts in the images alone in which it was looked for."""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moco.errors import MocoError
+from moco.transfer.annotations import AnnotatedSet, Detections
+from moco.transfer.metrics.coco import average_precisions, curves_of, mean_of, per_class
+
+MAX_DETECTIONS = 300
+"""An image, of all classes together."""
+
+
+def lvis_ap(truth: AnnotatedSet, found: Detections, kind: Literal["bbox", "segm"] = "segm") -> dict[str, Any]:
+    """Average precision as LVIS v1 defines it (Gupta et al., 2019, section 2.2 and its evaluation code).
+
+    An image's 300 best detections count. Of those, a class that the image neither shows nor is known not to show (its
+    negatives) is left out; of a class whose instances are not all annotated in the image, a detection without
+    a match is neither right nor wrong. The rest is as in COCO.
+
+    Args:
+        truth: the annotated images, with `federated`.
+        found: detections in them; for "segm" with segments.
+        kind: what overlaps: boxes or masks.
+
+    Returns:
+        AP (mean over IoU .5 … .95), AP50, AP75, APs, APm, APl, those of rare, common and frequent classes APr, APc,
+        APf, and AR, ARs, ARm, ARl. Under "per_class" AP, AP50 and AP75 by class name.
+
+    Raises:
+        MocoError: the set is not federated, or segments are missing.
+    """
+    if truth.federated is None:
+        raise MocoError(f"{truth.name}: no frequencies and negatives, which AP of LVIS needs; read it with read_lvis, or evaluate it as COCO")  # fmt: skip
+    curves = curves_of(
+        truth, looked_for(truth, best_of_each_image(found, MAX_DETECTIONS)), kind, [MAX_DETECTIONS]
+    )
+    frequency = np.array(truth.federated.frequency)
+    return {
+        **average_precisions(curves, ("s", "m", "l")),
+        **{f"AP{group}": mean_of(curves.precision[:, :, frequency == group, 0]) for group in "rcf"},
+        **{f"AR{size}": mean_of(curves.recall[:, :, a, 0]) for a, size in enumerate(("", "s", "m", "l"))},
+        "per_class": per_class(curves, truth.classes),
+    }
+
+
+def best_of_each_image(found: Detections, most: int) -> Detections:
+    """At most so many detections an image, those of the highest scores; of equal ones the first."""
+    order = np.lexsort((-found.scores, found.image))
+    ranked = found.image[order]
+    rank = np.arange(len(order)) - np.searchsorted(ranked, ranked)
+    return _chosen(found, np.sort(order[rank < most]))
+
+
+def looked_for(truth: AnnotatedSet, found: Detections) -> Detections:
+    """The detections of classes that their image shows or is known not to show.
+
+    The evaluator would leave the others out too; but they are most of millions.
+    """
+    assert truth.federated is not None
+    classes = len(truth.classes)
+    image = np.repeat(np.arange(len(truth)), np.diff(truth.first))
+    shown = image * classes + truth.labels
+    absent = [n * classes + c for n, labels in enumerate(truth.federated.negative) for c in labels]
+    known = np.concatenate([shown, np.array(absent, np.int64)])
+    return _chosen(found, np.flatnonzero(np.isin(found.image * classes + found.labels, known)))
+
+
+def _chosen(found: Detections, rows: NDArray[np.int64]) -> Detections:
+    return replace(
+        found,
+        image=found.image[rows],
+        boxes=found.boxes[rows],
+        scores=found.scores[rows],
+        labels=found.labels[rows],
+        segments=None if found.segments is None else [found.segments[row] for row in rows.tolist()],
+        keypoints=None,
+    )

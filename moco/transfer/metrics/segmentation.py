@@ -1,0 +1,64 @@
+"""Mean intersection over union of label maps, from a confusion matrix."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moco.errors import MocoError
+
+IGNORED = 255
+"""The label of pixels that do not count."""
+
+
+def confusion(
+    truth: NDArray[np.uint8], predicted: NDArray[np.integer[Any]], classes: int
+) -> NDArray[np.int64]:
+    """Count pixels by true and predicted class. Counts of images and of processes add up.
+
+    Args:
+        truth: uint8, any shape; 0 … C - 1, or 255 for pixels that do not count.
+        predicted: integers of the same shape, 0 … C - 1.
+        classes: C, at most 255.
+
+    Returns:
+        int64 [C, C]; rows are true classes.
+
+    Raises:
+        MocoError: a label is outside the range.
+    """
+    pairs = truth.ravel().astype(np.uint16) << 8
+    pairs |= predicted.ravel().astype(np.uint8)
+    # one pass over the pixels; which labels are allowed is seen in the counts
+    table = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
+    table[IGNORED] = 0
+    for side, counts in (("true", table.sum(axis=1)), ("predicted", table.sum(axis=0))):
+        if counts[classes:].any():
+            label = classes + int(np.flatnonzero(counts[classes:])[0])
+            raise MocoError(f"a label map has the {side} label {label}, but there are {classes} classes (0 … {classes - 1}; 255 is ignored); give the set's class list")  # fmt: skip
+    return table[:classes, :classes].copy()
+
+
+def mean_iou(confusion: NDArray[np.int64], classes: list[str]) -> dict[str, Any]:
+    """Intersection over union by class, its mean, and pixel accuracy (VOC's and Cityscapes' measure).
+
+    The IoU of a class is right pixels / (right + wrongly so labelled + missed pixels), over all images together. A class
+    that neither truth nor prediction has is undefined and left out of the mean (Cityscapes' rule; VOC has no such).
+
+    Args:
+        confusion: int64 [C, C] of all images, rows are true classes.
+        classes: C names.
+
+    Returns:
+        mIoU, pixel_accuracy, and under "per_class" IoU by class name.
+    """
+    right = np.diag(confusion)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - right
+    iou = [int(a) / int(b) if b else None for a, b in zip(right, union, strict=True)]
+    defined = [value for value in iou if value is not None]
+    pixels = int(confusion.sum())
+    return {
+        "mIoU": float(np.mean(defined)) if defined else None,
+        "pixel_accuracy": int(right.sum()) / pixels if pixels else None,
+        "per_class": {name: {"IoU": value} for name, value in zip(classes, iou, strict=True)},
+    }

@@ -1,0 +1,174 @@
+"""Stage transfer: one task from one initialisation, in several trials (outputs/transfer/results/TASK-INIT)."""
+
+import argparse
+import csv
+import json
+import shutil
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from moco import tracking
+from moco.cluster.launch import run_here
+from moco.cluster.machine import Machine, load_machine
+from moco.cluster.process_group import join
+from moco.errors import MocoError
+from moco.training.curves import read_rows
+from moco.training.run_folder import FINISHED, only_writer, prepare
+from moco.transfer.params import PARAMS, Comparison, Init, TransferParams, load_transfer_params
+from moco.transfer.settings import TaskName
+from moco.transfer.trial import PICTURES, QUARANTINE, RESULT, Sets, Trial, name_of, run_trial, write_job
+from pipelines import stage
+
+
+def transfer(params: TransferParams, task: TaskName, weights: str, name: str) -> None:
+    """Run the stage: outputs/transfer/results/NAME/{metrics.json, trials.csv, curves.csv, predictions/}.
+
+    Args:
+        params: all of transfer/params.yaml.
+        task: what is trained.
+        weights: what it starts from: a file, or an encoder's folder.
+        name: of the results.
+    """
+    comparison = params.of(task)
+    if comparison is None:
+        raise MocoError(f"{PARAMS}: has no section {task}; add it, or name another task")
+    machine, outputs = load_machine(), stage.outputs("transfer") / "results" / name
+    outputs.mkdir(parents=True, exist_ok=True)
+    quarantine = stage.runs_folder() / f"transfer-{name}.{QUARANTINE}"
+    sets = Sets.of(comparison, quarantine)
+    with tracking.stage_run(f"transfer-{name}", comparison.model_dump()) as tracked:
+        folders = []
+        for number in range(comparison.training.trials):
+            trial = Trial(comparison, weights, comparison.training.seed + number)
+            print(f"transfer: {name}: trial {number + 1} of {comparison.training.trials}", flush=True)
+            folders.append(_finished(trial, sets, machine))
+            _follow(folders[-1], number, tracked)
+        results = [json.loads((folder / RESULT).read_text()) for folder in folders]
+        metrics = summary(results)
+        _write_outputs(outputs, folders, results, metrics)
+        tracked.results(metrics)
+        for path in sorted(outputs.iterdir()):
+            tracked.artifact(path)
+    figures = ", ".join(
+        f"{name} {value:.1%}" for name, value in flat(metrics).items() if not name.endswith("_std")
+    )
+    print(f"transfer: {name}: {figures}", flush=True)
+
+
+def _finished(trial: Trial, sets: Sets, machine: Machine) -> Path:
+    """Run a trial unless that has been done, and give its folder."""
+    initial = trial.backbone()
+    folder = stage.runs_folder() / f"transfer-{name_of(trial, sets, initial)}"
+    with only_writer(folder):
+        prepare(folder, restart=False)
+        if (folder / FINISHED).exists():
+            print(f"transfer: done before, in {folder.name}", flush=True)
+            return folder
+        processes = _processes(trial.comparison, machine)
+        if processes == 1 and machine.launcher == "local":
+            run_trial(trial, sets, initial, folder, machine, join(machine.device))
+        else:
+            write_job(folder, trial)
+            run_here(folder, machine, processes)
+    return folder
+
+
+def _processes(comparison: Comparison, machine: Machine) -> int:
+    """Training processes on this host: as machine.yaml says, else one a GPU as far as the batch can be shared."""
+    if machine.launcher == "slurm":
+        raise MocoError(
+            "machine.yaml: launcher = slurm submits pretraining only; run this command within a job (sbatch, srun), with"
+            " launcher: local"
+        )
+    if machine.processes is not None:
+        return machine.processes
+    gpus = torch.cuda.device_count() if machine.device != "cpu" else 0
+    return max(count for count in range(1, max(1, gpus) + 1) if comparison.training.batch_size % count == 0)
+
+
+def _follow(folder: Path, number: int, tracked: tracking.Run) -> None:
+    for row in read_rows(folder / "training/curves.csv"):
+        values = {
+            f"trial{number}/{name}": float(value) for name, value in row.items() if name != "step" and value
+        }
+        tracked.metrics(values, int(row["step"]))
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the trials, and beside each NAME_std, the deviation of a sample, where there are several.
+
+    Figures of single classes are left to `trials.csv`.
+    """
+    found: dict[str, Any] = {}
+    for kind in results[0]:
+        found[kind] = {}
+        for name, first in results[0][kind].items():
+            values = [result[kind][name] for result in results]
+            if isinstance(first, dict):
+                continue
+            if any(value is None for value in values):  # there are none of that size, for one
+                found[kind][name] = None
+                continue
+            found[kind][name] = mean(values)
+            if len(values) > 1:
+                found[kind][f"{name}_std"] = stdev(values)
+    return found
+
+
+def flat(values: dict[str, Any], before: str = "") -> dict[str, float]:
+    """Nested figures in one mapping, without those that are undefined."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{before}{name}.")
+        elif value is not None:
+            found[f"{before}{name}"] = value
+    return found
+
+
+def _write_outputs(
+    outputs: Path, folders: list[Path], results: list[dict[str, Any]], metrics: dict[str, Any]
+) -> None:
+    stage.write_json(outputs / "metrics.json", metrics)
+    _write_rows(
+        outputs / "trials.csv", ["trial", "metric", "value"],
+        [[number, name, value] for number, result in enumerate(results) for name, value in flat(result).items()],
+    )  # fmt: skip
+    curves = [read_rows(folder / "training/curves.csv") for folder in folders]
+    _write_rows(
+        outputs / "curves.csv", ["trial", "step", "loss"],
+        [[number, row["step"], row["loss"]] for number, rows in enumerate(curves) for row in rows],
+    )  # fmt: skip
+    pictures = outputs / "predictions"
+    pictures.mkdir(exist_ok=True)
+    if (folders[0] / PICTURES).exists():  # of the first trial; classification has none
+        shutil.copyfile(folders[0] / PICTURES, pictures / PICTURES)
+
+
+def _write_rows(path: Path, head: list[str], rows: list[list[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([head, *rows])
+
+
+def main() -> None:
+    """Entry point of `python -m pipelines.transfer TASK INIT`."""
+    parser = stage.with_parameters(argparse.ArgumentParser(description=__doc__), str(PARAMS))
+    parser.add_argument("task", help="a section of the parameter file: detection, instances, …")
+    parser.add_argument(
+        "init", help="random, supervised or moco, as stage weights left them; or a file or folder of weights"
+    )
+    arguments = parser.parse_args()
+    with stage.errors_in_one_line():
+        params = load_transfer_params(arguments.params, arguments.set)
+        known: tuple[Init, ...] = ("random", "supervised", "moco")
+        weights = f"outputs/transfer/weights/{arguments.init}" if arguments.init in known else arguments.init
+        name = f"{arguments.task}-{Path(arguments.init).stem}"
+        transfer(params, arguments.task, weights, name)
+
+
+if __name__ == "__main__":
+    main()

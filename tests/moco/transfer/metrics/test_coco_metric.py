@@ -1,0 +1,159 @@
+"""COCO's metrics: the same detections through pycocotools and through ours."""
+
+import contextlib
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from random_detections import random_set
+
+from moco.errors import MocoError
+from moco.transfer.annotations import AnnotatedSet, Detections
+from moco.transfer.metrics import coco
+from moco.transfer.metrics.coco import coco_ap
+
+BOX_NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+NAMES = {
+    "bbox": BOX_NAMES,
+    "segm": BOX_NAMES,
+    "keypoints": ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"],
+}
+
+
+def pycocotools_of(truth: AnnotatedSet, found: Detections, kind: str, sigmas=None) -> COCOeval:
+    """pycocotools' own evaluation, from files in COCO's format as they would be written."""
+    image = np.repeat(truth.ids, np.diff(truth.first))
+
+    def xywh(box: np.ndarray) -> list[float]:
+        x0, y0, x1, y1 = box.tolist()
+        return [x0, y0, x1 - x0, y1 - y0]
+
+    annotated = {
+        "images": [
+            {"id": name, "height": int(height), "width": int(width)}
+            for name, (height, width) in zip(truth.ids, truth.sizes, strict=True)
+        ],
+        "categories": [{"id": c + 1, "name": name} for c, name in enumerate(truth.classes)],
+        "annotations": [
+            {
+                "id": int(truth.annotation_ids[row]), "image_id": int(image[row]), "category_id": int(truth.labels[row]) + 1,
+                "bbox": xywh(truth.boxes[row]), "area": float(truth.areas[row]), "iscrowd": int(truth.ignored[row]),
+                "segmentation": truth.segments[row], "keypoints": truth.keypoints[row].ravel().tolist(),
+                "num_keypoints": int((truth.keypoints[row, :, 2] > 0).sum()),
+            }
+            for row in range(len(image))
+        ],
+    }  # fmt: skip
+    results = []
+    for row in range(len(found.image)):
+        result = {"image_id": truth.ids[found.image[row]], "category_id": int(found.labels[row]) + 1, "score": float(found.scores[row])}  # fmt: skip
+        if kind == "bbox":
+            result["bbox"] = xywh(found.boxes[row])
+        elif kind == "segm":
+            result["segmentation"] = dict(found.segments[row])
+        else:
+            result["keypoints"] = found.keypoints[row].ravel().tolist()
+        results.append(result)
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = COCO()
+        theirs.dataset = annotated
+        theirs.createIndex()
+        evaluation = COCOeval(theirs, theirs.loadRes(results), kind)
+        if sigmas is not None:
+            evaluation.params.kpt_oks_sigmas = np.array(sigmas)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def none_for_undefined(value: float) -> float | None:
+    return None if value == -1 else pytest.approx(float(value), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
+def test_every_figure_is_pycocotools(kind, seed):
+    truth, found = random_set(seed)
+    assert truth.ignored.any() and np.bincount(found.image).max() > 100
+    theirs, ours = pycocotools_of(truth, found, kind), coco_ap(truth, found, kind)
+    assert len(theirs.stats) == len(NAMES[kind])
+    for name, value in zip(NAMES[kind], theirs.stats, strict=True):
+        assert ours[name] == none_for_undefined(value), name
+    assert 0.02 < ours["AP"] < 0.95
+    for c, name in enumerate(truth.classes):
+        for key, chosen in (("AP", slice(None)), ("AP50", slice(0, 1)), ("AP75", slice(5, 6))):
+            precision = theirs.eval["precision"][chosen, :, c, 0, -1]
+            assert ours["per_class"][name][key] == none_for_undefined(precision.mean()), (name, key)
+    assert ours["per_class"][truth.classes[-1]]["AP"] is None  # it has no objects
+
+
+def test_own_keypoints_take_their_sigmas_or_the_mean_of_cocos():
+    truth, found = random_set(0, points=4)
+    mine = (0.02, 0.05, 0.1, 0.2)
+    for given, used in ((mine, mine), (None, [np.mean(coco.COCO_SIGMAS)] * 4)):
+        theirs, ours = pycocotools_of(truth, found, "keypoints", used), coco_ap(truth, found, "keypoints", given)  # fmt: skip
+        for name, value in zip(NAMES["keypoints"], theirs.stats, strict=True):
+            assert ours[name] == none_for_undefined(value), name
+
+
+def test_cocos_sigmas_are_the_evaluators_own():
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = COCOeval(iouType="keypoints").params.kpt_oks_sigmas
+    assert theirs == pytest.approx(coco.COCO_SIGMAS)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
+def test_classes_evaluated_in_parts_give_the_same(kind, monkeypatch):
+    truth, found = random_set(1)
+    whole = coco_ap(truth, found, kind)
+    monkeypatch.setattr(coco, "PAIRS_AT_ONCE", 2 * len(truth))
+    assert coco_ap(truth, found, kind) == whole
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
+def test_no_detections_are_worth_nothing_and_no_objects_undefined(kind):
+    truth, found = random_set(0)
+    nothing = Detections(found.image[:0], found.boxes[:0], found.scores[:0], found.labels[:0], [], found.keypoints[:0])  # fmt: skip
+    assert coco_ap(truth, nothing, kind)["AP"] == 0.0
+    without = truth.with_instances(np.zeros(len(truth.labels), bool))
+    assert coco_ap(without, found, kind)["AP"] is None
+    assert coco_ap(without, nothing, kind)["AP"] is None
+
+
+def test_an_annotation_with_id_0_counts_as_any_other():
+    truth, found = random_set(0)
+    renumbered = replace(truth, annotation_ids=truth.annotation_ids - 1)
+    assert coco_ap(renumbered, found) == coco_ap(truth, found)  # pycocotools takes 0 for "no match"
+
+
+def test_image_ids_may_be_words():
+    truth, found = random_set(0)
+    found.scores = np.random.default_rng(0).permutation(len(found.scores)).astype(np.float32)  # no ties
+    words = replace(truth, ids=[f"2007_{name:06d}" for name in truth.ids])
+    assert coco_ap(words, found) == coco_ap(truth, found)
+
+
+def test_nothing_is_printed_and_nothing_given_is_changed(capfd):
+    truth, found = random_set(0)
+    segments = [dict(one) if isinstance(one, dict) else [*one] for one in truth.segments]
+    for kind in NAMES:
+        coco_ap(truth, found, kind)
+    assert capfd.readouterr() == ("", "")
+    assert truth.segments == segments
+    assert all(set(one) == {"size", "counts"} for one in found.segments)
+
+
+def test_what_is_not_there_cannot_be_compared():
+    truth, found = random_set(0)
+    with pytest.raises(MocoError, match=r"^random: no segments"):
+        coco_ap(replace(truth, segments=None), found, "segm")
+    with pytest.raises(MocoError, match=r"^the detections: no keypoints"):
+        coco_ap(truth, replace(found, keypoints=None), "keypoints")
+    with pytest.raises(MocoError, match=r"^random: 17 keypoints an object, but the detections have 5"):
+        coco_ap(truth, replace(found, keypoints=found.keypoints[:, :5]), "keypoints")
+    with pytest.raises(MocoError, match=r"^keypoints: 3 sigmas for 17 keypoints"):
+        coco_ap(truth, found, "keypoints", (0.1, 0.1, 0.1))

@@ -1,0 +1,166 @@
+"""LVIS's metrics beside a slow statement of its rules, one detection at a time."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pycocotools import mask
+from random_detections import HEIGHT, WIDTH, random_set
+
+from moco.errors import MocoError
+from moco.transfer.annotations import AnnotatedSet, Detections
+from moco.transfer.metrics import lvis
+from moco.transfer.metrics.coco import coco_ap
+from moco.transfer.metrics.lvis import best_of_each_image, lvis_ap
+
+RANGES = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}
+THRESHOLDS = [0.5 + 0.05 * step for step in range(10)]
+
+
+def as_runs(segment):
+    if isinstance(segment, list):
+        return mask.merge(mask.frPyObjects(segment, HEIGHT, WIDTH))
+    return mask.frPyObjects(segment, HEIGHT, WIDTH) if isinstance(segment["counts"], list) else segment
+
+
+def overlap(truth: AnnotatedSet, found: Detections, g: int, d: int, kind: str) -> float:
+    if kind == "segm":
+        return float(mask.iou([found.segments[d]], [as_runs(truth.segments[g])], [0])[0, 0])
+    a, b = found.boxes[d].astype(float), truth.boxes[g].astype(float)
+    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    shared = max(width, 0) * max(height, 0)
+    return shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared)
+
+
+def curve_of_class(truth, found, c, kind, threshold, low, high, allowed):
+    """Precision at recall 0, .01 … 1, and the largest recall; None where the class has no object of that size."""
+    outcome = []  # (score, right) of what counts
+    objects = 0
+    for _, n in sorted(zip(truth.ids, range(len(truth)), strict=True)):
+        here = truth.instances(n)
+        mine = [g for g in range(here.start, here.stop) if truth.labels[g] == c]
+        outside = {g: not low <= truth.areas[g] <= high for g in mine}
+        objects += sum(not outside[g] for g in mine)
+        if not mine and c not in truth.federated.negative[n]:
+            continue  # nobody looked for it
+        taken: set[int] = set()
+        rows = [d for d in allowed if found.image[d] == n and found.labels[d] == c]
+        for d in sorted(rows, key=lambda d: -found.scores[d]):
+            free = [(overlap(truth, found, g, d, kind), g) for g in mine if g not in taken]
+            free = [(iou, g) for iou, g in free if iou >= threshold - 1e-12]
+            free = [(iou, g) for iou, g in free if not outside[g]] or free
+            if free:  # the best that counts, else the best that does not; of equals the last
+                g = max(free)[1]
+                taken.add(g)
+                if not outside[g]:
+                    outcome.append((found.scores[d], True))
+            else:
+                size = mask.area(found.segments[d]) if kind == "segm" else np.prod(found.boxes[d, 2:] - found.boxes[d, :2])  # fmt: skip
+                if low <= size <= high and c not in truth.federated.not_exhaustive[n]:
+                    outcome.append((found.scores[d], False))
+    if not objects:
+        return None
+    outcome.sort(key=lambda one: -one[0])
+    right = np.cumsum([one[1] for one in outcome])
+    precision = right / (np.arange(len(outcome)) + 1)
+    best = [precision[right / objects >= level].max(initial=0) for level in np.linspace(0, 1, 101)]
+    return best, right[-1] / objects if len(right) else 0.0
+
+
+def slowly(truth: AnnotatedSet, found: Detections, kind: str) -> dict[str, float | None]:
+    kept = []
+    for n in range(len(truth)):
+        kept += sorted(np.flatnonzero(found.image == n), key=lambda d: -found.scores[d])[: lvis.MAX_DETECTIONS]  # fmt: skip
+    kept.sort()
+    curves = {
+        (size, c, t): curve_of_class(truth, found, c, kind, threshold, low, high, kept)
+        for size, (low, high) in RANGES.items()
+        for c in range(len(truth.classes))
+        for t, threshold in enumerate(THRESHOLDS)
+    }
+
+    def mean(part: int, size: str = "", steps=range(10), groups: str = "rcf") -> float | None:
+        values = [
+            np.mean(curve[part])
+            for (own, c, t), curve in curves.items()
+            if own == size and t in steps and truth.federated.frequency[c] in groups and curve is not None
+        ]
+        return float(np.mean(values)) if values else None
+
+    return {
+        "AP": mean(0), "AP50": mean(0, steps=[0]), "AP75": mean(0, steps=[5]),
+        **{f"AP{size}": mean(0, size) for size in "sml"}, **{f"AP{group}": mean(0, groups=group) for group in "rcf"},
+        **{f"AR{size}": mean(1, size) for size in RANGES},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(2))
+def test_every_figure_is_what_the_rules_give(kind, seed, monkeypatch):
+    monkeypatch.setattr(lvis, "MAX_DETECTIONS", 60)  # fewer than the crowded image has
+    truth, found = random_set(seed, federated=True)
+    ours = lvis_ap(truth, found, kind)
+    classes = ours.pop("per_class")
+    assert ours == {name: pytest.approx(value, abs=1e-9) for name, value in slowly(truth, found, kind).items()}  # fmt: skip
+    assert 0 < ours["APr"] < 1 and ours["APr"] != ours["APc"]
+    assert classes[truth.classes[-1]]["AP"] is None
+
+
+def one_object(negative: list[int], not_exhaustive: list[int]) -> AnnotatedSet:
+    """The first image alone, with one object of class 0."""
+    truth, _ = random_set(0, federated=True)
+    truth = truth.subset([0]).with_instances(np.arange(truth.first[1]) == 0)
+    truth.labels[:] = 0
+    federated = replace(truth.federated, negative=[negative], not_exhaustive=[not_exhaustive])
+    return replace(truth, federated=federated)
+
+
+def detections(truth: AnnotatedSet, labels: list[int], scores: list[float]) -> Detections:
+    """The last is exactly on the object, the others away from all."""
+    boxes = np.tile(np.float32([200, 200, 210, 210]), (len(labels), 1))
+    boxes[-1] = truth.boxes[0]
+    return Detections(np.zeros(len(labels), np.int64), boxes, np.float32(scores), np.array(labels))
+
+
+def test_a_false_detection_of_a_shown_class_counts():
+    truth = one_object([], [])
+    assert lvis_ap(truth, detections(truth, [0, 0], [0.9, 0.5]), "bbox")["AP"] == pytest.approx(0.5)
+
+
+def test_a_false_detection_of_a_class_not_exhaustively_annotated_does_not_count():
+    truth = one_object([], [0])
+    assert lvis_ap(truth, detections(truth, [0, 0], [0.9, 0.5]), "bbox")["AP"] == pytest.approx(1)
+
+
+def test_a_detection_in_an_image_where_nobody_looked_for_the_class_does_not_count():
+    here, other = one_object([], []), random_set(1, federated=True)[0].subset([4])  # an image without objects
+    for negative, expected in (([], 1.0), ([0], 0.5)):
+        truth = replace(
+            here,
+            ids=[*here.ids, *other.ids], paths=[*here.paths, *other.paths], sizes=np.concatenate([here.sizes, other.sizes]),
+            first=np.array([0, 1, 1]), federated=replace(here.federated, negative=[[], negative], not_exhaustive=[[], []]),
+        )  # fmt: skip
+        found = detections(truth, [0, 0], [0.9, 0.5])
+        found.image[0] = 1
+        assert lvis_ap(truth, found, "bbox")["AP"] == pytest.approx(expected)
+
+
+def test_the_best_detections_of_an_image_are_kept_in_their_order():
+    image, scores = np.array([1, 0, 1, 1, 0]), np.float32([0.2, 0.9, 0.5, 0.5, 0.1])
+    found = Detections(image, np.arange(20, dtype=np.float32).reshape(5, 4), scores, np.arange(5))
+    assert best_of_each_image(found, 2).labels.tolist() == [1, 2, 3, 4]
+    assert best_of_each_image(found, 1).labels.tolist() == [1, 2]
+
+
+def test_a_set_without_frequencies_is_refused_and_cocos_rules_are_there_for_any():
+    truth, found = random_set(0, federated=True)
+    plain = replace(truth, federated=None)
+    with pytest.raises(MocoError, match=r"^random: no frequencies and negatives"):
+        lvis_ap(plain, found)
+    assert coco_ap(truth, found) == coco_ap(plain, found)
+    assert coco_ap(truth, found)["AP"] != lvis_ap(truth, found, "bbox")["AP"]
+
+
+def test_nothing_is_printed(capfd):
+    lvis_ap(*random_set(0, federated=True))
+    assert capfd.readouterr() == ("", "")

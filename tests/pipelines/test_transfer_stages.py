@@ -1,0 +1,126 @@
+"""The stages of transfer/dvc.yaml on a few tiny scenes: everything but the figures."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from small_material import ROOT
+
+from moco.config import validate
+from moco.encoders import load_encoder, random_encoder, save_encoder
+from moco.errors import MocoError
+from moco.transfer.params import TransferParams, load_transfer_params
+from pipelines.scenes import scenes
+from pipelines.transfer import summary, transfer
+from pipelines.transfer_report import report
+from pipelines.weights import weights
+
+FEW = {
+    "iterations": 3, "batch_size": 4, "precise_bn_batches": 1, "trials": 2, "precision": "fp32",
+}  # fmt: skip
+
+
+def small_params(**changes: Any) -> TransferParams:
+    """The project's own transfer/params.yaml, made tiny."""
+    values = yaml.safe_load((ROOT / "transfer/params.yaml").read_text())
+    values["tasks"] = ["detection", "instances", "semantic"]
+    values["scenes"] |= {"train": 12, "val": 2, "test": 4, "side": 64, "item_max": 40}
+    for task in values["tasks"]:
+        values[task]["training"] |= FEW
+    values["supervised"]["training"] |= FEW | {
+        "trials": 1,
+        "batch_size": 16,
+        "test_short_side": 16,
+        "crop_size": 16,
+    }
+    return validate(values | changes, "params.yaml", TransferParams)
+
+
+def test_the_parameter_files_that_the_project_has_are_allowed():
+    for name in ("params", "voc", "coco"):
+        assert load_transfer_params(ROOT / f"transfer/{name}.yaml").tasks
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"tasks": ["keypoints"]}, "tasks names keypoints, which has no section"),
+        ({"watched": ""}, "watched = ''"),
+        ({"nonsense": 1}, "nonsense is no known key"),
+    ],
+)
+def test_what_does_not_fit_together_is_one_line(changes, told):
+    with pytest.raises(MocoError, match=told):
+        small_params(**changes)
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "told"),
+    [
+        ("semantic", {"format": "coco"}, "data.format = coco has no annotations for task = semantic"),
+        ("detection", {"train": ["trainval"]}, "'trainval' names no year; write YEAR/LIST"),
+        ("instances", {"train": ["a.json", "b.json"]}, "train names 2 parts, which only voc may"),
+    ],
+)
+def test_data_that_cannot_serve_a_task_are_refused(task, data, told):
+    values = yaml.safe_load((ROOT / "transfer/params.yaml").read_text())
+    values[task]["data"] |= data
+    with pytest.raises(MocoError, match=told):
+        validate(values, "params.yaml", TransferParams)
+
+
+def test_means_and_deviations_are_of_the_trials_and_undefined_figures_stay_so():
+    trials = [
+        {"box": {"AP": 0.1, "APl": None, "per_class": {"cat": {"AP": 0.1}}}},
+        {"box": {"AP": 0.3, "APl": None, "per_class": {"cat": {"AP": 0.3}}}},
+    ]
+    found = summary(trials)
+    assert found == {"box": {"AP": pytest.approx(0.2), "AP_std": pytest.approx(0.02**0.5), "APl": None}}
+    assert summary(trials[:1]) == {"box": {"AP": 0.1, "APl": None}}
+
+
+@pytest.mark.slow
+def test_scenes_weights_trials_and_the_page(project: Path, capsys: pytest.CaptureFixture[str]):
+    params = small_params()
+    scenes(params)
+    for init in ("random", "supervised"):
+        weights(params, init)
+    spec = load_encoder("outputs/transfer/weights/supervised").spec
+    untrained = random_encoder(spec, 7)
+    save_encoder("outputs/pretrain/encoder", untrained.backbone, untrained.spec)
+    named = json.loads(Path("outputs/pretrain/encoder/encoder.json").read_text()) | {
+        "training_hash": "0" * 16
+    }
+    Path("outputs/pretrain/encoder/encoder.json").write_text(json.dumps(named))
+    weights(params, "moco")
+    for task in params.tasks:
+        for init in params.inits:
+            transfer(params, task, f"outputs/transfer/weights/{init}", f"{task}-{init}")
+    report(params)
+
+    results = Path("outputs/transfer/results")
+    for task, kind, figure in (
+        ("detection", "box", "AP50"),
+        ("instances", "mask", "AP"),
+        ("semantic", "pixel", "mIoU"),
+    ):
+        for init in params.inits:
+            folder = results / f"{task}-{init}"
+            metrics = json.loads((folder / "metrics.json").read_text())
+            assert 0 <= metrics[kind][figure] <= 1
+            assert metrics[kind][f"{figure}_std"] >= 0
+            rows = list(csv.DictReader((folder / "curves.csv").open()))
+            assert {row["trial"] for row in rows} == {"0", "1"}
+            assert (folder / "predictions/predictions.png").stat().st_size > 1000
+    page = Path("outputs/transfer/report/report.html").read_text()
+    for words in ("Detection", "Instance segmentation", "Semantic segmentation", "MoCo", "supervised", "±"):
+        assert words in page
+    first = {path: path.read_bytes() for path in sorted(results.rglob("*")) if path.is_file()}
+
+    capsys.readouterr()
+    transfer(params, "semantic", "outputs/transfer/weights/moco", "semantic-moco")
+    assert capsys.readouterr().out.count("done before") == 2
+    assert {path: path.read_bytes() for path in sorted(results.rglob("*")) if path.is_file()} == first
