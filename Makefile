@@ -46,6 +46,8 @@ bench: setup $(BENCH)/.ready
 	$(BENCH)/bin/python -m benchmarks.epoch
 	$(BENCH)/bin/python -m benchmarks.probe
 	$(BENCH)/bin/python -m benchmarks.sharding
+	python -m benchmarks.transfer_step
+	python -m benchmarks.transfer_evaluation
 	python -m benchmarks.overhead
 	python -m benchmarks.shuffle_bn
 	python -m benchmarks.scaling

@@ -23,7 +23,7 @@ from benchmarks import page
 RESULTS = Path(__file__).parent / "results.json"
 PACKAGES = (
     "torch", "torchvision", "numpy", "numba", "opencv-python-headless", "pillow", "webdataset", "lightly",
-    "nvidia-dali-cuda130", "ffcv", "simplejpeg",
+    "nvidia-dali-cuda130", "ffcv", "simplejpeg", "pycocotools", "faster-coco-eval", "torchmetrics",
 )  # fmt: skip
 Side = Callable[[], int | tuple[int, float, float]]
 """Does a round's work and returns how many units of it (images, steps, …) it did; with the seconds on the clock and

@@ -29,6 +29,11 @@ TOPICS = {
         "Exact mode is the paper's protocol: random crops and flips, encoded anew every epoch. Fast mode encodes one centre view"
         " of each image once. They are different protocols; the difference in accuracy is stated.",
     ),
+    "transfer_step": (
+        "Fine-tuning a detector",
+        "From image files to the optimiser's step, one loader worker on each side, random weights. torchvision's reference loop reads with"
+        " Pillow, hands over float32 and resizes in the model; ours resizes in the worker and hands over uint8.",
+    ),
     "transfer_evaluation": (
         "Evaluating detections",
         "All figures of one evaluation, on made-up objects and detections of COCO's number and sizes. Ours goes from arrays to"

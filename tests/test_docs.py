@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
@@ -126,6 +127,22 @@ def test_the_demo_says_where_everything_is(demo):
     for pointer in ("outputs/report/report.html", "mlflow ui"):
         assert pointer in demo.printed
     assert "Traceback" not in demo.printed
+
+
+def test_the_transfer_demo_in_small_makes_its_table(demo):
+    file = demo.folder / "transfer/params.yaml"
+    values = yaml.safe_load(before := file.read_text())
+    values["scenes"] |= {"train": 48, "val": 4, "test": 8}
+    values["supervised"]["training"]["iterations"] = 20
+    values["detection"]["training"] |= {"iterations": 12, "trials": 1, "precise_bn_batches": 2}
+    file.write_text(yaml.safe_dump(values))
+    printed = run("make transfer-demo", demo.folder, ["bash", "-ec"])
+    assert "outputs/transfer/report/report.html" in printed
+    assert "Traceback" not in printed
+    page = (demo.folder / "outputs/transfer/report/report.md").read_text()
+    assert all(re.search(rf"^\| {init} ", page, re.MULTILINE) for init in ("random", "supervised", "MoCo"))
+    assert "up to date" in run("dvc repro transfer/dvc.yaml", demo.folder, ["bash", "-ec"])
+    file.write_text(before)
 
 
 @pytest.mark.parametrize("page", PAGES)

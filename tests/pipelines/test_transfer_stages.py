@@ -9,12 +9,13 @@ import pytest
 import yaml
 from small_material import ROOT
 
+from moco.cluster.machine import load_machine
 from moco.config import validate
 from moco.encoders import load_encoder, random_encoder, save_encoder
 from moco.errors import MocoError
 from moco.transfer.params import TransferParams, load_transfer_params
 from pipelines.scenes import scenes
-from pipelines.transfer import summary, transfer
+from pipelines.transfer import _processes, summary, transfer
 from pipelines.transfer_report import report
 from pipelines.weights import weights
 
@@ -124,3 +125,22 @@ def test_scenes_weights_trials_and_the_page(project: Path, capsys: pytest.Captur
     transfer(params, "semantic", "outputs/transfer/weights/moco", "semantic-moco")
     assert capsys.readouterr().out.count("done before") == 2
     assert {path: path.read_bytes() for path in sorted(results.rglob("*")) if path.is_file()} == first
+
+
+@pytest.mark.slow
+def test_processes_of_machine_yaml_share_a_trial(project: Path, capfd: pytest.CaptureFixture[str]):
+    params = small_params()
+    scenes(params)
+    weights(params, "random")
+    (project / "machine.yaml").write_text("processes: 2\nnum_workers: 0\n")
+    transfer(params, "detection", "outputs/transfer/weights/random", "detection-random")
+    assert "on 2 process(es)" in capfd.readouterr().out
+    metrics = json.loads(Path("outputs/transfer/results/detection-random/metrics.json").read_text())
+    assert 0 <= metrics["box"]["AP50"] <= 1
+
+
+def test_a_slurm_launcher_is_refused_with_what_to_do(project: Path):
+    params = small_params()
+    (project / "machine.yaml").write_text("launcher: slurm\nslurm: {minutes: 5}\n")
+    with pytest.raises(MocoError, match="launcher = slurm submits pretraining only"):
+        _processes(params.detection, load_machine())

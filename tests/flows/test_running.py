@@ -1,0 +1,46 @@
+"""What flows share: the machine in parts for stages that run side by side."""
+
+import sys
+
+import pytest
+import torch
+from small_pipeline import Pipeline
+
+from flows import running
+
+
+def drained(count: int | None) -> list[dict[str, str]]:
+    slots = running.shares(count)
+    return [slots.get() for _ in range(slots.qsize())]
+
+
+def test_cores_are_shared_out_to_stages_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "cores", lambda: 4)
+    assert drained(2) == [{"OMP_NUM_THREADS": "2"}] * 2
+    assert drained(None) == [{"OMP_NUM_THREADS": "1"}] * 4
+    assert drained(9) == [{"OMP_NUM_THREADS": "1"}] * 9
+
+
+@pytest.mark.parametrize(
+    ("count", "devices"), [(None, ["0", "1", "2", "3"]), (2, ["0,2", "1,3"]), (1, ["0,1,2,3"]), (5, ["0", "1", "2", "3", "0"])]
+)  # fmt: skip
+def test_gpus_are_shared_out_too(
+    count: int | None, devices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in drained(count)] == devices
+
+
+def test_a_pipeline_below_runs_with_what_it_builds_on_and_nothing_else(alone: Pipeline) -> None:
+    below = alone.folder / "below"
+    below.mkdir()
+    (below / "dvc.yaml").write_text(
+        "stages: {more: {wdir: .., matrix: {n: [1, 2]}, cmd: 'cp encoder below/x${item.n}', deps: [encoder], outs: ['below/x${item.n}']}}"
+    )
+    (alone.folder / "below.py").write_text(
+        "import os\nfrom pathlib import Path\nfrom prefect import flow\nfrom flows.running import run_stages\n"
+        "@flow\ndef below():\n    run_stages(Path.cwd(), dict(os.environ), 0, 'below/dvc.yaml', 2)\nbelow()\n"
+    )
+    alone.run(sys.executable, "below.py")
+    assert (below / "x1").exists() and (below / "x2").exists()
+    assert not (alone.folder / "detect.json").exists()
