@@ -35,7 +35,8 @@ def run_stages(
         env: of the stages.
         retries: further tries of a stage that crashed.
         pipeline: the file of the graph.
-        side_by_side: how many stages of a matrix share the machine; None: as many as it has GPUs, or cores.
+        side_by_side: how many stages of a pipeline below the root share the machine; None: as many as it has GPUs, or
+            cores. Stages of dvc.yaml itself have all of it.
 
     Returns:
         The stages, in an order in which they can be run.
@@ -44,7 +45,7 @@ def run_stages(
     futures: dict[str, PrefectFuture[None]] = {}
     for stage, needed in graph.stages_in_order(folder, pipeline).items():
         futures[stage] = run_stage.with_options(retries=retries).submit(
-            stage, folder, env, remote, slots if "@" in stage else None,
+            stage, folder, env, remote, slots if stage.startswith(f"{pipeline}:") else None,
             wait_for=[futures[name] for name in needed], return_state=False,
         )  # fmt: skip
     for future in futures.values():
