@@ -72,7 +72,8 @@ def render_html(markdown: str, folder: Path) -> str:
             else:
                 anchor = re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
                 token.attrSet("id", anchor)
-                sections.append((anchor, heading))
+                if token.tag == "h2":
+                    sections.append((anchor, heading))
         elif token.type == "inline" and token.children:
             _embed(token.children, tokens[number - 1], folder)
     body = parser.renderer.render(tokens, parser.options, {})

@@ -135,7 +135,7 @@ def _described(task: str, comparison: Comparison, found: dict[str, Found]) -> di
         "align": "l" + "r" * (len(columns) + 1), "head": " | ".join(["weights", *names, f"{names[0]}, points over random"]),
         "rows": rows, "sentences": _verdicts(found, lead, names[0]),
         "published": PUBLISHED.get((task, comparison.training.schedule)) if comparison.training.iterations is None else None,
-        "pictures": [(init, one.picture) for init, one in found.items() if one.picture],
+        "pictures": [(init, NAMES[init]) for init, one in found.items() if one.picture],
     }  # fmt: skip
 
 

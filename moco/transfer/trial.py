@@ -16,7 +16,7 @@ from moco.config import read_yaml, settings_hash
 from moco.errors import MocoError
 from moco.evaluation.linear import Labelled
 from moco.training.run_folder import FINISHED
-from moco.transfer.annotations import AnnotatedSet, data_hash
+from moco.transfer.annotations import AnnotatedSet, Detections, data_hash
 from moco.transfer.classification import accuracies
 from moco.transfer.data import average_precisions, open_data
 from moco.transfer.finetune import FineTune, finetune
@@ -33,6 +33,7 @@ JOB, RESULT, PICTURES, QUARANTINE = "transfer.yaml", "result.json", "predictions
 SHOWN = 6
 """Test images in the pictures, the same for every initialisation and trial."""
 LEAST_SCORE = 0.5
+"""Of the detections in the pictures; lower where that shows fewer than there are objects."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,13 @@ def evaluate(
     if not processes.first:
         return {}, None
     metrics = average_precisions(comparison.data, settings.task, images, found)
-    return metrics, detections_sheet(images, found, shown, LEAST_SCORE)
+    return metrics, detections_sheet(images, found, shown, least_score(images, found))
+
+
+def least_score(images: AnnotatedSet, found: Detections) -> float:
+    """The score from which on as many objects are detected as there are, rounded down to hundredths; at most `LEAST_SCORE`."""
+    ranked = np.sort(found.scores)[::-1][: len(images.labels)]
+    return min(LEAST_SCORE, float(np.floor(100 * float(ranked[-1])) / 100)) if len(ranked) else LEAST_SCORE
 
 
 def write_job(folder: Path, trial: Trial) -> None:

@@ -1,0 +1,60 @@
+"""A trial: what names it, what it starts from, and what its pictures show."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transfer_material import annotated_set
+
+from moco.encoders import load_encoder, random_encoder, save_encoder
+from moco.errors import MocoError
+from moco.transfer.annotations import Detections
+from moco.transfer.params import Comparison
+from moco.transfer.trial import LEAST_SCORE, Trial, least_score, work
+
+
+def detections(scores: list[float]) -> Detections:
+    count = len(scores)
+    return Detections(
+        np.zeros(count, np.int64), np.zeros((count, 4), np.float32), np.array(scores, np.float32), np.zeros(count, np.int64)
+    )  # fmt: skip
+
+
+def test_pictures_show_about_as_many_detections_as_there_are_objects(tmp_path):
+    images = annotated_set(tmp_path, images=2)
+    objects = len(images.labels)
+    assert least_score(images, detections([0.9] * (objects + 1))) == LEAST_SCORE
+    assert least_score(images, detections([0.9, *[0.237] * objects])) == 0.23
+    assert least_score(images, detections([])) == LEAST_SCORE
+
+
+def test_an_untrained_encoder_is_drawn_anew_for_each_seed_and_a_trained_one_is_not(tmp_path: Path):
+    comparison: Comparison = None  # type: ignore[assignment]  # weights depend on the rest alone
+    spec = load_spec(tmp_path)
+    first, again, other = (
+        Trial(comparison, str(tmp_path / "trained"), seed).backbone() for seed in (0, 0, 1)
+    )
+    assert first.fingerprint == again.fingerprint == other.fingerprint
+    (tmp_path / "random").mkdir()
+    (tmp_path / "random/encoder.json").write_text(json.dumps(spec | {"training_hash": "random"}))
+    drawn = [Trial(comparison, str(tmp_path / "random"), seed).backbone() for seed in (0, 0, 1)]
+    assert drawn[0].fingerprint == drawn[1].fingerprint != drawn[2].fingerprint
+    assert torch.equal(drawn[0].network.conv1.weight, drawn[1].network.conv1.weight)
+
+
+def load_spec(folder: Path) -> dict[str, object]:
+    """Leave a trained encoder in the folder, and give its description."""
+    from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec
+
+    spec = EncoderSpec("thin", "small-stride2", 28, 1.0, IMAGENET_MEAN, IMAGENET_STD, 256, "0" * 16)
+    save_encoder(folder / "trained", random_encoder(spec, 3).backbone, spec)
+    load_encoder(folder / "trained")
+    return json.loads((folder / "trained/encoder.json").read_text())
+
+
+def test_an_order_that_was_changed_by_hand_is_named(tmp_path):
+    (tmp_path / "transfer.yaml").write_text("seed: 0\nweights: x\ncomparison: {data: 1}\n")
+    with pytest.raises(MocoError, match=r"transfer\.yaml: .*; start the run again"):
+        work(tmp_path)
