@@ -147,6 +147,8 @@ def _about(data: Data, training: Transfer) -> str:
         training.neck
     ]
     trials = f"{training.trials} trial{'s' if training.trials > 1 else ''}"
+    if training.label_fraction < 1:
+        trials = f"{training.label_fraction:.0%} of the labels, {trials}"
     return (
         f"{', '.join(data.train)} to train, {', '.join(data.test)} to test ({data.format}); schedule {training.schedule}{network}, {length} of"
         f" {training.batch_size} images, learning rate {times.learning_rate:g}, batch norm {training.batch_norm}, {trials}."
