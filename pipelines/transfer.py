@@ -18,12 +18,11 @@ from moco.errors import MocoError
 from moco.training.curves import read_rows
 from moco.training.run_folder import FINISHED, only_writer, prepare
 from moco.transfer.params import PARAMS, Comparison, Init, TransferParams, load_transfer_params
-from moco.transfer.settings import TaskName
 from moco.transfer.trial import PICTURES, QUARANTINE, RESULT, Sets, Trial, name_of, run_trial, write_job
 from pipelines import stage
 
 
-def transfer(params: TransferParams, task: TaskName, weights: str, name: str) -> None:
+def transfer(params: TransferParams, task: str, weights: str, name: str) -> None:
     """Run the stage: outputs/transfer/results/NAME/{metrics.json, trials.csv, curves.csv, predictions/}.
 
     Args:
@@ -36,7 +35,6 @@ def transfer(params: TransferParams, task: TaskName, weights: str, name: str) ->
     if comparison is None:
         raise MocoError(f"{PARAMS}: has no section {task}; add it, or name another task")
     machine, outputs = load_machine(), stage.outputs("transfer") / "results" / name
-    outputs.mkdir(parents=True, exist_ok=True)
     quarantine = stage.runs_folder() / f"transfer-{name}.{QUARANTINE}"
     sets = Sets.of(comparison, quarantine)
     with tracking.stage_run(f"transfer-{name}", comparison.model_dump()) as tracked:
@@ -132,6 +130,7 @@ def flat(values: dict[str, Any], before: str = "") -> dict[str, float]:
 def _write_outputs(
     outputs: Path, folders: list[Path], results: list[dict[str, Any]], metrics: dict[str, Any]
 ) -> None:
+    outputs.mkdir(parents=True, exist_ok=True)
     stage.write_json(outputs / "metrics.json", metrics)
     _write_rows(
         outputs / "trials.csv", ["trial", "metric", "value"],

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -138,9 +138,9 @@ class TransferParams(Settings):
                 raise ValueError(f"{task}.training.task = {section.training.task}; set it to {task}")
         return self
 
-    def of(self, task: TaskName) -> Comparison | None:
-        """The section of a task."""
-        section: Comparison | None = getattr(self, task)
+    def of(self, task: str) -> Comparison | None:
+        """The section of a task; None where there is none, or no such task."""
+        section: Comparison | None = getattr(self, task) if task in get_args(TaskName) else None
         return section
 
 

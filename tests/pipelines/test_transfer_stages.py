@@ -144,3 +144,12 @@ def test_a_slurm_launcher_is_refused_with_what_to_do(project: Path):
     (project / "machine.yaml").write_text("launcher: slurm\nslurm: {minutes: 5}\n")
     with pytest.raises(MocoError, match="launcher = slurm submits pretraining only"):
         _processes(params.detection, load_machine())
+
+
+def test_a_task_that_is_none_and_weights_that_are_nowhere_leave_nothing_behind(project: Path):
+    with pytest.raises(MocoError, match="has no section nonsense; add it, or name another task"):
+        transfer(small_params(), "nonsense", "outputs/transfer/weights/random", "nonsense-random")
+    with pytest.raises(MocoError, match=r"VOCdevkit"):
+        transfer(small_params(), "detection", "nowhere.pth", "detection-nowhere")
+    assert not list(Path("outputs/transfer").rglob("*.json"))
+    assert not Path("outputs/transfer/results/detection-nowhere").exists()
