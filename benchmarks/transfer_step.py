@@ -1,7 +1,7 @@
 """Fine-tuning a detector beside torchvision's reference loop: `python -m benchmarks.transfer_step [--quick]`."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -124,9 +124,10 @@ def side(model: nn.Module, batches: Iterator[Any], bf16: bool, count: int) -> Si
 def ours(count: int) -> dict[str, Side]:
     """Our two precisions."""
     found = images()
-    make: Callable[[bool], Side] = lambda bf16: side(
-        our_model(len(found.classes)), our_batches(found), bf16, count
-    )  # noqa: E731
+
+    def make(bf16: bool) -> Side:
+        return side(our_model(len(found.classes)), our_batches(found), bf16, count)
+
     return {
         "ours, fp32": make(False),
         "ours, bf16": make(True),

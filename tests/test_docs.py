@@ -134,7 +134,8 @@ def test_the_transfer_demo_in_small_makes_its_table(demo):
     values = yaml.safe_load(before := file.read_text())
     values["scenes"] |= {"train": 48, "val": 4, "test": 8}
     values["supervised"]["training"]["iterations"] = 20
-    values["detection"]["training"] |= {"iterations": 12, "trials": 1, "precise_bn_batches": 2}
+    for task in ("detection", "classification"):
+        values[task]["training"] |= {"iterations": 12, "trials": 1}
     file.write_text(yaml.safe_dump(values))
     printed = run("make transfer-demo", demo.folder, ["bash", "-ec"])
     assert "outputs/transfer/report/report.html" in printed
