@@ -73,10 +73,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
             (folder / name).write_bytes((ROOT / name).read_bytes())
     (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
     (folder / ".venv/.ready").touch()
-    for name in ("requirements.lock", "pyproject.toml"):
-        os.utime(
-            folder / name, (0, 0)
-        )  # older than what is installed, or make would point the environment here
+    for file in (
+        *(folder / name for name in ("requirements.lock", "pyproject.toml", "setup.py")),
+        *(folder / "moco/images").glob("fused_*"),
+    ):
+        os.utime(file, (0, 0))  # older than what is installed, or make would point the environment here
     done = subprocess.run(
         ["make", "demo"], cwd=folder, env=environment(folder), text=True, timeout=1500,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
