@@ -5,6 +5,8 @@ Here the number of images that share statistics is a setting, so that one proces
 that hold whole groups, computes what the paper's GPUs compute.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -76,3 +78,19 @@ def take_part(model: nn.Module, first: bool, share: float) -> None:
     for module in model.modules():
         if isinstance(module, GroupBatchNorm2d):
             module.first_part, module.share = first, share
+
+
+def parts(model: nn.Module, count: int, at_once: int | None) -> Iterator[slice]:
+    """Slices of a batch of `count` images to be encoded one after the other; the batch norms are told which one comes.
+
+    Args:
+        model: the encoder.
+        count: images of the batch.
+        at_once: images of a slice, whole groups of them; None: all.
+    """
+    at_once = at_once or count
+    for first in range(0, count, at_once):
+        part = slice(first, min(first + at_once, count))
+        take_part(model, first == 0, (part.stop - first) / count)
+        yield part
+    take_part(model, True, 1.0)
