@@ -14,6 +14,7 @@ from benchmarks.scaling_model import preset
 from moco.cluster.process_group import Processes
 from moco.cluster.shuffle_bn import positions_of_slots
 from moco.config import Pretrain
+from moco.dictionary import Batch
 from moco.encoders import normalise
 from moco.momentum_contrast import MoCo
 from moco.training.setup import build, keep_freed_memory, sgd
@@ -63,7 +64,7 @@ def ours(
         dtype: of the weights.
     """
     processes = Processes(0, 1, device)
-    model = build(settings).to(device, dtype)
+    model = build(settings, 0).to(device, dtype)
     model.to(memory_format=torch.channels_last)
     if dtype != torch.float32:  # the step normalises to float32
         for encoder in (model.encoder_q, model.dictionary.encoder_k):
@@ -80,9 +81,9 @@ def ours(
         nonlocal done
         positions = positions_of_slots(settings.seed, done, settings.global_batch)
         optimizer.zero_grad()
-        contrast, _, keys = model.contrast(images, positions, processes, model.encoder_q, autocast)
+        batch = Batch(images, positions, positions, done, processes)
+        contrast, _ = model.contrast(batch, model.encoder_q, autocast)
         optimizer.step()
-        model.dictionary.enqueue(keys)
         done += 1
         return contrast.loss
 
@@ -105,7 +106,7 @@ def peers(
     settings: Pretrain, images: Tensor, dtype: torch.dtype = torch.float32
 ) -> dict[str, tuple[Step, list[nn.Parameter]]]:
     """The peers' steps from the weights and keys that ours begins with, and what they train."""
-    model = build(settings).to(images.device, dtype)
+    model = build(settings, 0).to(images.device, dtype)
     start, keys = same_weights(model, settings), model.dictionary.keys
     found: dict[str, tuple[Step, list[nn.Parameter]]] = {}
     makers = {"official": official_step} | ({"lightly": lightly_step} if LIGHTLY else {})

@@ -67,6 +67,37 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
         return torch.cat(normalised)
 
 
+class GroupBatchNorm1d(GroupBatchNorm2d):
+    """The same for vectors N x C, as projection heads have them."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() != 2:
+            raise ValueError(f"expected vectors N x C, got {tuple(input.shape)}")
+
+
+def split_batch_norm(model: nn.Module, group_size: int) -> nn.Module:
+    """Replace a network's `nn.BatchNorm2d` by norms over groups of a batch ("split BN"), its weights and statistics kept.
+
+    One device then computes what several would, and keys that are shuffled over the groups do not give themselves
+    away (paper, section 3.3).
+
+    Args:
+        model: any module; changed in place.
+        group_size: images that share statistics.
+
+    Returns:
+        The model, or its replacement where it is itself a batch norm.
+    """
+    for name, child in model.named_children():
+        setattr(model, name, split_batch_norm(child, group_size))
+    if type(model) is not nn.BatchNorm2d:
+        return model
+    split = GroupBatchNorm2d(model.num_features, group_size)
+    split.eps, split.momentum, split.training = model.eps, model.momentum, model.training
+    split.load_state_dict(model.state_dict())
+    return split.to(model.weight.device)
+
+
 def take_part(model: nn.Module, first: bool, share: float) -> None:
     """Tell a model's batch norms what the next call holds, so that parts move the statistics as the whole would.
 

@@ -22,6 +22,7 @@ from moco.images.decode import Pixels
 from moco.images.index import ShardSet, open_split
 from moco.images.loader import read_image
 from moco.images.plan import EpochPlan
+from moco.images.subset import subset
 from moco.training import checkpoints
 from moco.training.curves import read_rows
 from moco.training.job import Job, error_left, write_job
@@ -39,7 +40,7 @@ def run(params: Params, restart: bool = False) -> None:
         params: all of params.yaml.
         restart: set checkpoints of the same settings and data aside and begin anew.
     """
-    machine, images = load_machine(), open_split(stage.SHARDS, "train")
+    machine, images = load_machine(), training_images(params.pretrain)
     name, folder = _place(params.pretrain, images)
     _check(params.pretrain, images, machine)
     if machine.launcher == "torchrun" and held(folder):
@@ -73,11 +74,25 @@ def run(params: Params, restart: bool = False) -> None:
 
 def order(params: Params) -> tuple[Path, Machine]:
     """The run's folder with its job in it, and the machine, for someone else to start the processes."""
-    machine, images = load_machine(), open_split(stage.SHARDS, "train")
+    machine, images = load_machine(), training_images(params.pretrain)
     folder = _place(params.pretrain, images)[1]
     _check(params.pretrain, images, machine)
     write_job(folder, Job(params.pretrain, str(stage.SHARDS)))
     return folder, machine
+
+
+def training_images(settings: Pretrain) -> ShardSet:
+    """The images to learn from.
+
+    Raises:
+        MocoError: there are no shards, or none of the kind that `settings.images` names.
+    """
+    images = subset(open_split(stage.SHARDS, "train"), settings.images, settings.images_fraction, settings.seed)
+    if not len(images):
+        raise MocoError(
+            f"pretrain.images = {settings.images}: {stage.SHARDS} holds no such training image; set it to all"
+        )
+    return images
 
 
 def _place(settings: Pretrain, images: ShardSet) -> tuple[str, Path]:
@@ -155,7 +170,7 @@ def _write_outputs(
     state = checkpoints.load_newest(folder)
     if state is None or not _trained(settings, images, folder):
         raise MocoError(f"{folder}: holds no checkpoint of the run's end; run the same command again")
-    model = build(settings)
+    model = build(settings, len(images))
     model.load_state_dict(state["model"])
     outputs = stage.outputs("pretrain")
     save_encoder(stage.ENCODER, model.encoder_q.backbone, specification(settings, model, name))

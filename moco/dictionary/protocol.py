@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from moco.cluster.process_group import Processes
@@ -41,10 +40,9 @@ class Batch:
         return len(self.views[0])
 
     @property
-    def own(self) -> Tensor:
-        """int64 [N], the positions of this process's images in the global batch."""
-        first = self.processes.rank * self.count
-        return torch.arange(first, first + self.count, device=self.views[0].device)
+    def first(self) -> int:
+        """Position of this process's first image in the global batch."""
+        return self.processes.rank * self.count
 
 
 class Dictionary(Protocol):

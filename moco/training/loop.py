@@ -12,15 +12,17 @@ from moco.cluster.machine import Machine
 from moco.cluster.process_group import Processes, averaged_running_statistics
 from moco.cluster.shuffle_bn import positions_of_slots
 from moco.config import Pretrain
+from moco.dictionary import Batch
+from moco.dictionary.momentum_encoder import MomentumEncoder
 from moco.encoders import ResNet
 from moco.errors import Interrupted
 from moco.images.index import ShardSet
-from moco.images.loader import TwoViewBatches, steps
+from moco.images.loader import ViewBatches, steps
 from moco.training import checkpoints
 from moco.training.agreement import Agreement, stop_requests
 from moco.training.monitor import KnnMonitor
 from moco.training.record import Record
-from moco.training.schedules import learning_rate
+from moco.training.schedules import learning_rate, momentum
 from moco.training.setup import (
     at_once,
     average_gradients,
@@ -83,7 +85,7 @@ def _pretrain(run: Run, writer: bool) -> None:
     torch.backends.cudnn.benchmark = True  # every step has the same shapes
     plan, streams = images_in_order(settings, run.images, machine, processes.world_size)
     total = plan.steps_per_epoch * settings.epochs
-    model = build(settings).to(processes.device)
+    model = build(settings, len(run.images)).to(processes.device)
     model.to(memory_format=torch.channels_last)
     spec = specification(settings, model, run.name)
     optimizer = sgd(model, settings)
@@ -102,9 +104,9 @@ def _pretrain(run: Run, writer: bool) -> None:
         )
     remedy = remedy_for_waiting(machine, painter == COMPILED, streams is not None)
     record = Record(settings, plan, run.folder, first, processes, writer, remedy)
-    views = TwoViewBatches(
+    views = ViewBatches(
         run.images, plan, settings.views, settings.image_size, processes.rank, processes.world_size,
-        streams, painter == COMPILED,
+        streams, painter == COMPILED, settings.views_per_image,
     )  # fmt: skip
 
     def save(done: int) -> None:
@@ -129,12 +131,12 @@ def _pretrain(run: Run, writer: bool) -> None:
             positions = np.arange(settings.global_batch)
             if settings.shuffle_bn:
                 positions = positions_of_slots(settings.seed, step, settings.global_batch)
+            batch = Batch(images, plan.batch(step), positions, step, processes, together)
+            if isinstance(model.dictionary, MomentumEncoder):
+                model.dictionary.momentum = momentum(settings, step, total)
             optimizer.zero_grad()
-            contrast, queries, keys = model.contrast(
-                images, positions, processes, encode_queries, autocast, together
-            )
+            contrast, queries = model.contrast(batch, encode_queries, autocast)
             optimizer.step()
-            model.dictionary.enqueue(keys)
 
             done = step + 1
             record.step(done, contrast, queries, rate)

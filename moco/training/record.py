@@ -49,7 +49,7 @@ class Record:
         self.remedy, self._intervals = remedy, 0
         self.settings, self.plan, self.processes = settings, plan, processes
         self.total = plan.steps_per_epoch * settings.epochs
-        self.chance = float(np.log1p(settings.queue_size))
+        self.chance = float(np.log1p(settings.negatives))
         self.progress = Progress("pretrain", self.total)
         self.writers: tuple[Curve, Curve, Curve] | None = None
         if writer:
@@ -86,7 +86,7 @@ class Record:
         loss, top1, top5 = rows.mean(axis=0)
         row: dict[str, float | int] = {
             "step": done, "epoch": done / self.plan.steps_per_epoch, "loss": loss, "chance": self.chance, "top1": top1, "top5": top5,
-            "queue_fill": min(1.0, done * self.settings.global_batch / self.settings.queue_size),
+            "queue_fill": queue_fill(self.settings, self.plan.images, done),
             "learning_rate": rate, "feature_std": feature_std,
         }  # fmt: skip
         seconds = time.monotonic() - self._began
@@ -123,6 +123,14 @@ class Record:
     def paused(self, seconds: float) -> None:
         """Leave time that was not training out of the speed."""
         self._began += seconds
+
+
+def queue_fill(settings: Pretrain, images: int, done: int) -> float:
+    """Share of the dictionary's keys that are real ones after some steps, and not the random ones it began with."""
+    if settings.mechanism in ("end-to-end", "momentum-batch"):
+        return 1.0
+    size = images if settings.mechanism == "memory-bank" else settings.queue_size
+    return min(1.0, done * settings.global_batch * (1 + settings.symmetric) / size)
 
 
 def refuse_non_finite(losses: np.ndarray, done: int, settings: Pretrain) -> None:

@@ -94,9 +94,9 @@ def test_without_shuffling_the_keys_keep_the_company_of_their_queries(run, monke
     seen = []
     real = MoCo.contrast
 
-    def spy(model, images, positions, *rest):
-        seen.append(positions.tolist())
-        return real(model, images, positions, *rest)
+    def spy(model, batch, *rest):
+        seen.append(batch.positions.tolist())
+        return real(model, batch, *rest)
 
     monkeypatch.setattr(MoCo, "contrast", spy)
     pretrain(replace(run, settings=run.settings.model_copy(update={"shuffle_bn": False, "epochs": 1})))
