@@ -68,9 +68,7 @@ def our_sides(settings: Pretrain, count: int, workers: int, threads: int) -> dic
     torch.set_num_threads(threads)
     images = photograph_shards(256)[0]
     plan = EpochPlan(len(images), settings.global_batch, 0)
-    views = ViewBatches(
-        images, plan, settings.views, settings.image_size, compiled=fused_views.available()
-    )
+    views = ViewBatches(images, plan, settings.views, settings.image_size, compiled=fused_views.available())
     data = partial(steps, views, 0, 10**9, workers, device())
     train, _ = ours(settings, device(), use_bf16(settings, device()))
     fixed = images_of(settings, device())

@@ -135,7 +135,9 @@ class MoCo(nn.Module):
         """
         self.dictionary.update_encoder(self.encoder_q)
         with autocast:
-            keys = [self.dictionary.look_up(batch, of_key, encode_queries) for _, of_key in self._ways]  # B x C
+            keys = [
+                self.dictionary.look_up(batch, of_key, encode_queries) for _, of_key in self._ways
+            ]  # B x C
         negatives = self.dictionary.negatives(batch)
         queries, losses, ranks = [], [], []
         for (of_query, _), k in zip(self._ways, keys, strict=True):

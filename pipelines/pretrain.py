@@ -87,7 +87,9 @@ def training_images(settings: Pretrain) -> ShardSet:
     Raises:
         MocoError: there are no shards, or none of the kind that `settings.images` names.
     """
-    images = subset(open_split(stage.SHARDS, "train"), settings.images, settings.images_fraction, settings.seed)
+    images = subset(
+        open_split(stage.SHARDS, "train"), settings.images, settings.images_fraction, settings.seed
+    )
     if not len(images):
         raise MocoError(
             f"pretrain.images = {settings.images}: {stage.SHARDS} holds no such training image; set it to all"

@@ -28,7 +28,9 @@ def subset(
     if which == "all" and fraction == 1:
         return images
     labelled = images.labels >= 0
-    candidates = np.flatnonzero({"all": labelled | True, "labelled": labelled, "unlabelled": ~labelled}[which])
+    candidates = np.flatnonzero(
+        {"all": labelled | True, "labelled": labelled, "unlabelled": ~labelled}[which]
+    )
     count = min(len(candidates), max(1, round(fraction * len(candidates))))
     first = permute(np.arange(count), max(len(candidates), 1), key_of(seed, _PURPOSE))
     return replace(images, chosen=np.sort(candidates[first]), _files={})

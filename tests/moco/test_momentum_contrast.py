@@ -100,7 +100,9 @@ def test_the_host_never_waits_for_a_gpu_within_a_step():
                 torch.cuda.set_sync_debug_mode("error")
             optimizer.zero_grad()
             positions = np.random.default_rng(step).permutation(settings.global_batch)
-            model.contrast(Batch(batch, positions, positions, step, Processes(0, 1, gpu)), model.encoder_q, autocast)
+            model.contrast(
+                Batch(batch, positions, positions, step, Processes(0, 1, gpu)), model.encoder_q, autocast
+            )
             optimizer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
