@@ -13,7 +13,7 @@ from benchmarks.loader_peers import endless
 from benchmarks.measure import Cost, Row, Side, apart, cpu_seconds, interleaved, machine, options, save
 from benchmarks.official import moco_v2, official_step
 from benchmarks.photographs import photograph_shards
-from benchmarks.step import case, images_of, ours, same_weights, title
+from benchmarks.step import case, images_of, ours, queue_of, same_weights, title
 from moco.config import Pretrain
 from moco.images import fused_views
 from moco.images.loader import ViewBatches, steps
@@ -86,7 +86,7 @@ def their_sides(settings: Pretrain, count: int, workers: int, threads: int) -> d
     data = partial(endless, folder, settings.global_batch, moco_v2(settings.image_size), workers)
     model = build(settings, 0).to(device())
     step, _ = official_step(
-        same_weights(model, settings), model.dictionary.keys, settings.momentum, settings.temperature, 0.03, False
+        same_weights(model, settings), queue_of(model).keys, settings.momentum, settings.temperature, 0.03, False
     )  # fmt: skip
 
     def train(views: list[Tensor]) -> Tensor:

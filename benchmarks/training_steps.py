@@ -17,7 +17,7 @@ from benchmarks.shuffle_bn import on_ranks
 from moco.cluster.process_group import Processes
 from moco.cluster.shuffle_bn import positions_of_slots
 from moco.config import Pretrain
-from moco.dictionary import Batch
+from moco.dictionary import Batch, MomentumQueue
 from moco.training.agreement import Agreement
 from moco.training.setup import average_gradients, build, sgd, use_bf16
 
@@ -96,6 +96,7 @@ def stepper(
     optimizer.param_groups[0]["lr"] = settings.lr_per_256
     if compiled:
         model.encoder_q.compile()
+        assert isinstance(model.dictionary, MomentumQueue)
         model.dictionary.encoder_k.compile()
     encode_queries = average_gradients(model.encoder_q, settings, processes)
     agreement = Agreement(processes)

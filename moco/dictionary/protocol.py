@@ -27,7 +27,7 @@ class Batch:
         at_once: images that are encoded together, whole batch-norm groups of them; None: all N.
     """
 
-    views: Sequence[Tensor]
+    views: Tensor | Sequence[Tensor]
     samples: Integers
     positions: Integers
     step: int
