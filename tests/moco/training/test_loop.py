@@ -101,3 +101,48 @@ def test_without_shuffling_the_keys_keep_the_company_of_their_queries(run, monke
     monkeypatch.setattr(MoCo, "contrast", spy)
     pretrain(replace(run, settings=run.settings.model_copy(update={"shuffle_bn": False, "epochs": 1})))
     assert seen[0] == list(range(24))
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "more"),
+    [
+        ("memory-bank", {"momentum": 0.5, "epochs": 12}),
+        ("end-to-end", {}),
+        ("momentum-batch", {"symmetric": True, "head": "mlp-bn", "momentum_schedule": "cosine"}),
+    ],
+)
+def test_every_mechanism_learns_and_resumes_to_the_same_bytes(run, tmp_path, monkeypatch, mechanism, more):
+    settings = run.settings.model_copy(update={"mechanism": mechanism, "epochs": 3, **more})
+    pretrain(replace(run, settings=settings, folder=tmp_path / "unbroken"))
+    rows = read_rows(tmp_path / "unbroken/curves.csv")
+    assert float(rows[0]["chance"]) == np.log1p(settings.negatives)
+    losses = [float(row["loss"]) for row in rows]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])  # an epoch each
+    assert float(rows[-1]["queue_fill"]) == 1.0
+    real = record.refuse_non_finite
+
+    def stop_at_15(losses, done, *rest):
+        real(losses, done, *rest)
+        if done == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(record, "refuse_non_finite", stop_at_15)
+    with pytest.raises(Interrupted, match="stopped at step 15"):
+        pretrain(replace(run, settings=settings))
+    pretrain(replace(run, settings=settings))
+    unbroken, resumed = (checkpoints.load_newest(f) for f in (tmp_path / "unbroken", run.folder))
+    for name, value in unbroken["model"].items():
+        assert torch.equal(value, resumed["model"][name]), name
+    assert (run.folder / "curves.csv").read_bytes() == (tmp_path / "unbroken/curves.csv").read_bytes()
+
+
+def test_a_bank_too_small_for_its_negatives_is_refused(run):
+    settings = run.settings.model_copy(update={"mechanism": "memory-bank", "queue_size": 300})
+    with pytest.raises(MocoError, match=r"queue_size = 300 .* lower it to \d+ at most"):
+        pretrain(replace(run, settings=settings))
+
+
+def test_an_end_to_end_step_in_parts_is_refused(run):
+    settings = run.settings.model_copy(update={"mechanism": "end-to-end"})
+    with pytest.raises(MocoError, match="max_batch_per_process = 8 would part a step"):
+        pretrain(replace(run, settings=settings, machine=Machine(num_workers=0, max_batch_per_process=8)))
