@@ -1,4 +1,4 @@
-"""The encoders: the ResNet family, its projection heads, and the encoder's file.
+"""The encoders: the ResNet family, and the encoder's file.
 
 Parameter names are torchvision's, so that state dicts travel both ways.
 """
@@ -7,13 +7,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from moco.batch_norm import GroupBatchNorm1d, GroupBatchNorm2d
+from moco.batch_norm import GroupBatchNorm2d
 from moco.errors import MocoError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -175,38 +174,6 @@ def find_architecture(name: str) -> Architecture:
             f"pretrain.encoder = {name!r} is no known architecture; choose one of {', '.join(ARCHITECTURES)}"
         )
     return ARCHITECTURES[name]
-
-
-def projection_head(kind: str, feature_dim: int, dim: int, bn_group_size: int | None = None) -> nn.Module:
-    """The head between features and contrastive vectors.
-
-    Args:
-        kind: "linear" (MoCo v1), "mlp", a hidden layer as wide as the features and ReLU (MoCo v2), or "mlp-bn", two
-            such layers and batch norm after each of the three (MoCo v3, section 3).
-        feature_dim: D, length of the input.
-        dim: length of the output (128 in the paper).
-        bn_group_size: as of the `ResNet` before it.
-    """
-    if kind == "linear":
-        return nn.Linear(feature_dim, dim)
-    if kind == "mlp-bn":
-        return _mlp_with_norms([feature_dim, feature_dim, feature_dim, dim], bn_group_size)
-    return nn.Sequential(
-        nn.Linear(feature_dim, feature_dim), nn.ReLU(inplace=True), nn.Linear(feature_dim, dim)
-    )
-
-
-def prediction_head(dim: int, hidden: int, bn_group_size: int | None = None) -> nn.Module:
-    """What follows the query encoder's projection alone: N x dim to N x dim in two layers (MoCo v3, section 3)."""
-    return _mlp_with_norms([dim, hidden, dim], bn_group_size)
-
-
-def _mlp_with_norms(widths: list[int], bn_group_size: int | None) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after, bias=False), GroupBatchNorm1d(after, bn_group_size)]
-        layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers[:-1])
 
 
 def normalise(

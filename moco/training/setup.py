@@ -12,8 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 from moco.cluster.machine import Machine, cores
 from moco.cluster.process_group import Processes
 from moco.config import Pretrain
-from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet, prediction_head, projection_head
+from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet
 from moco.errors import MocoError
+from moco.heads import prediction_head, projection_head
 from moco.images.index import ShardSet
 from moco.images.plan import EpochPlan
 from moco.images.stream import TarStreams
