@@ -84,13 +84,15 @@ def test_keys_come_back_to_their_own_images_after_the_shuffle():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_the_host_never_waits_for_a_gpu_within_a_step():
+@pytest.mark.parametrize("mechanism", ["momentum-queue", "memory-bank", "end-to-end", "momentum-batch"])
+def test_the_host_never_waits_for_a_gpu_within_a_step(mechanism):
     from moco.config import load_params
     from moco.training.setup import build, sgd
 
-    settings = load_params(Path(__file__).parents[2] / "params.yaml").pretrain
+    params = Path(__file__).parents[2] / "params.yaml"
+    settings = load_params(params, [f"pretrain.mechanism={mechanism}"]).pretrain
     gpu = torch.device("cuda")
-    model = build(settings, 0).to(gpu)
+    model = build(settings, 10_000).to(gpu)
     optimizer, autocast = sgd(model, settings), torch.autocast("cuda", torch.bfloat16)
     size = settings.image_size
     batch = torch.randint(0, 256, (2, settings.global_batch, 3, size, size), dtype=torch.uint8, device=gpu)
