@@ -26,11 +26,12 @@ demo: setup
 transfer-demo: setup
 	python -m flows.transfer
 
-test: setup lint
-	pytest
+# Journeys need the whole machine; the other tests share it.
+test: test-fast
+	pytest -m "slow or cluster"
 
 test-fast: setup lint
-	pytest -m "not slow"
+	pytest -n 2 --dist loadfile -m "not slow and not cluster"
 
 lint: setup
 	ruff check .
