@@ -41,7 +41,7 @@ class _Reader:
         self.files = {
             "curves.csv": 1,
             "speed.csv": 1,
-            "knn.csv": steps_per_epoch,
+            "readings.csv": steps_per_epoch,
         }  # steps a unit of the first column
         self._reported: dict[str, int] = {}
         self._seen: dict[str, tuple[int, int]] = {}

@@ -34,7 +34,7 @@ from pipelines.follow import followed
 
 
 def run(params: Params, restart: bool = False) -> None:
-    """Run the stage: outputs/pretrain/{encoder/, metrics.json, curves.csv, knn.csv}.
+    """Run the stage: outputs/pretrain/{encoder/, metrics.json, curves.csv, readings.csv}.
 
     Args:
         params: all of params.yaml.
@@ -176,18 +176,21 @@ def _write_outputs(
     model.load_state_dict(state["model"])
     outputs = stage.outputs("pretrain")
     save_encoder(stage.ENCODER, model.encoder_q.backbone, specification(settings, model, name))
-    for file in ("curves.csv", "knn.csv"):
+    for file in ("curves.csv", "readings.csv"):
         shutil.copyfile(folder / file, outputs / file)
         tracked.artifact(outputs / file)
     last = read_rows(outputs / "curves.csv")[-1]
-    readings = read_rows(outputs / "knn.csv")
+    newest = (read_rows(outputs / "readings.csv") or [{}])[-1]
     metrics = {
         "loss": float(last["loss"]),
         "chance": float(last["chance"]),
         "pretext_top1": float(last["top1"]),
         "pretext_top5": float(last["top5"]),
         "feature_std": float(last["feature_std"]),
-        "knn_top1": float(readings[-1]["knn_top1"]) if readings else None,
+        **{
+            name: float(newest[name]) if newest.get(name) else None
+            for name in ("knn_top1", "spread", "effective_rank", "leak")
+        },
         "steps": int(last["step"]),
     }
     stage.write_json(outputs / "metrics.json", metrics)

@@ -10,10 +10,26 @@ from moco.config import Params
 from moco.report import charts, pictures
 from moco.report.feature_map import FEWEST
 from moco.report.page import escape, render_html, render_markdown
-from moco.report.reading import checks
+from moco.report.reading import checks, filling, warned
 from moco.report.results import Results
 from moco.report.samples import Samples
 from moco.report.style import NAMES
+from moco.training.alarms import LEAK
+
+READING_CHARTS = {"knn_top1": "knn.png", "effective_rank": "rank.png", "leak": "leak.png"}
+"""By column of the readings."""
+CAPTIONS = {
+    "knn.png": "kNN accuracy on validation images over the epochs",
+    "spread.png": "Spread of the queries and of validation features over the epochs",
+    "rank.png": "Effective rank of validation features over the epochs",
+    "leak.png": "Batch-norm leak over the epochs",
+}
+MECHANISMS = {
+    "momentum-queue": "MoCo: keys of earlier steps, by an encoder that follows slowly",
+    "memory-bank": "every image's own key, as it was when last seen",
+    "end-to-end": "the batch's other keys, which take gradient too",
+    "momentum-batch": "the batch's other keys, by an encoder that follows slowly",
+}
 
 
 def write_report(folder: Path, results: Results, samples: Samples, params: Params) -> None:
@@ -51,9 +67,10 @@ def _draw(folder: Path, results: Results, samples: Samples, matrix: NDArray[np.f
         )
     charts.loss(folder / "loss.png", results.curves)
     charts.pretext(folder / "pretext.png", results.curves)
-    charts.feature_spread(folder / "spread.png", results.curves)
-    if len(results.knn["epoch"]):
-        charts.knn(folder / "knn.png", results.knn)
+    charts.spread(folder / "spread.png", results.curves, results.readings)
+    for name, chart in (("knn_top1", charts.knn), ("effective_rank", charts.rank), ("leak", charts.leak)):
+        if not np.isnan(results.readings[name]).all():
+            chart(folder / READING_CHARTS[name], results.readings)
     if results.scores:
         charts.baselines(folder / "baselines.png", results.scores)
         charts.sweep(folder / "sweep.png", results.sweep)
@@ -65,20 +82,29 @@ def _context(
 ) -> dict[str, Any]:
     """What the template needs, as it will be printed."""
     curves, pretrain = results.curves, params.pretrain
+    taken = {READING_CHARTS[name] for name in READING_CHARTS if not np.isnan(results.readings[name]).all()}
+    drawn = [name for name in CAPTIONS if name == "spread.png" or name in taken]
+    last_loss = float(curves["loss"][-1])
     return {
         "params": params,
-        "K": f"{pretrain.queue_size:,}",
+        "mechanism": MECHANISMS[pretrain.mechanism],
+        "K": f"{pretrain.negatives:,}",
+        "keys_a_step": f"{pretrain.global_batch * (1 + pretrain.symmetric):,}",
         "learning_rate": f"{pretrain.lr_per_256 * pretrain.global_batch / 256:g}",
-        "chance": f"{np.log1p(pretrain.queue_size):.2f}",
-        "last_loss": f"{curves['loss'][-1]:.2f}",
+        "chance": f"{np.log1p(pretrain.negatives):.2f}",
+        "last_loss": f"{last_loss:.2f}",
+        "candidates": round(float(np.exp(last_loss))),
         "last_top1": float(curves["top1"][-1]),
-        "queue_was_filling": bool((curves["queue_fill"] < 1).any()),
+        "filling": filling(curves),
+        "leak_limit": round(100 * LEAK),
+        "warned": warned(results, pretrain),
+        "charts": [(CAPTIONS[name], name) for name in drawn],
+        "drawn": drawn,
         "fetch": results.fetch,
         "shard": results.shard,
         "splits": [results.fetch[split] for split in ("train", "val", "test")],
         "reason": _why_no_scores(results),
-        "checks": checks(results, samples),
-        "knn": len(results.knn["epoch"]) > 0,
+        "checks": checks(results, samples, pretrain),
         "scores": results.scores,
         "confused": _confused(matrix, samples.classes),
         "names": NAMES,

@@ -20,7 +20,9 @@ from moco.images.index import ShardSet
 from moco.images.loader import ViewBatches, steps
 from moco.training import checkpoints
 from moco.training.agreement import Agreement, stop_requests
-from moco.training.monitor import KnnMonitor
+from moco.training.alarms import Watch
+from moco.training.leak import LeakProbe
+from moco.training.monitor import Monitor
 from moco.training.record import Record
 from moco.training.schedules import learning_rate, momentum
 from moco.training.setup import (
@@ -45,7 +47,7 @@ class Run:
     Attributes:
         settings: everything that decides the result.
         images: training images.
-        monitor: reads kNN on the validation split.
+        monitor: reads the features on the validation split.
         folder: untracked; holds checkpoints and curves, and names the run (it belongs to these settings and data).
         name: hash of settings and data; every process must have the same.
         machine: workers, memory and checkpoint intervals.
@@ -54,7 +56,7 @@ class Run:
 
     settings: Pretrain
     images: ShardSet
-    monitor: KnnMonitor
+    monitor: Monitor
     folder: Path
     name: str
     machine: Machine
@@ -84,6 +86,7 @@ def _pretrain(run: Run, writer: bool) -> None:
     keep_freed_memory()
     torch.backends.cudnn.benchmark = True  # every step has the same shapes
     plan, streams = images_in_order(settings, run.images, machine, processes.world_size)
+    run.monitor.require_tars(settings.knn_every_epochs)
     total = plan.steps_per_epoch * settings.epochs
     model = build(settings, len(run.images)).to(processes.device)
     model.to(memory_format=torch.channels_last)
@@ -103,7 +106,12 @@ def _pretrain(run: Run, writer: bool) -> None:
             flush=True,
         )
     remedy = remedy_for_waiting(machine, painter == COMPILED, streams is not None)
-    record = Record(settings, plan, run.folder, first, processes, writer, remedy)
+    watch = Watch(settings, run.monitor.classified)
+    record = Record(settings, plan, run.folder, first, processes, writer, remedy, watch)
+    probe = LeakProbe(
+        run.monitor.val, settings.views, settings.image_size, settings.bn_group_size, settings.seed,
+        painter == COMPILED,
+    )  # fmt: skip
     views = ViewBatches(
         run.images, plan, settings.views, settings.image_size, processes.rank, processes.world_size,
         streams, painter == COMPILED, settings.views_per_image,
@@ -149,8 +157,9 @@ def _pretrain(run: Run, writer: bool) -> None:
                 paused = time.monotonic()
                 backbone: ResNet = model.encoder_q.backbone  # type: ignore[assignment]
                 with averaged_running_statistics(backbone, processes):
-                    top1 = run.monitor.top1(backbone, spec, processes, machine.workers())
-                record.knn(epoch, top1)
+                    reading = run.monitor.read(backbone, spec, processes, machine.workers())
+                leak = probe(model, autocast) if processes.first else None
+                record.reading(epoch, reading, processes.gather_objects(leak)[0])
                 record.paused(time.monotonic() - paused)
 
             if stopping or saving or done == total or (every and done % every == 0):

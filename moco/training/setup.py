@@ -63,21 +63,13 @@ def images_in_order(
     """Which images make up which step, and where they are read as streams, their reader.
 
     Raises:
-        MocoError: tars that are elsewhere without the order that they can be read in, or too few images for it, or kNN
-            readings, whose images are drawn from all tars.
+        MocoError: tars that are elsewhere without the order that they can be read in, or too few images for it.
     """
     if settings.stream is None and machine.shards_from is not None:
         raise MocoError(
             f"machine.yaml: shards_from = {machine.shards_from} can be read forwards only; set pretrain.stream, for example"
             " {lanes: 16, window: 1024}, or remove it"
         )
-    if machine.shards_from is not None and settings.knn_every_epochs and (images.labels >= 0).any():
-        missing = next((name for name in images.shards if not (images.folder / name).exists()), None)
-        if missing:
-            raise MocoError(
-                f"pretrain.knn_every_epochs = {settings.knn_every_epochs} needs the training tars in {images.folder} too, and {missing}"
-                " is not there; set it to 0, or put the tars there"
-            )
     if settings.stream is not None and images.chosen is not None:
         raise MocoError(
             f"pretrain.images = {settings.images}, pretrain.images_fraction = {settings.images_fraction}: streams read whole tars;"

@@ -46,7 +46,13 @@ def wait_for_rows(folder: Path, runs: str, rows: int) -> None:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    files = ("curves.csv", "knn.csv", "metrics.json", "encoder/encoder.safetensors", "encoder/encoder.json")
+    files = (
+        "curves.csv",
+        "readings.csv",
+        "metrics.json",
+        "encoder/encoder.safetensors",
+        "encoder/encoder.json",
+    )
     return {name: (folder / "outputs/pretrain" / name).read_bytes() for name in files}
 
 

@@ -17,7 +17,7 @@ from moco.momentum_contrast import MoCo
 from moco.training import checkpoints, record, setup
 from moco.training.curves import read_rows
 from moco.training.loop import Run, pretrain
-from moco.training.monitor import KnnMonitor
+from moco.training.monitor import Monitor
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def run(project) -> Run:
     return Run(
         params.pretrain,
         train,
-        KnnMonitor(train, val, 0),
+        Monitor(train, val, 0),
         project / "run",
         "hash",
         machine,
@@ -45,7 +45,7 @@ def test_curves_hold_every_interval_and_the_loss_falls_below_chance(run):
     assert float(rows[0]["chance"]) == np.log1p(100)
     assert float(rows[-1]["loss"]) < float(rows[-1]["chance"])
     assert float(rows[-1]["queue_fill"]) == 1.0
-    assert [int(row["epoch"]) for row in read_rows(run.folder / "knn.csv")] == [1, 2]
+    assert [int(row["epoch"]) for row in read_rows(run.folder / "readings.csv")] == [1, 2]
     assert {"step", "images_per_second", "waiting_share"} == set(read_rows(run.folder / "speed.csv")[0])
 
 
@@ -68,7 +68,7 @@ def test_more_steps_from_a_checkpoint_give_what_an_unbroken_run_gives(run, tmp_p
     assert unbroken["step"] == resumed["step"]
     for name, value in unbroken["model"].items():
         assert torch.equal(value, resumed["model"][name]), name
-    for name in ("curves.csv", "knn.csv"):
+    for name in ("curves.csv", "readings.csv"):
         assert (run.folder / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
 
 

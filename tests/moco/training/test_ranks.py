@@ -26,7 +26,7 @@ from moco.images.index import open_split
 from moco.training import checkpoints
 from moco.training.curves import read_rows
 from moco.training.loop import Run, pretrain
-from moco.training.monitor import KnnMonitor
+from moco.training.monitor import Monitor
 from moco.training.setup import average_gradients, build, sgd
 
 FOUR_GROUPS = ["pretrain.bn_group_size=6", "pretrain.epochs=2", "pretrain.knn_every_epochs=0"]
@@ -77,7 +77,7 @@ def train(project: Path, folder: Path, max_batch: int | None) -> None:
 
     MomentumQueue.push = watched  # this process is of the test alone
     machine = Machine(num_workers=0, max_batch_per_process=max_batch)
-    pretrain(Run(params.pretrain, images, KnnMonitor(images, val, 0), folder, "name", machine, processes))
+    pretrain(Run(params.pretrain, images, Monitor(images, val, 0), folder, "name", machine, processes))
     seen = processes.gather_objects(queues)
     if processes.first:
         (folder / "seen.json").write_text(json.dumps(seen))
