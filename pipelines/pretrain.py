@@ -26,6 +26,7 @@ from moco.images.subset import subset
 from moco.training import checkpoints
 from moco.training.curves import read_rows
 from moco.training.job import Job, error_left, write_job
+from moco.training.monitor import Monitor
 from moco.training.run_folder import FINISHED, held, only_writer, prepare, training_hash
 from moco.training.setup import at_once, build, check, specification
 from moco.training.worker import train
@@ -64,7 +65,8 @@ def run(params: Params, restart: bool = False) -> None:
             tracked.tags({"training_hash": name})
             digest = tracking.dvc_digest(str(stage.SHARDS)) or images.data_hash
             tracked.dataset("shards", digest, stage.SHARDS)
-            with followed(folder, tracked, _plan(params.pretrain, images).steps_per_epoch):
+            steps_per_epoch = _plan(params.pretrain, images).steps_per_epoch
+            with followed(folder, tracked, steps_per_epoch, params.pretrain, _classified()):
                 _train(params.pretrain, images, machine, folder, job)
             _write_outputs(params.pretrain, name, folder, images, tracked)
             model = tracking.log_encoder(tracked, stage.ENCODER, [_example(params.pretrain, images)])
@@ -95,6 +97,11 @@ def training_images(settings: Pretrain) -> ShardSet:
             f"pretrain.images = {settings.images}: {stage.SHARDS} holds no such training image; set it to all"
         )
     return images
+
+
+def _classified() -> int:
+    train, val = (open_split(stage.SHARDS, split) for split in ("train", "val"))
+    return Monitor(train, val, seed=0).classified
 
 
 def _place(settings: Pretrain, images: ShardSet) -> tuple[str, Path]:

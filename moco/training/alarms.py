@@ -20,8 +20,10 @@ LEAK = 0.2
 """By how much more often keys may be found in their queries' company."""
 SATURATED = 0.99
 """Pretext top-1 above which the task is solved."""
-AT_CHANCE, AT_CHANCE_STEPS = 0.99, 100
-"""Share of ln(1+K) above which a loss is chance's; steps, at least, of which it must be said: an epoch of ten says nothing."""
+AT_CHANCE = 0.99
+"""Share of ln(1+K) above which a loss is chance's."""
+FEWEST_STEPS = 100
+"""What is said of an epoch takes so many steps at least: small sets have epochs of ten, in which nothing settles."""
 KNN_FALL = 0.05
 """Fraction of 1 that kNN may lie below its best."""
 
@@ -63,7 +65,8 @@ class Watch:
         """What a row of curves.csv gives rise to, and no row before did."""
         self._pretext = row["top1"]
         found = []
-        if row["epoch"] >= 1 and row["feature_std"] < COLLAPSED_SPREAD:
+        settled = row["epoch"] >= 1 and row["step"] >= FEWEST_STEPS
+        if settled and row["feature_std"] < COLLAPSED_SPREAD:
             what = f"the queries have collapsed into almost one direction (spread {row['feature_std']:.2f})"
             found.append(Alarm("collapse", what, self._calmer))
         if row["queue_fill"] < 1 or row["loss"] < AT_CHANCE * row["chance"]:
@@ -72,7 +75,7 @@ class Watch:
             self._at_chance_since = row
         elif (
             row["epoch"] - self._at_chance_since["epoch"] >= 1 - 1e-9  # sums of fractions
-            and row["step"] - self._at_chance_since["step"] >= AT_CHANCE_STEPS
+            and row["step"] - self._at_chance_since["step"] >= FEWEST_STEPS
         ):
             what = f"the loss ({row['loss']:.2f}) has been at chance ({row['chance']:.2f}) for a whole epoch, and nothing is learned"
             found.append(Alarm("chance", what, self._calmer))
