@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moco import tracking
 from moco.config import Pretrain
-from moco.training.alarms import alarms, numbers
+from moco.training.alarms import Validation, alarms, numbers
 from moco.training.curves import read_rows
 
 SECONDS = 2.0
@@ -15,7 +15,7 @@ SECONDS = 2.0
 
 @contextmanager
 def followed(
-    folder: Path, tracked: tracking.Run, steps_per_epoch: int, settings: Pretrain, classified: int
+    folder: Path, tracked: tracking.Run, steps_per_epoch: int, settings: Pretrain, validation: Validation
 ) -> Iterator[None]:
     """Report new rows of the run's curves every few seconds, and the last ones at the end; alarms become tags.
 
@@ -27,10 +27,10 @@ def followed(
         tracked: where to.
         steps_per_epoch: of the run.
         settings: of the run.
-        classified: as of `moco.training.alarms.Watch`.
+        validation: the images behind its readings.
     """
     ended = threading.Event()
-    reader = _Reader(folder, tracked, steps_per_epoch, settings, classified)
+    reader = _Reader(folder, tracked, steps_per_epoch, settings, validation)
 
     def follow() -> None:
         while not ended.wait(SECONDS):
@@ -48,10 +48,15 @@ def followed(
 
 class _Reader:
     def __init__(
-        self, folder: Path, tracked: tracking.Run, steps_per_epoch: int, settings: Pretrain, classified: int
+        self,
+        folder: Path,
+        tracked: tracking.Run,
+        steps_per_epoch: int,
+        settings: Pretrain,
+        validation: Validation,
     ) -> None:
         self.folder, self.tracked = folder, tracked
-        self.settings, self.classified = settings, classified
+        self.settings, self.validation = settings, validation
         self._tagged: set[str] = set()
         self.files = {
             "curves.csv": 1,
@@ -85,7 +90,7 @@ class _Reader:
         curves, readings = (
             [numbers(row) for row in read_rows(self.folder / name)] for name in ("curves.csv", "readings.csv")
         )
-        for alarm in alarms(self.settings, self.classified, curves, readings):
+        for alarm in alarms(self.settings, self.validation, curves, readings):
             if alarm.name not in self._tagged:
                 self._tagged.add(alarm.name)
                 self.tracked.tags({f"warning.{alarm.name}": str(alarm)})

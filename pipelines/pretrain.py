@@ -24,6 +24,7 @@ from moco.images.loader import read_image
 from moco.images.plan import EpochPlan
 from moco.images.subset import subset
 from moco.training import checkpoints
+from moco.training.alarms import Validation
 from moco.training.curves import read_rows
 from moco.training.job import Job, error_left, write_job
 from moco.training.monitor import Monitor
@@ -66,7 +67,7 @@ def run(params: Params, restart: bool = False) -> None:
             digest = tracking.dvc_digest(str(stage.SHARDS)) or images.data_hash
             tracked.dataset("shards", digest, stage.SHARDS)
             steps_per_epoch = _plan(params.pretrain, images).steps_per_epoch
-            with followed(folder, tracked, steps_per_epoch, params.pretrain, _classified()):
+            with followed(folder, tracked, steps_per_epoch, params.pretrain, _validation()):
                 _train(params.pretrain, images, machine, folder, job)
             _write_outputs(params.pretrain, name, folder, images, tracked)
             model = tracking.log_encoder(tracked, stage.ENCODER, [_example(params.pretrain, images)])
@@ -99,9 +100,9 @@ def training_images(settings: Pretrain) -> ShardSet:
     return images
 
 
-def _classified() -> int:
+def _validation() -> Validation:
     train, val = (open_split(stage.SHARDS, split) for split in ("train", "val"))
-    return Monitor(train, val, seed=0).classified
+    return Monitor(train, val, seed=0).validation
 
 
 def _place(settings: Pretrain, images: ShardSet) -> tuple[str, Path]:

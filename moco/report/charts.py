@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from moco.report.results import LinearScores, Sweep, Table
 from moco.report.style import BLUE, CHART, FAINT, GREY, INK, MUTED, NAMES, ORANGE, PAGE, SOURCES, picture
-from moco.training.alarms import COLLAPSED_SPREAD, LEAK
+from moco.training.alarms import COLLAPSED_SPREAD
 
 DASHED = (0, (4, 3))
 LABELLED_CLASSES = 30
@@ -85,17 +85,17 @@ def rank(path: Path, readings: Table) -> None:
         _whole_epochs(axes)
 
 
-def leak(path: Path, readings: Table) -> None:
-    """By how much more often keys are found in their queries' batch-norm company, over the epochs."""
+def leak(path: Path, readings: Table, limit: float) -> None:
+    """By how much more often keys are found in their queries' batch-norm company; above `limit` the run warns."""
     with picture(path, CHART) as figure:
         axes = figure.add_subplot(title="Batch-norm leak", xlabel="epoch", ylabel="points of pretext top-1")
         epochs, found = _taken(readings, "leak")
         axes.axhline(0, color=MUTED, linewidth=1)
-        axes.axhline(100 * LEAK, color=GREY, linestyle=DASHED, linewidth=1.2)
+        axes.axhline(100 * limit, color=GREY, linestyle=DASHED, linewidth=1.2)
         axes.plot(epochs, 100 * found, color=BLUE, marker="o", markersize=5)
-        low, high = min(-5.0, 100 * float(found.min())), max(130 * LEAK, 110 * float(found.max()))
+        low, high = min(-5.0, 100 * float(found.min())), max(130 * limit, 110 * float(found.max()))
         axes.set_ylim(1.1 * low, high)
-        _noted(axes, 100 * LEAK, "above: cheating")
+        _noted(axes, 100 * limit, "above: cheating")
         _whole_epochs(axes)
 
 

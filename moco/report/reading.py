@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from moco.config import Pretrain
 from moco.report.results import Results, Table
 from moco.report.samples import Collapse, Samples
-from moco.training.alarms import COLLAPSED_RANK, LEAK, SATURATED, SHRUNK_RANK, Alarm, alarms
+from moco.training.alarms import COLLAPSED_RANK, SATURATED, SHRUNK_RANK, Alarm, Validation, alarms, leak_limit
 from moco.training.monitor import QUERIES
 
 COLLAPSED = 0.5  # times the untrained encoder's spread
@@ -23,7 +23,7 @@ def checks(results: Results, samples: Samples, settings: Pretrain) -> list[tuple
     if not (curves["queue_fill"] >= 1).any():
         said.append((False, _never_full(settings, float(curves["queue_fill"][-1]))))
     if len(leaks := _taken(readings["leak"])):
-        said.append(_leak(float(leaks[-1]), settings))
+        said.append(_leak(float(leaks[-1]), limit_of_leak(results, settings), settings))
     if len(taken := _taken(readings["knn_top1"])) > 1:
         said.append(_knn(taken))
     said.append(_collapse(samples.collapse["moco"].spread, samples.collapse["random"].spread))
@@ -35,9 +35,14 @@ def checks(results: Results, samples: Samples, settings: Pretrain) -> list[tuple
 
 def warned(results: Results, settings: Pretrain) -> list[Alarm]:
     """What the run warned of while it went, in that order."""
-    train, val = (results.fetch[split]["labelled"] for split in ("train", "val"))
-    classified = min(QUERIES, val) if train else 0
-    return alarms(settings, classified, _as_rows(results.curves), _as_rows(results.readings))
+    train, val = results.fetch["train"], results.fetch["val"]
+    validation = Validation(val["images"], min(QUERIES, val["labelled"]) if train["labelled"] else 0)
+    return alarms(settings, validation, _as_rows(results.curves), _as_rows(results.readings))
+
+
+def limit_of_leak(results: Results, settings: Pretrain) -> float:
+    """The leak above which the run warned."""
+    return leak_limit(settings, results.fetch["val"]["images"])
 
 
 def filling(curves: Table) -> tuple[int, float, int, float] | None:
@@ -92,9 +97,9 @@ def _never_full(settings: Pretrain, fill: float) -> str:
     )
 
 
-def _leak(leak: float, settings: Pretrain) -> tuple[bool, str]:
+def _leak(leak: float, limit: float, settings: Pretrain) -> tuple[bool, str]:
     figures = f"{100 * leak:+.0f} points".replace("-", "−")
-    if leak <= LEAK:
+    if leak <= limit:
         return True, f"Batch norm does not give the keys away: leak {figures}."
     remedy = "make bn_group_size larger" if settings.shuffle_bn else "set shuffle_bn: true"
     return False, f"Batch norm gives the keys away: leak {figures}; {remedy}."

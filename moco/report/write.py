@@ -6,15 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moco.config import Params
+from moco.config import Params, Pretrain
 from moco.report import charts, pictures
 from moco.report.feature_map import FEWEST
 from moco.report.page import escape, render_html, render_markdown
-from moco.report.reading import checks, filling, warned
+from moco.report.reading import checks, filling, limit_of_leak, warned
 from moco.report.results import Results
 from moco.report.samples import Samples
 from moco.report.style import NAMES
-from moco.training.alarms import LEAK
 
 READING_CHARTS = {"knn_top1": "knn.png", "effective_rank": "rank.png", "leak": "leak.png"}
 """By column of the readings."""
@@ -42,7 +41,7 @@ def write_report(folder: Path, results: Results, samples: Samples, params: Param
         params: whose pretrain section is shown.
     """
     matrix = confusion_matrix(results.confusion, samples.classes)
-    _draw(folder, results, samples, matrix)
+    _draw(folder, results, samples, params.pretrain, matrix)
     text = render_markdown(_context(results, samples, params, matrix))
     (folder / "report.md").write_text(text, encoding="utf-8")
     (folder / "report.html").write_text(render_html(text, folder), encoding="utf-8")
@@ -57,7 +56,9 @@ def confusion_matrix(pairs: list[tuple[str, str]], classes: list[str]) -> NDArra
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
-def _draw(folder: Path, results: Results, samples: Samples, matrix: NDArray[np.float64]) -> None:
+def _draw(
+    folder: Path, results: Results, samples: Samples, pretrain: Pretrain, matrix: NDArray[np.float64]
+) -> None:
     pictures.views(folder / "views.png", samples.triples)
     pictures.neighbours(folder / "neighbours.png", samples.rows, "query", "nearest training images")
     if samples.map:
@@ -68,13 +69,22 @@ def _draw(folder: Path, results: Results, samples: Samples, matrix: NDArray[np.f
     charts.loss(folder / "loss.png", results.curves)
     charts.pretext(folder / "pretext.png", results.curves)
     charts.spread(folder / "spread.png", results.curves, results.readings)
-    for name, chart in (("knn_top1", charts.knn), ("effective_rank", charts.rank), ("leak", charts.leak)):
-        if not np.isnan(results.readings[name]).all():
-            chart(folder / READING_CHARTS[name], results.readings)
+    taken = _taken(results)
+    if "knn.png" in taken:
+        charts.knn(folder / "knn.png", results.readings)
+    if "rank.png" in taken:
+        charts.rank(folder / "rank.png", results.readings)
+    if "leak.png" in taken:
+        charts.leak(folder / "leak.png", results.readings, limit_of_leak(results, pretrain))
     if results.scores:
         charts.baselines(folder / "baselines.png", results.scores)
         charts.sweep(folder / "sweep.png", results.sweep)
         charts.confusion(folder / "confusion.png", matrix, samples.classes)
+
+
+def _taken(results: Results) -> set[str]:
+    """The charts of readings for which there is at least one."""
+    return {chart for name, chart in READING_CHARTS.items() if not np.isnan(results.readings[name]).all()}
 
 
 def _context(
@@ -82,7 +92,7 @@ def _context(
 ) -> dict[str, Any]:
     """What the template needs, as it will be printed."""
     curves, pretrain = results.curves, params.pretrain
-    taken = {READING_CHARTS[name] for name in READING_CHARTS if not np.isnan(results.readings[name]).all()}
+    taken = _taken(results)
     drawn = [name for name in CAPTIONS if name == "spread.png" or name in taken]
     last_loss = float(curves["loss"][-1])
     return {
@@ -96,7 +106,7 @@ def _context(
         "candidates": round(float(np.exp(last_loss))),
         "last_top1": float(curves["top1"][-1]),
         "filling": filling(curves),
-        "leak_limit": round(100 * LEAK),
+        "leak_limit": round(100 * limit_of_leak(results, pretrain)),
         "warned": warned(results, pretrain),
         "charts": [(CAPTIONS[name], name) for name in drawn],
         "drawn": drawn,

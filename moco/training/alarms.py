@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from moco.config import Pretrain
+from moco.training.leak import groups_of
 
 Row = Mapping[str, float]
 """A row of curves.csv or readings.csv; NaN where a cell is empty."""
@@ -16,8 +17,8 @@ COLLAPSED_SPREAD = 0.1
 """Spread of the queries below which they are one point."""
 COLLAPSED_RANK, SHRUNK_RANK = 2.0, 0.25
 """Effective rank below which nothing is left of the features; share of the first reading below which most is lost."""
-LEAK = 0.2
-"""By how much more often keys may be found in their queries' company."""
+LEAK = 0.1
+"""By how much more often keys may be found in their queries' company; more where few images were asked (`leak_limit`)."""
 SATURATED = 0.99
 """Pretext top-1 above which the task is solved."""
 AT_CHANCE = 0.99
@@ -26,6 +27,19 @@ FEWEST_STEPS = 100
 """What is said of an epoch takes so many steps at least: small sets have epochs of ten, in which nothing settles."""
 KNN_FALL = 0.05
 """Fraction of 1 that kNN may lie below its best."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How many images stand behind a reading, and so how much chance there is in it.
+
+    Attributes:
+        images: of the validation split.
+        classified: those behind a kNN accuracy; 0 without labels.
+    """
+
+    images: int
+    classified: int
 
 
 @dataclass(frozen=True)
@@ -51,11 +65,12 @@ class Watch:
 
     Args:
         settings: of the run.
-        classified: validation images behind a kNN accuracy, which say how much chance there is in it.
+        validation: the images behind its readings.
     """
 
-    def __init__(self, settings: Pretrain, classified: int) -> None:
-        self.settings, self.classified = settings, classified
+    def __init__(self, settings: Pretrain, validation: Validation) -> None:
+        self.settings, self.classified = settings, validation.classified
+        self.leak_limit = leak_limit(settings, validation.images)
         self._raised: set[str] = set()
         self._at_chance_since: Row | None = None
         self._pretext = math.nan
@@ -95,7 +110,7 @@ class Watch:
             yield Alarm("rank", what, self._calmer)
 
     def _leak(self, leak: float) -> Iterable[Alarm]:
-        if leak > LEAK:
+        if leak > self.leak_limit:
             what = f"batch norm gives keys away: they are found {100 * leak:.0f} points more often in their queries' company"
             yield Alarm("leak", what, self._fairer)
 
@@ -132,6 +147,17 @@ class Watch:
         )
 
 
+def leak_limit(settings: Pretrain, images: int) -> float:
+    """Leak above which it is no chance: `LEAK`, or two standard errors at most of a difference of two accuracies.
+
+    Args:
+        settings: of the run.
+        images: of the validation split, of which the probe takes whole groups.
+    """
+    probed = settings.bn_group_size * groups_of(images, settings.bn_group_size)
+    return max(LEAK, 2 * math.sqrt(0.5 / max(probed, 1)))
+
+
 def fell(best: float, now: float, images: int, least: float = KNN_FALL) -> bool:
     """Whether an accuracy lies below its best by more than `least`, and more than three standard errors."""
     error = math.sqrt(best * (1 - best) / max(images, 1))
@@ -139,10 +165,10 @@ def fell(best: float, now: float, images: int, least: float = KNN_FALL) -> bool:
 
 
 def alarms(
-    settings: Pretrain, classified: int, curves: Iterable[Row], readings: Iterable[Row]
+    settings: Pretrain, validation: Validation, curves: Iterable[Row], readings: Iterable[Row]
 ) -> list[Alarm]:
     """All alarms of a run, in the order in which they were raised; arguments as of `Watch` and its methods."""
-    watch = Watch(settings, classified)
+    watch = Watch(settings, validation)
     return replay(watch, curves, readings)
 
 

@@ -13,6 +13,7 @@ from moco.evaluation.features import Features, extract, spread
 from moco.evaluation.knn import knn_predict
 from moco.images.index import ShardSet
 from moco.images.plan import Integers
+from moco.training.alarms import Validation
 
 BANK = 10_000  # labelled training images at most; enough to rank epochs, and seconds even for ImageNet
 QUERIES = 10_000
@@ -61,9 +62,10 @@ class Monitor:
         return bool((np.asarray(self.train.labels) >= 0).any() and (np.asarray(self.val.labels) >= 0).any())
 
     @property
-    def classified(self) -> int:
-        """Validation images behind a kNN accuracy."""
-        return min(QUERIES, int((np.asarray(self.val.labels) >= 0).sum())) if self.labelled else 0
+    def validation(self) -> Validation:
+        """How many images stand behind its readings."""
+        labelled = int((np.asarray(self.val.labels) >= 0).sum())
+        return Validation(len(self.val), min(QUERIES, labelled) if self.labelled else 0)
 
     def require_tars(self, every: int) -> None:
         """Name a tar that readings draw images from and that is not there.

@@ -44,7 +44,7 @@ def results() -> Results:
         "feature_std": np.full(100, 0.9),
     }
     rates = np.array([0.1, 1.0])
-    split = {"images": 30, "labelled": 30}
+    split = {"images": 3000, "labelled": 3000}
     return Results(
         fetch={
             "images": 90,

@@ -95,7 +95,8 @@ def test_the_rise_of_the_loss_is_told_from_its_lowest_to_the_full_queue(results)
 
 def test_what_was_warned_of_and_then_passed_is_still_told(results, settings):
     dip = np.where(results.curves["epoch"] == 2, 0.01, results.curves["feature_std"])
-    (alarm,) = warned(replace(results, curves={**results.curves, "feature_std": dip}), settings)
+    curves = {**results.curves, "step": 20 * results.curves["step"], "feature_std": dip}
+    (alarm,) = warned(replace(results, curves=curves), settings)
     assert alarm.name == "collapse"
     assert warned(results, settings) == []
 
