@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from moco import presets
 from moco.config import Params, Seed, Settings, describe, read_yaml, validate
 from moco.errors import MocoError
 
@@ -50,6 +51,10 @@ class Grid(Settings):
     preset: Literal["small", "cifar", "v1", "v2"] | None = Field(
         None, description="Recipe that the runs begin with."
     )
+    own_views: bool = Field(
+        False,
+        description="Leave the views as params.yaml has them, for they belong to the images; else the recipe's.",
+    )
     seeds: Annotated[list[Seed], Field(min_length=1)] = Field(description="Each point is run with each.")
     set: dict[str, Any] = Field({}, description="What all runs have in common: SECTION.KEY -> value.")
     runs: Annotated[list[Point], Field(min_length=1)] = Field(description="The points.")
@@ -60,7 +65,7 @@ class Grid(Settings):
         for key in keys:
             if keys.count(key) > 1:
                 raise ValueError(f"there are two runs {'-'.join(key)}; give them another series or x")
-        for point in [*self.runs]:
+        for point in self.runs:
             for name in [*self.set, *point.set]:
                 section, dot, _ = name.partition(".")
                 if not dot or section not in SECTIONS:
@@ -75,7 +80,7 @@ class Grid(Settings):
 class Published(Settings):
     """What others measured, to stand beside our numbers."""
 
-    on: str = Field(min_length=1, description="Data, encoder, measure.")
+    of: str = Field(min_length=1, description="Data, encoder, measure.")
     series: str = Field(min_length=1, description="The series of ours that it belongs beside.")
     known: Known = Field(
         description="published: read in the paper itself; the others are shown with this mark."
@@ -97,7 +102,7 @@ class Study(Settings):
         False, description="Whether pretext accuracy and kNN over the epochs are part of the answer."
     )
     scales: dict[Scale, Grid] = Field(min_length=1)
-    published: list[Published] = []
+    published: list[Published] = Field([])
     published_text: str | None = Field(
         None, description="What the paper says in words, where it has no numbers."
     )
@@ -194,7 +199,7 @@ def runs_of(name: str, study: Study, scale: Scale, seeds: list[int] | None = Non
             f"{FOLDER / name}.yaml: has no scale {scale}; choose one of {', '.join(study.scales)}"
         )
     grid = study.scales[scale]
-    common = {**_recipe(grid.preset), **grid.set}
+    common = {**_recipe(grid), **grid.set}
     return [
         Run(name, scale, point.series, point.x, seed, {**common, **point.set, "pretrain.seed": seed})
         for seed in seeds or grid.seeds
@@ -229,13 +234,11 @@ def slug(text: X) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", str(text)).strip("-.").lower()
 
 
-def _recipe(preset: str | None) -> dict[str, Any]:
-    if preset is None:
+def _recipe(grid: Grid) -> dict[str, Any]:
+    """A preset's pretrain section as SECTION.KEY -> value."""
+    if grid.preset is None:
         return {}
-    from moco import presets
-
-    flat: dict[str, Any] = {}
-    for key, value in read_yaml(presets.FOLDER / f"{preset}.yaml")["pretrain"].items():
-        inner = value.items() if isinstance(value, dict) and key == "views" else [(None, value)]
-        flat |= {f"pretrain.{key}" + (f".{name}" if name else ""): one for name, one in inner}
-    return flat
+    found: dict[str, Any] = read_yaml(presets.FOLDER / f"{grid.preset}.yaml")["pretrain"]
+    views = {} if grid.own_views else found["views"]
+    flat = {f"pretrain.{key}": value for key, value in found.items() if key != "views"}
+    return flat | {f"pretrain.views.{key}": value for key, value in views.items()}
