@@ -4,7 +4,6 @@
 """
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,7 +20,10 @@ from flows.study_run import run_point
 from moco import tracking
 from moco.config import load_params, settings_hash
 from moco.errors import MocoError
-from moco.study.definition import SECTIONS, Run, Scale, Study, load_study, names, runs_of
+from moco.report.study import FIGURE, PAGE_FILE, TABLE, Outcome, shortened, write_study
+from moco.study.definition import SECTIONS, Run, Scale, Study, load_study, names, runs_of, slug
+from moco.study.record import read
+from moco.study.table import points_of
 from pipelines.stage import errors_in_one_line
 
 ALL = "all"
@@ -78,8 +80,9 @@ def _run_study(
     """Run what is not done of a study and write its results; gives the failures, a line each."""
     log, scale = get_run_logger(), runs[0].scale
     planned = plan(site, study, runs, retries)
-    for run, reason in planned.left_out.items():
-        log.warning("%s is left out: %s", run, reason)
+    for reason in dict.fromkeys(planned.left_out.values()):
+        which = [run for run, why in planned.left_out.items() if why == reason]
+        log.warning("left out: %s (%s)", reason, shortened(which))
     done = [one for one in planned.runs if one.record]
     log.info("study %s: %d runs, %d of them done before", name, len(planned.runs), len(done))
     base = load_params(site.workspace / "params.yaml")
@@ -103,12 +106,34 @@ def _run_study(
                 future.result()
             except MocoError as error:
                 failures.append(str(error))
-        _show(site, name, study, runs, planned, parent)
+        command = f"python -m flows.study {name} --scale {scale}"
+        if [run.seed for run in runs] != [run.seed for run in runs_of(name, study, scale)]:
+            command += f" --seeds {' '.join(map(str, dict.fromkeys(run.seed for run in runs)))}"
+        _show(site, name, study, scale, command, planned, failures, parent)
     return failures
 
 
-def _show(site: Site, name: str, study: Study, runs: list[Run], planned: Plan, parent: str | None) -> None:
+def _show(
+    site: Site, name: str, study: Study, scale: Scale, command: str, planned: Plan, failures: list[str], parent: str | None
+) -> None:  # fmt: skip
     """Table and figure of the runs that are done."""
+    folder, log = site.folder(name, scale), get_run_logger()
+    found = [(one.fingerprint, read(folder / f"{one.run.name}.json")) for one in planned.runs]
+    records = [record for mark, record in found if record and record.fingerprint == mark]
+    if not records:
+        log.warning("study %s: no run is done, so there is nothing to show", name)
+        return
+    page = write_study(folder, Outcome(name, study, scale, command, records, planned.left_out, failures))
+    create_markdown_artifact(
+        markdown=page, key=slug(f"study-{name}-{scale}").replace(".", "-").lower(), description=study.title
+    )
+    figures = {
+        f"{slug(point.series)}/{slug(point.x)}": point.mean for point in points_of(study, records, scale)
+    }
+    tracking.add_to_run(
+        parent, figures, [folder / file for file in (TABLE, FIGURE, PAGE_FILE)], {"command": command}
+    )
+    log.info("the table and the figure: %s", folder / PAGE_FILE)
 
 
 def main() -> None:

@@ -115,7 +115,7 @@ def plan(site: Site, study: Study, runs: list[Run], retries: int) -> Plan:
         print_ = fingerprint(values, site.code, data[key].digest)
         record = read(site.folder(run.study, run.scale) / f"{run.name}.json")
         done = record is not None and record.fingerprint == print_ and run.name in experiments
-        where = place(study.axis.kind, run.x, values)
+        where = place(study.axis.kind, run.x, values.pretrain.encoder, values.pretrain.stem)
         found.runs.append(Planned(run, values, where, data[key].digest, print_, record if done else None))
     return found
 

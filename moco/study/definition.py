@@ -207,13 +207,14 @@ def runs_of(name: str, study: Study, scale: Scale, seeds: list[int] | None = Non
     ]
 
 
-def place(kind: str, x: X, params: Params) -> float | None:
+def place(kind: str, x: X, encoder: str, stem: str) -> float | None:
     """Where a run stands on a numbered axis; None: its axis has names only.
 
     Args:
         kind: of the axis.
         x: of the run.
-        params: of the run, whose encoder is counted where the axis is its size.
+        encoder: what is counted where the axis is its size.
+        stem: of it.
 
     Returns:
         For `parameters`, millions of parameters of the backbone.
@@ -224,7 +225,7 @@ def place(kind: str, x: X, params: Params) -> float | None:
         from moco.encoders import ResNet
 
         with torch.device("meta"):  # counts weights without making them
-            network = ResNet(params.pretrain.encoder, params.pretrain.stem)
+            network = ResNet(encoder, stem)
         return sum(parameter.numel() for parameter in network.parameters()) / 1e6
     return None if kind == "categories" else float(x)
 
