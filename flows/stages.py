@@ -107,6 +107,11 @@ def bring_up_to_date(
     return ran
 
 
+def check_out(path: str, folder: Path, env: Mapping[str, str]) -> None:
+    """Bring an output that dvc.lock names from the cache into the folder."""
+    _dvc(path, ["checkout", path], folder, env)
+
+
 @task(task_run_name="save experiment {name}", cache_policy=NO_CACHE)
 def save_experiment(name: str, stages: list[str], folder: Path, env: Mapping[str, str]) -> None:
     """Save the worktree's state as a DVC experiment, once every stage is up to date."""

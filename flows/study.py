@@ -86,7 +86,7 @@ def _run_study(
     done = [one for one in planned.runs if one.record]
     log.info("study %s: %d runs, %d of them done before", name, len(planned.runs), len(done))
     base = load_params(site.workspace / "params.yaml")
-    digests = sorted({one.data_hash for one in planned.runs})
+    digests = sorted({one.data.digest for one in planned.runs})
     key = settings_hash({part: getattr(base, part).model_dump() for part in SECTIONS}, site.code, digests)
     label = f"study {name}, {scale}"
     with tracked(

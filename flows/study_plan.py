@@ -18,7 +18,7 @@ from moco.tracking import dvc_digest
 from moco.training.setup import check
 from pipelines.stage import SHARDS
 
-LAST = "linear"
+DATA, LAST = "shard", "linear"
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Site:
     Attributes:
         workspace: the project's folder.
         env: of the stages.
-        stages: all that a run needs, in order.
-        code: hash of the files that they depend on.
+        stages: those from pretraining on, in order.
+        code: hash of the files that they depend on, and those before them.
         remote: whether there is a default DVC remote.
     """
 
@@ -42,12 +42,29 @@ class Site:
     @classmethod
     def of(cls, workspace: Path, env: dict[str, str]) -> "Site":
         """The workspace as it is now."""
-        stages = list(graph.up_to(LAST, graph.stages_in_order(workspace)))
-        return cls(workspace, env, stages, code_of(workspace, stages), graph.has_remote(workspace))
+        graph_ = graph.stages_in_order(workspace)
+        before = graph.up_to(DATA, graph_)
+        stages = [stage for stage in graph.up_to(LAST, graph_) if stage not in before]
+        return cls(workspace, env, stages, code_of(workspace), graph.has_remote(workspace))
 
     def folder(self, study: str, scale: str) -> Path:
         """Where a study's records and results are."""
         return Path(self.env["MOCO_RUNS"]) / "studies" / f"{study}-{scale}"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Shards that were brought up to date.
+
+    Attributes:
+        digest: DVC's hash of them.
+        lock: the dvc.lock that says how they were made.
+        images: those to train on; their folder may be gone, their labels are here.
+    """
+
+    digest: str
+    lock: bytes
+    images: ShardSet
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ class Planned:
         run: of the study.
         params: params.yaml with its changes.
         place: on a numbered axis.
-        data_hash: DVC's, of the shards that it reads.
+        data: the shards that it reads.
         fingerprint: of all that decides its result.
         record: of it, if it was finished with this fingerprint.
     """
@@ -66,7 +83,7 @@ class Planned:
     run: Run
     params: Params
     place: float | None
-    data_hash: str
+    data: Data
     fingerprint: str
     record: Record | None
 
@@ -77,19 +94,6 @@ class Plan:
 
     runs: list[Planned] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Data:
-    """Shards that were brought up to date.
-
-    Attributes:
-        digest: DVC's hash of them.
-        images: those to train on; their folder may be gone, their labels are here.
-    """
-
-    digest: str
-    images: ShardSet
 
 
 def plan(site: Site, study: Study, runs: list[Run], retries: int) -> Plan:
@@ -116,7 +120,7 @@ def plan(site: Site, study: Study, runs: list[Run], retries: int) -> Plan:
         record = read(site.folder(run.study, run.scale) / f"{run.name}.json")
         done = record is not None and record.fingerprint == print_ and run.name in experiments
         where = place(study.axis.kind, run.x, values.pretrain.encoder, values.pretrain.stem)
-        found.runs.append(Planned(run, values, where, data[key].digest, print_, record if done else None))
+        found.runs.append(Planned(run, values, where, data[key], print_, record if done else None))
     return found
 
 
@@ -125,8 +129,9 @@ def fingerprint(params: Params, code: str, data_hash: str) -> str:
     return settings_hash({name: getattr(params, name).model_dump() for name in SECTIONS}, code, data_hash)
 
 
-def code_of(folder: Path, stages: list[str]) -> str:
+def code_of(folder: Path) -> str:
     """Hash of the code that a run depends on, in the workspace or a worktree."""
+    stages = graph.up_to(LAST, graph.stages_in_order(folder))
     return graph.code_hash(folder, stages, load_params(folder / "params.yaml").fetch.path)
 
 
@@ -152,13 +157,13 @@ def _data(site: Site, run: Run, changes: Mapping[str, Any], number: int, retries
 
 
 def _shards(folder: Path, site: Site, retries: int) -> Data:
-    run_stages(folder, site.env, retries, until="shard")
+    run_stages(folder, site.env, retries, until=DATA)
     digest = dvc_digest(str(SHARDS), folder / "dvc.lock")
     if digest is None:
         raise MocoError(f"{folder / 'dvc.lock'}: does not name {SHARDS}; run `dvc repro shard`")
     images = open_split(folder / SHARDS, "train")
     assert images.labels is not None  # read now
-    return Data(digest, images)
+    return Data(digest, (folder / "dvc.lock").read_bytes(), images)
 
 
 def _why_not(params: Params, data: Data) -> str | None:

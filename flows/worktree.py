@@ -118,15 +118,18 @@ def _link_inputs(workspace: Path, folder: Path) -> None:
             _lay_over(repo, outs, source, path)
 
 
-def _lay_over(repo: Repo, outs: list[Path], source: Path, target: Path) -> None:
+def _lay_over(repo: Repo, outs: list[Path], source: Path, target: Path, whole: bool = True) -> None:
     # An output is made in the worktree; a link there would have the stages write into the workspace.
     if not source.exists() or target in outs or repo.dvcignore.is_ignored(repo.fs, str(target)):
         return
     if target.is_symlink() or target.is_file():
         return
-    if target.is_dir() or any(out.is_relative_to(target) for out in outs):
+    # DVC follows a link that it is told of, but none to a folder below: what is in there would not count.
+    below = source.is_dir() and not whole
+    if below or target.is_dir() or any(out.is_relative_to(target) for out in outs):
+        target.mkdir(parents=True, exist_ok=True)
         for child in sorted(source.iterdir()):
-            _lay_over(repo, outs, child, target / child.name)
+            _lay_over(repo, outs, child, target / child.name, whole=False)
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source)

@@ -6,7 +6,7 @@ from pathlib import Path
 from moco.study.definition import Run, Scale, load_study, place, runs_of
 from moco.study.record import Record
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[1]
 
 
 def records_of(name: str, scale: Scale, accuracy: Callable[[Run], float | None]) -> list[Record]:
