@@ -84,7 +84,7 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
         name=name, series=planned.run.series, x=planned.run.x, seed=planned.run.seed, place=planned.place,
         fingerprint=planned.fingerprint, commit=commit, edited=edited, data_hash=planned.data.digest, seconds=seconds,
         restored=restored, metrics={stage: _json(outputs / stage / "metrics.json") for stage in ("pretrain", "linear")},
-        epochs=epochs_of(read_rows(outputs / "pretrain/curves.csv"), read_rows(outputs / "pretrain/knn.csv")),
+        epochs=epochs_of(read_rows(outputs / "pretrain/curves.csv"), read_rows(outputs / "pretrain/readings.csv")),
         machine=this_machine(), tracked=pipeline_run,
     )  # fmt: skip
     write(site.folder(planned.run.study, planned.run.scale) / f"{name}.json", record)

@@ -66,18 +66,18 @@ def write(path: Path, record: Record) -> None:
     part.replace(path)
 
 
-def epochs_of(curves: list[dict[str, str]], knn: list[dict[str, str]]) -> list[dict[str, float | None]]:
-    """Rows of curves.csv and knn.csv as one row an epoch; an epoch's pretext accuracy is the mean of its rows."""
+def epochs_of(curves: list[dict[str, str]], readings: list[dict[str, str]]) -> list[dict[str, float | None]]:
+    """Rows of curves.csv and readings.csv as one row an epoch; an epoch's pretext accuracy is the mean of its rows."""
     by_epoch: dict[int, list[float]] = {}
     for row in curves:
         by_epoch.setdefault(max(1, -int(-float(row["epoch"]) // 1)), []).append(float(row["top1"]))
-    readings = {int(row["epoch"]): float(row["knn_top1"]) for row in knn}
+    knn = {int(row["epoch"]): float(row["knn_top1"]) for row in readings if row["knn_top1"]}
     return [
         {
             "epoch": float(epoch),
             "pretext_top1": sum(values) / len(values) if values else None,
-            "knn_top1": readings.get(epoch),
+            "knn_top1": knn.get(epoch),
         }
-        for epoch in sorted(by_epoch.keys() | readings.keys())
+        for epoch in sorted(by_epoch.keys() | knn.keys())
         for values in [by_epoch.get(epoch, [])]
     ]
