@@ -201,7 +201,8 @@ class Pretrain(Settings):
     )
     log_every_steps: int = Field(ge=1, description="Steps between two rows of the curves.")
     knn_every_epochs: int = Field(
-        ge=0, description="Epochs between two readings on the validation split (kNN, spread, effective rank, batch-norm leak); 0: none."
+        ge=0,
+        description="Epochs between two readings on the validation split (kNN, spread, effective rank, batch-norm leak); 0: none.",
     )
 
     @model_validator(mode="after")
