@@ -354,7 +354,7 @@ def measure(case: Case, seeds: int, workers: int) -> tuple[list[Row], list[str]]
             )
     proofs.append(same_work(case, runs))
     settings = case.of(ALIKE, 0)
-    first = build(settings, 0).encoder_q.backbone.state_dict()  # type: ignore[union-attr]
+    first = build(settings, 0).encoder_q.backbone.state_dict()
     return rows(case, runs, scored(case, first, settings), workers), proofs
 
 

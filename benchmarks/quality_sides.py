@@ -18,6 +18,7 @@ from benchmarks.official import LightlyMoCo, TwoCrops
 from moco.cluster.launch import run_here
 from moco.cluster.machine import Machine, load_machine
 from moco.config import Pretrain, Views
+from moco.dictionary import MomentumQueue
 from moco.images.index import ShardSet, open_split
 from moco.images.subset import subset
 from moco.training.checkpoints import load_newest
@@ -56,7 +57,7 @@ def our_weights(folder: Path) -> tuple[dict[str, Tensor], int, int]:
     assert state is not None
     model = build(job.settings, 0)
     model.load_state_dict(state["model"])
-    return model.encoder_q.backbone.state_dict(), trained(model.encoder_q), int(state["step"])  # type: ignore[union-attr]
+    return model.encoder_q.backbone.state_dict(), trained(model.encoder_q), int(state["step"])
 
 
 def lightly_weights(folder: Path) -> tuple[dict[str, Tensor], int, int]:
@@ -103,8 +104,9 @@ def lightly_views(views: Views, size: int) -> TwoCrops:
 def lightly_model(settings: Pretrain) -> LightlyMoCo:
     """lightly's model with the weights and keys that ours begins with, batch norm as of the settings."""
     ours = build(settings, 0)
+    assert isinstance(ours.dictionary, MomentumQueue)
     encoder, keys = ours.encoder_q, ours.dictionary.keys
-    return LightlyMoCo(encoder.backbone, encoder.head, keys, settings.momentum, settings.temperature)  # type: ignore[arg-type]
+    return LightlyMoCo(encoder.backbone, encoder.head, keys, settings.momentum, settings.temperature)
 
 
 def lightly(folder: Path, workers: int) -> None:
