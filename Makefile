@@ -46,6 +46,7 @@ bench: setup $(BENCH)/.ready
 	$(BENCH)/bin/python -m benchmarks.step
 	$(BENCH)/bin/python -m benchmarks.epoch
 	$(BENCH)/bin/python -m benchmarks.probe
+	$(BENCH)/bin/python -m benchmarks.quality
 	$(BENCH)/bin/python -m benchmarks.sharding
 	python -m benchmarks.transfer_step
 	python -m benchmarks.transfer_evaluation
