@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
 export DO_NOT_TRACK := true
-.PHONY: setup demo transfer-demo test test-fast lint bench lock clean
+.PHONY: setup demo transfer-demo study test test-fast lint bench lock clean
 
 setup: $(READY)
 
@@ -25,6 +25,12 @@ demo: setup
 # Detection and segmentation from random, supervised and MoCo weights; begins with what of the demo is not done yet.
 transfer-demo: setup
 	python -m flows.transfer
+
+# The papers' comparisons on the images of params.yaml, all of them or one: make study STUDY=mechanisms SCALE=paper
+STUDY := all
+SCALE := laptop
+study: setup
+	python -m flows.study $(STUDY) --scale $(SCALE)
 
 # Journeys need the whole machine; the other tests share it.
 test: test-fast

@@ -67,10 +67,16 @@ def run_stages(
     return list(futures)
 
 
-def shares(side_by_side: int | None) -> Slots:
-    """The machine in equal parts, each as the variables that confine a process to it."""
+def shares(side_by_side: int | None, at_most: int | None = None) -> Slots:
+    """The machine in equal parts, each as the variables that confine a process to it.
+
+    Args:
+        side_by_side: how many; None: as many as there are GPUs, or cores.
+        at_most: how many there is work for; None: for all of them.
+    """
     gpus = torch.cuda.device_count()
     count = side_by_side or min(MOST_SIDE_BY_SIDE, gpus or cores())
+    count = count if at_most is None else max(1, min(count, at_most))
     slots: Slots = queue.SimpleQueue()
     for slot in range(count):
         part = str(max(1, cores() // count))

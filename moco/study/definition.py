@@ -202,7 +202,7 @@ def runs_of(name: str, study: Study, scale: Scale, seeds: list[int] | None = Non
     common = {**_recipe(grid), **grid.set}
     return [
         Run(name, scale, point.series, point.x, seed, {**common, **point.set, "pretrain.seed": seed})
-        for seed in seeds or grid.seeds
+        for seed in dict.fromkeys(seeds or grid.seeds)
         for point in grid.runs
     ]
 
