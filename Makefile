@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
 export DO_NOT_TRACK := true
-.PHONY: setup demo transfer-demo test test-fast lint bench lock clean
+.PHONY: setup demo transfer-demo study test test-fast lint bench lock clean
 
 setup: $(READY)
 
@@ -26,11 +26,18 @@ demo: setup
 transfer-demo: setup
 	python -m flows.transfer
 
-test: setup lint
-	pytest
+# The papers' comparisons on the images of params.yaml, all of them or one: make study STUDY=mechanisms SCALE=paper
+STUDY := all
+SCALE := laptop
+study: setup
+	python -m flows.study $(STUDY) --scale $(SCALE)
+
+# Journeys need the whole machine; the other tests share it.
+test: test-fast
+	pytest -m "slow or cluster"
 
 test-fast: setup lint
-	pytest -m "not slow"
+	pytest -n 2 --dist loadfile -m "not slow and not cluster"
 
 lint: setup
 	ruff check .
@@ -45,6 +52,7 @@ bench: setup $(BENCH)/.ready
 	$(BENCH)/bin/python -m benchmarks.step
 	$(BENCH)/bin/python -m benchmarks.epoch
 	$(BENCH)/bin/python -m benchmarks.probe
+	$(BENCH)/bin/python -m benchmarks.quality
 	$(BENCH)/bin/python -m benchmarks.sharding
 	python -m benchmarks.transfer_step
 	python -m benchmarks.transfer_evaluation

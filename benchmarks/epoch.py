@@ -13,10 +13,10 @@ from benchmarks.loader_peers import endless
 from benchmarks.measure import Cost, Row, Side, apart, cpu_seconds, interleaved, machine, options, save
 from benchmarks.official import moco_v2, official_step
 from benchmarks.photographs import photograph_shards
-from benchmarks.step import case, images_of, ours, same_weights, title
+from benchmarks.step import case, images_of, ours, queue_of, same_weights, title
 from moco.config import Pretrain
 from moco.images import fused_views
-from moco.images.loader import TwoViewBatches, steps
+from moco.images.loader import ViewBatches, steps
 from moco.images.plan import EpochPlan
 from moco.training.setup import build, keep_freed_memory, use_bf16
 
@@ -68,9 +68,7 @@ def our_sides(settings: Pretrain, count: int, workers: int, threads: int) -> dic
     torch.set_num_threads(threads)
     images = photograph_shards(256)[0]
     plan = EpochPlan(len(images), settings.global_batch, 0)
-    views = TwoViewBatches(
-        images, plan, settings.views, settings.image_size, compiled=fused_views.available()
-    )
+    views = ViewBatches(images, plan, settings.views, settings.image_size, compiled=fused_views.available())
     data = partial(steps, views, 0, 10**9, workers, device())
     train, _ = ours(settings, device(), use_bf16(settings, device()))
     fixed = images_of(settings, device())
@@ -86,9 +84,9 @@ def their_sides(settings: Pretrain, count: int, workers: int, threads: int) -> d
     torch.set_num_threads(threads)
     folder: Path = photograph_shards(256)[1]
     data = partial(endless, folder, settings.global_batch, moco_v2(settings.image_size), workers)
-    model = build(settings).to(device())
+    model = build(settings, 0).to(device())
     step, _ = official_step(
-        same_weights(model, settings), model.dictionary.keys, settings.momentum, settings.temperature, 0.03, False
+        same_weights(model, settings), queue_of(model).keys, settings.momentum, settings.temperature, 0.03, False
     )  # fmt: skip
 
     def train(views: list[Tensor]) -> Tensor:

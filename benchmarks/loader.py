@@ -23,7 +23,7 @@ from moco.encoders import normalise
 from moco.images import fused_views
 from moco.images.decode import decode
 from moco.images.index import ShardSet
-from moco.images.loader import TwoViewBatches, steps
+from moco.images.loader import ViewBatches, steps
 from moco.images.plan import EpochPlan
 
 SIZE, BATCH = 224, 32
@@ -62,7 +62,7 @@ class PlainFiles:
 def ours(images: Any, workers: int, compiled: bool = False) -> Iterator[Tensor]:
     """The batches of a run on these images, uint8 2 x N x 3 x S x S."""
     plan = EpochPlan(len(images), BATCH, 0)
-    batches = TwoViewBatches(images, plan, preset("v2").views, SIZE, compiled=compiled)
+    batches = ViewBatches(images, plan, preset("v2").views, SIZE, compiled=compiled)
     return steps(batches, 0, 10**9, workers, CPU)
 
 
@@ -145,7 +145,7 @@ def seconds_to_resume(images: ShardSet, rounds: int) -> float:
     many = ShardSet(images.folder, images.split, images.classes, images.shards, images.data_hash)
     many.__dict__["entries"] = np.resize(images.entries, IMAGENET)
     plan = EpochPlan(IMAGENET, BATCH, 0)
-    batches = TwoViewBatches(many, plan, preset("v2").views, SIZE)
+    batches = ViewBatches(many, plan, preset("v2").views, SIZE)
 
     def side() -> int:
         next(steps(batches, plan.steps_per_epoch // 2, plan.steps_per_epoch, 1, CPU))

@@ -52,7 +52,7 @@ class Row:
     Attributes:
         table: heading of the table it belongs to.
         name: what is measured.
-        unit: of `ours`, `peer` and `limit`; "/s" at its end says that more is better.
+        unit: of `ours`, `peer` and `limit`; "/s" at its end, or "%" at its beginning, says that more is better.
         ours: None where it was not run.
         peer_name: whom ours stands beside; "" for nobody.
         at_least: the ratio to be reached, how many times better than the peer.
@@ -83,7 +83,8 @@ class Row:
         """How many times better ours is than the peer; above 1 is faster, or smaller."""
         if not self.ours or not self.peer:
             return None
-        return self.ours / self.peer if self.unit.endswith("/s") else self.peer / self.ours
+        more_is_better = self.unit.endswith("/s") or self.unit.startswith("%")
+        return self.ours / self.peer if more_is_better else self.peer / self.ours
 
 
 def interleaved(sides: Mapping[str, Side], rounds: int, warm_up: int = 1) -> dict[str, Cost]:

@@ -7,6 +7,7 @@ cloned at every step, a momentum update parameter by parameter, cross-entropy on
 import copy
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,47 @@ def official_step(
     return train, list(model.encoder_q.parameters())
 
 
+class LightlyMoCo(nn.Module):
+    """lightly's documented MoCo example as one module, for one process.
+
+    Args:
+        backbone: images to N x D.
+        head: linear, ReLU, linear; its weights go into lightly's.
+        keys: K x C, what the memory bank begins with.
+
+    Raises:
+        ImportError: lightly is not installed.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: Any, keys: Tensor, momentum: float, temperature: float
+    ) -> None:
+        from lightly.loss import NTXentLoss
+        from lightly.models.modules import MoCoProjectionHead
+        from lightly.models.utils import deactivate_requires_grad, update_momentum
+
+        super().__init__()
+        self.backbone = backbone
+        self.head = MoCoProjectionHead(head[0].in_features, head[0].out_features, head[2].out_features)
+        self.head.load_state_dict({f"layers.{name}": value for name, value in head.state_dict().items()})
+        self.head.to(keys)
+        self.backbone_k, self.head_k = copy.deepcopy(self.backbone), copy.deepcopy(self.head)
+        deactivate_requires_grad(self.backbone_k)
+        deactivate_requires_grad(self.head_k)
+        self.criterion = NTXentLoss(temperature=temperature, memory_bank_size=tuple(keys.shape))
+        self.criterion.memory_bank.bank = keys.clone()
+        self.follow = partial(update_momentum, m=momentum)
+
+    def forward(self, images_q: Tensor, images_k: Tensor) -> Tensor:
+        """The loss of two views, after the momentum update; the keys are in the bank then."""
+        self.follow(self.backbone, self.backbone_k)
+        self.follow(self.head, self.head_k)
+        query = self.head(self.backbone(images_q).flatten(start_dim=1))
+        key = self.head_k(self.backbone_k(images_k).flatten(start_dim=1)).detach()
+        loss: Tensor = self.criterion(query, key)
+        return loss
+
+
 def lightly_step(
     encoder: nn.Module, keys: Tensor, momentum: float, temperature: float, lr: float, bf16: bool
 ) -> tuple[Callable[[Tensor, Tensor], Tensor], list[nn.Parameter]]:
@@ -212,31 +254,15 @@ def lightly_step(
     Raises:
         ImportError: lightly is not installed.
     """
-    from lightly.loss import NTXentLoss
-    from lightly.models.modules import MoCoProjectionHead
-    from lightly.models.utils import deactivate_requires_grad, update_momentum
-
-    encoder = copy.deepcopy(encoder)
-    start: Any = encoder.fc
-    encoder.fc = nn.Identity()
-    head = MoCoProjectionHead(start[0].in_features, start[0].out_features, start[2].out_features)
-    head.load_state_dict({f"layers.{name}": value for name, value in start.state_dict().items()})
-    head.to(keys)
-    encoder_k, head_k = copy.deepcopy(encoder), copy.deepcopy(head)
-    deactivate_requires_grad(encoder_k)
-    deactivate_requires_grad(head_k)
-    criterion = NTXentLoss(temperature=temperature, memory_bank_size=tuple(keys.shape))
-    criterion.memory_bank.bank = keys.clone()
-    parameters = [*encoder.parameters(), *head.parameters()]
+    backbone = copy.deepcopy(encoder)
+    head, backbone.fc = backbone.fc, nn.Identity()
+    model = LightlyMoCo(backbone, head, keys, momentum, temperature)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=1e-4)
 
     def train(images_q: Tensor, images_k: Tensor) -> Tensor:
-        update_momentum(encoder, encoder_k, m=momentum)
-        update_momentum(head, head_k, m=momentum)
         with torch.autocast(images_q.device.type, torch.bfloat16, enabled=bf16):
-            query = head(encoder(images_q).flatten(start_dim=1))
-            key = head_k(encoder_k(images_k).flatten(start_dim=1)).detach()
-            loss = criterion(query, key)
+            loss = model(images_q, images_k)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

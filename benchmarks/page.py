@@ -29,6 +29,12 @@ TOPICS = {
         "Exact mode is the paper's protocol: random crops and flips, encoded anew every epoch. Fast mode encodes one centre view"
         " of each image once. They are different protocols; the difference in accuracy is stated.",
     ),
+    "quality": (
+        "Accuracy of whole runs",
+        "The same images, encoder, first weights, first keys, epochs, batch, views, optimiser and evaluation; lightly's loop is made of its"
+        " documented parts, in float32, with batch norm over the whole batch. Ours stands beside it twice: with its own settings, batch norm in"
+        " shuffled groups and the precision of the machine, and with lightly's. Accuracies are means over the seeds, times medians.",
+    ),
     "transfer_step": (
         "Fine-tuning a detector",
         "From image files to the optimiser's step, one loader worker on each side, random weights. torchvision's reference loop reads with"

@@ -21,7 +21,7 @@ from moco.images.index import open_split
 from moco.images.shards import processors, write_shards
 from moco.training.curves import read_rows
 from moco.training.loop import Run, pretrain
-from moco.training.monitor import KnnMonitor
+from moco.training.monitor import Monitor
 
 STEPS = 20
 
@@ -42,7 +42,7 @@ def train(shards: Path, runs: Path) -> None:
 
     threading.Thread(target=end, daemon=True).start()
     processes = Processes(0, 1, torch.device("cpu"))
-    pretrain(Run(settings, images, KnnMonitor(images, val, 0), runs, "memory", machine, processes))
+    pretrain(Run(settings, images, Monitor(images, val, 0), runs, "memory", machine, processes))
 
 
 def peak(images: Path, scratch: Path) -> int:

@@ -104,7 +104,7 @@ class Sizes:
 
 def sizes(settings: Pretrain) -> Sizes:
     """Counted from the model itself."""
-    model = build(settings)
+    model = build(settings, 0)
     gradients = sum(4 * weight.numel() for weight in model.encoder_q.parameters())
     return Sizes(gradients, sum(buffer.nbytes for buffer in model.buffers()))
 

@@ -14,6 +14,7 @@ from benchmarks.scaling_model import preset
 from moco.cluster.process_group import Processes
 from moco.cluster.shuffle_bn import positions_of_slots
 from moco.config import Pretrain
+from moco.dictionary import Batch, MomentumQueue
 from moco.encoders import normalise
 from moco.momentum_contrast import MoCo
 from moco.training.setup import build, keep_freed_memory, sgd
@@ -63,16 +64,16 @@ def ours(
         dtype: of the weights.
     """
     processes = Processes(0, 1, device)
-    model = build(settings).to(device, dtype)
+    model = build(settings, 0).to(device, dtype)
     model.to(memory_format=torch.channels_last)
     if dtype != torch.float32:  # the step normalises to float32
-        for encoder in (model.encoder_q, model.dictionary.encoder_k):
+        for encoder in (model.encoder_q, queue_of(model).encoder_k):
             encoder.register_forward_pre_hook(lambda _, given: given[0].to(dtype))
     optimizer = sgd(model, settings)
     optimizer.param_groups[0]["lr"] = 0.03
     if compiled:
         model.encoder_q.compile()
-        model.dictionary.encoder_k.compile()
+        queue_of(model).encoder_k.compile()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     done = 0
 
@@ -80,18 +81,24 @@ def ours(
         nonlocal done
         positions = positions_of_slots(settings.seed, done, settings.global_batch)
         optimizer.zero_grad()
-        contrast, _, keys = model.contrast(images, positions, processes, model.encoder_q, autocast)
+        batch = Batch(images, positions, positions, done, processes)
+        contrast, _ = model.contrast(batch, model.encoder_q, autocast)
         optimizer.step()
-        model.dictionary.enqueue(keys)
         done += 1
         return contrast.loss
 
     return train, model
 
 
+def queue_of(model: MoCo) -> MomentumQueue:
+    """The model's dictionary, which is a queue in all benchmarks."""
+    assert isinstance(model.dictionary, MomentumQueue)
+    return model.dictionary
+
+
 def same_weights(model: MoCo, settings: Pretrain) -> nn.Module:
     """torchvision's network with our weights."""
-    encoder = resnet(settings.encoder, settings.dim).to(model.dictionary.keys)
+    encoder = resnet(settings.encoder, settings.dim).to(queue_of(model).keys)
     encoder.load_state_dict(
         {
             name.removeprefix("backbone.").replace("head.", "fc."): value
@@ -105,8 +112,8 @@ def peers(
     settings: Pretrain, images: Tensor, dtype: torch.dtype = torch.float32
 ) -> dict[str, tuple[Step, list[nn.Parameter]]]:
     """The peers' steps from the weights and keys that ours begins with, and what they train."""
-    model = build(settings).to(images.device, dtype)
-    start, keys = same_weights(model, settings), model.dictionary.keys
+    model = build(settings, 0).to(images.device, dtype)
+    start, keys = same_weights(model, settings), queue_of(model).keys
     found: dict[str, tuple[Step, list[nn.Parameter]]] = {}
     makers = {"official": official_step} | ({"lightly": lightly_step} if LIGHTLY else {})
     for name, make in makers.items():

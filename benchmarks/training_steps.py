@@ -17,6 +17,7 @@ from benchmarks.shuffle_bn import on_ranks
 from moco.cluster.process_group import Processes
 from moco.cluster.shuffle_bn import positions_of_slots
 from moco.config import Pretrain
+from moco.dictionary import Batch, MomentumQueue
 from moco.training.agreement import Agreement
 from moco.training.setup import average_gradients, build, sgd, use_bf16
 
@@ -89,12 +90,13 @@ def stepper(
 ) -> Callable[[int], None]:
     """A function that trains one step, on images drawn once."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = build(settings).to(processes.device)
+    model = build(settings, 0).to(processes.device)
     model.to(memory_format=layout)
     optimizer = sgd(model, settings)
     optimizer.param_groups[0]["lr"] = settings.lr_per_256
     if compiled:
         model.encoder_q.compile()
+        assert isinstance(model.dictionary, MomentumQueue)
         model.dictionary.encoder_k.compile()
     encode_queries = average_gradients(model.encoder_q, settings, processes)
     agreement = Agreement(processes)
@@ -116,9 +118,8 @@ def stepper(
     def train(number: int) -> None:
         positions = positions_of_slots(settings.seed, number, settings.global_batch)
         optimizer.zero_grad()
-        _, _, keys = model.contrast(images, positions, processes, encode_queries, autocast)
+        model.contrast(Batch(images, positions, positions, number, processes), encode_queries, autocast)
         optimizer.step()
-        model.dictionary.enqueue(keys)
         exchange(False, False)
 
     return train

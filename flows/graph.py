@@ -1,9 +1,12 @@
 """The order of the stages, read from dvc.yaml through DVC itself."""
 
+import hashlib
+from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
@@ -44,6 +47,51 @@ def stages_in_order(folder: Path, pipeline: str = "dvc.yaml") -> dict[str, list[
         wanted += [needed for needed in needs[stage] if needed not in found]
         found.add(stage)
     return {stage: needs[stage] for stage in TopologicalSorter(needs).static_order() if stage in found}
+
+
+def up_to(wanted: str, stages: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The part of a graph that one stage needs, itself included, in the same order.
+
+    Raises:
+        MocoError: there is no such stage.
+    """
+    if wanted not in stages:
+        raise MocoError(f"dvc.yaml has no stage {wanted}; it has {', '.join(stages)}")
+    needed, left = {wanted}, [wanted]
+    while left:
+        left += (new := set(stages[left.pop()]) - needed)
+        needed |= new
+    return {stage: needs for stage, needs in stages.items() if stage in needed}
+
+
+def code_hash(folder: Path, stages: Iterable[str], data: str) -> str:
+    """Hash of the files that some stages depend on, but for what other stages made.
+
+    Args:
+        folder: a DVC repository.
+        stages: of its dvc.yaml.
+        data: a dependency that is data and no code (`fetch.path`).
+
+    Returns:
+        16 hex digits.
+    """
+    digest = hashlib.sha256()
+    with Repo(str(folder)) as repo:
+        outs = [Path(out.fs_path) for out in repo.index.outs]
+        paths = {
+            Path(dep.fs_path)
+            for stage in repo.index.stages
+            if _address(stage) in set(stages)
+            for dep in stage.deps
+            if not isinstance(dep, ParamsDependency)
+        }
+    for path in sorted(paths - {folder / data}):
+        if any(path.is_relative_to(out) or out.is_relative_to(path) for out in outs):
+            continue
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def has_remote(folder: Path) -> bool:

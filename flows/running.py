@@ -15,10 +15,18 @@ from flows.stages import Slots, run_stage
 from moco import tracking
 from moco.cluster.machine import cores
 
+MOST_SIDE_BY_SIDE = 8
+SideBySide = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        description="What runs at once, each with its share of GPUs or cores. Empty: one a GPU, or one a core"
+        f" ({MOST_SIDE_BY_SIDE} at most).",
+    ),
+]
 Retries = Annotated[
     int, Field(ge=0, le=10, description="Further tries of a stage that crashed or was killed.")
 ]
-MOST_SIDE_BY_SIDE = 8
 
 
 def run_stages(
@@ -27,6 +35,7 @@ def run_stages(
     retries: int,
     pipeline: str = "dvc.yaml",
     side_by_side: int | None = None,
+    until: str | None = None,
 ) -> list[str]:
     """Run a whole graph; stages that do not need a failed one still finish.
 
@@ -37,13 +46,15 @@ def run_stages(
         pipeline: the file of the graph.
         side_by_side: how many stages of a pipeline below the root share the machine; None: as many as it has GPUs, or
             cores. Stages of dvc.yaml itself have all of it.
+        until: the stage that is wanted, with what it needs; None: every stage.
 
     Returns:
         The stages, in an order in which they can be run.
     """
     remote, slots = graph.has_remote(folder), shares(side_by_side)
     futures: dict[str, PrefectFuture[None]] = {}
-    for stage, needed in graph.stages_in_order(folder, pipeline).items():
+    stages = graph.stages_in_order(folder, pipeline)
+    for stage, needed in (graph.up_to(until, stages) if until else stages).items():
         futures[stage] = run_stage.with_options(retries=retries).submit(
             stage, folder, env, remote, slots if stage.startswith(f"{pipeline}:") else None,
             wait_for=[futures[name] for name in needed], return_state=False,
@@ -56,13 +67,20 @@ def run_stages(
     return list(futures)
 
 
-def shares(side_by_side: int | None) -> Slots:
-    """The machine in equal parts, each as the variables that confine a process to it."""
+def shares(side_by_side: int | None, at_most: int | None = None) -> Slots:
+    """The machine in equal parts, each as the variables that confine a process to it.
+
+    Args:
+        side_by_side: how many; None: as many as there are GPUs, or cores.
+        at_most: how many there is work for; None: for all of them.
+    """
     gpus = torch.cuda.device_count()
     count = side_by_side or min(MOST_SIDE_BY_SIDE, gpus or cores())
+    count = count if at_most is None else max(1, min(count, at_most))
     slots: Slots = queue.SimpleQueue()
     for slot in range(count):
-        share = {"OMP_NUM_THREADS": str(max(1, cores() // count))}
+        part = str(max(1, cores() // count))
+        share = {"OMP_NUM_THREADS": part, "MOCO_CORES": part}
         if gpus:
             share["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(slot % gpus, gpus, count)))
         slots.put(share)
@@ -83,9 +101,15 @@ def no_child_left() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def tracked(name: str, run_id: str) -> Iterator[str | None]:
-    """The MLflow run that the stages' runs hang under."""
-    pipeline_run = tracking.start_pipeline_run(name, flow_run=run_id)
+def tracked(
+    name: str,
+    run_id: str,
+    parent: str | None = None,
+    key: tuple[str, str] | None = None,
+    kind: str = "pipeline",
+) -> Iterator[str | None]:
+    """The MLflow run that others hang under; arguments as of `tracking.start_pipeline_run`."""
+    pipeline_run = tracking.start_pipeline_run(name, flow_run=run_id, parent=parent, key=key, kind=kind)
     status = "KILLED"
     try:
         yield pipeline_run

@@ -78,19 +78,48 @@ def run_stage(
     """
     share = slots.get() if slots else {}
     try:
-        pull = ["--pull"] if remote else []
-        # Without --single-item two siblings collide.
-        _dvc(stage, ["repro", "--single-item", *pull, stage], folder, {**env, **share})
+        bring_up_to_date(stage, folder, {**env, **share}, remote)
     finally:
         if slots:
             slots.put(share)
+
+
+def bring_up_to_date(
+    stage: str, folder: Path, env: Mapping[str, str], remote: bool, bar: str | None = None
+) -> bool:
+    """What `run_stage` does, within the task that calls it.
+
+    Args:
+        stage: its name.
+        folder: where dvc.yaml is.
+        env: of the stage.
+        remote: whether to pull from the default DVC remote, and push to it.
+        bar: what its progress bar is called; None: as the stage is.
+
+    Returns:
+        Whether the stage ran; else DVC had its outputs already.
+    """
+    pull = ["--pull"] if remote else []
+    # Without --single-item two siblings collide.
+    ran = _dvc(stage, ["repro", "--single-item", *pull, stage], folder, env, bar)
     if remote:
         _dvc(stage, ["push", stage], folder, env)
+    return ran
+
+
+def check_out(path: str, folder: Path, env: Mapping[str, str]) -> None:
+    """Bring an output that dvc.lock names from the cache into the folder."""
+    _dvc(path, ["checkout", path], folder, env)
 
 
 @task(task_run_name="save experiment {name}", cache_policy=NO_CACHE)
 def save_experiment(name: str, stages: list[str], folder: Path, env: Mapping[str, str]) -> None:
     """Save the worktree's state as a DVC experiment, once every stage is up to date."""
+    save(name, stages, folder, env)
+
+
+def save(name: str, stages: list[str], folder: Path, env: Mapping[str, str]) -> None:
+    """What `save_experiment` does, within the task that calls it."""
     status = children.run(_command(["status", "-q", *stages]), folder, env, get_run_logger().info)
     if status.code:  # saving now would record stages that do not belong to these parameters
         raise MocoError(f"{folder}: `dvc status` is not clean: inputs changed during the run; run it again")
@@ -114,13 +143,18 @@ def _command(arguments: list[str]) -> list[str]:
     return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
 
 
-def _dvc(stage: str, arguments: list[str], folder: Path, env: Mapping[str, str]) -> None:
-    result = children.run(_command(arguments), folder, env, _Reporter(stage).line)
+def _dvc(
+    stage: str, arguments: list[str], folder: Path, env: Mapping[str, str], bar: str | None = None
+) -> bool:
+    """Run a command of DVC's, and say whether it ran a stage."""
+    reporter = _Reporter(bar or stage)
+    result = children.run(_command(arguments), folder, env, reporter.line)
     if result.code:
         said = (
             result.error or " | ".join(result.tail[-3:]) or f"`dvc {arguments[0]}` ended with {result.code}"
         )
         raise StageFailedError(f"{stage}: {said}", again=result.error is None)
+    return reporter.ran
 
 
 class _Reporter:
@@ -131,8 +165,10 @@ class _Reporter:
         self.log = get_run_logger()
         self.artifact: UUID | None = None
         self.last = float("-inf")
+        self.ran = False
 
     def line(self, text: str) -> None:
+        self.ran |= text.startswith("Running stage ")
         if DVC_HINTS.match(text):
             return
         progress = children.PROGRESS.match(text)

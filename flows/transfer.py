@@ -6,14 +6,12 @@
 import argparse
 import re
 from pathlib import Path
-from typing import Annotated
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
-from pydantic import Field
 
-from flows.running import MOST_SIDE_BY_SIDE, Retries, no_child_left, run_stages, tracked
+from flows.running import Retries, SideBySide, no_child_left, run_stages, tracked
 from flows.stages import environment
 from moco.transfer.params import load_transfer_params
 from pipelines.stage import errors_in_one_line
@@ -24,14 +22,7 @@ REPORT = Path("outputs/transfer/report")
 
 @flow(name="transfer", persist_result=False)
 def transfer(
-    side_by_side: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="Fine-tuning stages that run at once, each with its share of GPUs or cores. Empty: one a GPU,"
-            f" or one a core ({MOST_SIDE_BY_SIDE} at most).",
-        ),
-    ] = None,
+    side_by_side: SideBySide = None,
     retries: Retries = 1,
 ) -> None:
     """The encoder is judged by fine-tuning it on other tasks, beside random and supervised weights.

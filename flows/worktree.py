@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from moco.errors import MocoError
 
 FOLDER = Path("runs/worktrees")
 CARRIED = ("dvc.lock", "machine.yaml", ".dvc/config.local")  # untracked, yet part of how this workspace runs
+
+ONE_AT_A_TIME = threading.RLock()
+"""Held while git's records of worktrees, stashes and experiments change, which runs side by side share."""
 
 
 def make(workspace: Path, name: str, changes: Mapping[str, Any]) -> Path:
@@ -37,6 +41,11 @@ def make(workspace: Path, name: str, changes: Mapping[str, Any]) -> Path:
         MocoError: the workspace has no commit to start from, or the changed parameters are not allowed.
     """
     load_params(workspace / "params.yaml", [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+    with ONE_AT_A_TIME:
+        return _make(workspace, name, changes)
+
+
+def _make(workspace: Path, name: str, changes: Mapping[str, Any]) -> Path:
     folder = workspace / FOLDER / name
     remove(workspace, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -65,10 +74,24 @@ def make(workspace: Path, name: str, changes: Mapping[str, Any]) -> Path:
 
 def remove(workspace: Path, folder: Path) -> None:
     """Remove a worktree and git's record of it; nothing happens if there is none."""
-    if folder.exists():
-        _git(workspace, "worktree", "remove", "--force", "--force", str(folder), check=False)
-        shutil.rmtree(folder, ignore_errors=True)
-    _git(workspace, "worktree", "prune")
+    with ONE_AT_A_TIME:
+        if folder.exists():
+            _git(workspace, "worktree", "remove", "--force", "--force", str(folder), check=False)
+            shutil.rmtree(folder, ignore_errors=True)
+        _git(workspace, "worktree", "prune")
+
+
+def commit_of(workspace: Path) -> tuple[str, bool]:
+    """The commit that is checked out, and whether files that git tracks were changed since."""
+    return _git(workspace, "rev-parse", "HEAD"), bool(
+        _git(workspace, "status", "--porcelain", "--untracked-files=no")
+    )
+
+
+def experiments(workspace: Path) -> set[str]:
+    """Names of all DVC experiments, whichever commit they began with."""
+    refs = _git(workspace, "for-each-ref", "--format=%(refname)", "refs/exps").splitlines()
+    return {ref.rsplit("/", 1)[-1] for ref in refs}
 
 
 def identity(folder: Path) -> dict[str, str]:
@@ -95,15 +118,18 @@ def _link_inputs(workspace: Path, folder: Path) -> None:
             _lay_over(repo, outs, source, path)
 
 
-def _lay_over(repo: Repo, outs: list[Path], source: Path, target: Path) -> None:
+def _lay_over(repo: Repo, outs: list[Path], source: Path, target: Path, whole: bool = True) -> None:
     # An output is made in the worktree; a link there would have the stages write into the workspace.
     if not source.exists() or target in outs or repo.dvcignore.is_ignored(repo.fs, str(target)):
         return
     if target.is_symlink() or target.is_file():
         return
-    if target.is_dir() or any(out.is_relative_to(target) for out in outs):
+    # DVC follows a link that it is told of, but none to a folder below: what is in there would not count.
+    below = source.is_dir() and not whole
+    if below or target.is_dir() or any(out.is_relative_to(target) for out in outs):
+        target.mkdir(parents=True, exist_ok=True)
         for child in sorted(source.iterdir()):
-            _lay_over(repo, outs, child, target / child.name)
+            _lay_over(repo, outs, child, target / child.name, whole=False)
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source)

@@ -5,6 +5,8 @@ Here the number of images that share statistics is a setting, so that one proces
 that hold whole groups, computes what the paper's GPUs compute.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,6 +67,37 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
         return torch.cat(normalised)
 
 
+class GroupBatchNorm1d(GroupBatchNorm2d):
+    """The same for vectors N x C, as projection heads have them."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() != 2:
+            raise ValueError(f"expected vectors N x C, got {tuple(input.shape)}")
+
+
+def split_batch_norm(model: nn.Module, group_size: int) -> nn.Module:
+    """Replace a network's `nn.BatchNorm2d` by norms over groups of a batch ("split BN"), its weights and statistics kept.
+
+    One device then computes what several would, and keys that are shuffled over the groups do not give themselves
+    away (paper, section 3.3).
+
+    Args:
+        model: any module; changed in place.
+        group_size: images that share statistics.
+
+    Returns:
+        The model, or its replacement where it is itself a batch norm.
+    """
+    for name, child in model.named_children():
+        setattr(model, name, split_batch_norm(child, group_size))
+    if type(model) is not nn.BatchNorm2d:
+        return model
+    split = GroupBatchNorm2d(model.num_features, group_size)
+    split.eps, split.momentum, split.training = model.eps, model.momentum, model.training
+    split.load_state_dict(model.state_dict())
+    return split.to(model.weight.device)
+
+
 def take_part(model: nn.Module, first: bool, share: float) -> None:
     """Tell a model's batch norms what the next call holds, so that parts move the statistics as the whole would.
 
@@ -76,3 +109,19 @@ def take_part(model: nn.Module, first: bool, share: float) -> None:
     for module in model.modules():
         if isinstance(module, GroupBatchNorm2d):
             module.first_part, module.share = first, share
+
+
+def parts(model: nn.Module, count: int, at_once: int | None) -> Iterator[slice]:
+    """Slices of a batch of `count` images to be encoded one after the other; the batch norms are told which one comes.
+
+    Args:
+        model: the encoder.
+        count: images of the batch.
+        at_once: images of a slice, whole groups of them; None: all.
+    """
+    at_once = at_once or count
+    for first in range(0, count, at_once):
+        part = slice(first, min(first + at_once, count))
+        take_part(model, first == 0, (part.stop - first) / count)
+        yield part
+    take_part(model, True, 1.0)

@@ -128,6 +128,13 @@ class Stream(Settings):
 class Pretrain(Settings):
     """Momentum Contrast: encoder, dictionary, views, optimisation."""
 
+    images: Literal["all", "labelled", "unlabelled"] = Field(
+        description="Which training images to learn from. Labels are never shown; the choice is for mixed sets, of which"
+        " a part is curated."
+    )
+    images_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="Share of those images; which ones depends on the seed alone, and smaller shares are part of larger ones."
+    )
     encoder: str = Field(
         description="Architecture: thin, resnet18, resnet34, resnet50, … (`moco encoders` lists them)."
     )
@@ -139,13 +146,28 @@ class Pretrain(Settings):
     eval_crop_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         description="Evaluation resizes the short side to image_size / this, then crops the centre (224/256 = 0.875; 1: no border lost)."
     )
-    head: Literal["linear", "mlp"] = Field(
-        description="Projection head: linear (v1) or 2-layer MLP with ReLU (v2)."
+    head: Literal["linear", "mlp", "mlp-bn"] = Field(
+        description="Projection head: linear (v1), 2-layer MLP with ReLU (v2), or 3-layer MLP with batch norm (v3)."
     )
     dim: int = Field(ge=2, description="Dimension of queries and keys.")
-    queue_size: int = Field(ge=1, description="K: number of keys in the dictionary.")
+    mechanism: Literal["momentum-queue", "memory-bank", "end-to-end", "momentum-batch"] = Field(
+        description="Where keys come from. momentum-queue: MoCo. memory-bank, end-to-end: its rivals (paper, figure 2)."
+        " momentum-batch: a momentum encoder without queue, and a predictor, as in MoCo v3."
+    )
+    symmetric: bool = Field(
+        description="Each view is query and key in turn, at twice the work a step (the loss is the mean of both)."
+    )
+    queue_size: int = Field(
+        ge=1,
+        description="K: number of keys in the dictionary. memory-bank: of those drawn from it in a step. end-to-end and"
+        " momentum-batch have global_batch - 1 instead.",
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="m of the key encoder's update (paper, equation 2)."
+        description="m of the key encoder's update (paper, equation 2). memory-bank: of an image's key, in the mean with its"
+        " new query."
+    )
+    momentum_schedule: Literal["constant", "cosine"] = Field(
+        description="cosine: m rises to 1 over training, as the learning rate falls."
     )
     temperature: Positive = Field(description="tau of InfoNCE (paper, equation 1).")
     views: Views = Field(description="Augmentation.")
@@ -179,7 +201,8 @@ class Pretrain(Settings):
     )
     log_every_steps: int = Field(ge=1, description="Steps between two rows of the curves.")
     knn_every_epochs: int = Field(
-        ge=0, description="Epochs between two kNN readings on the validation split; 0: none."
+        ge=0,
+        description="Epochs between two readings on the validation split (kNN, spread, effective rank, batch-norm leak); 0: none.",
     )
 
     @model_validator(mode="after")
@@ -188,6 +211,27 @@ class Pretrain(Settings):
             raise ValueError(
                 f"global_batch ({self.global_batch}) must be a multiple of bn_group_size ({self.bn_group_size})"
             )
+        return self
+
+    @property
+    def negatives(self) -> int:
+        """Keys of other images that a query is compared with."""
+        in_batch = self.mechanism in ("end-to-end", "momentum-batch")
+        return self.global_batch - 1 if in_batch else self.queue_size
+
+    @property
+    def views_per_image(self) -> int:
+        """How many views of an image a step needs."""
+        return 1 if self.mechanism == "memory-bank" else 2
+
+    @model_validator(mode="after")
+    def _mechanism_can_do_it(self) -> "Pretrain":
+        if self.mechanism in ("memory-bank", "end-to-end"):
+            for name, value, only in (("symmetric", self.symmetric, False), ("momentum_schedule", self.momentum_schedule, "constant")):  # fmt: skip
+                if value != only:
+                    raise ValueError(
+                        f"{name} ({value}) needs a momentum encoder; with mechanism {self.mechanism} it must be {only}"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The encoders: the ResNet family, its projection heads, and the encoder's file.
+"""The encoders: the ResNet family, and the encoder's file.
 
 Parameter names are torchvision's, so that state dicts travel both ways.
 """
@@ -176,25 +176,15 @@ def find_architecture(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def projection_head(kind: str, feature_dim: int, dim: int) -> nn.Module:
-    """The head between features and contrastive vectors.
-
-    Args:
-        kind: "linear" (MoCo v1) or "mlp", a hidden layer as wide as the features and ReLU (MoCo v2).
-        feature_dim: D, length of the input.
-        dim: length of the output (128 in the paper).
-    """
-    if kind == "linear":
-        return nn.Linear(feature_dim, dim)
-    return nn.Sequential(
-        nn.Linear(feature_dim, feature_dim), nn.ReLU(inplace=True), nn.Linear(feature_dim, dim)
-    )
-
-
 def normalise(
     images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
 ) -> Tensor:
-    """Images uint8 N x 3 x H x W in [0, 255] to float32 with the given mean and deviation (of values in [0, 1])."""
+    """Images uint8 N x 3 x H x W in [0, 255] to float32 with the given mean and deviation (of values in [0, 1]).
+
+    Images of floats are taken to be normalised already.
+    """
+    if images.is_floating_point():
+        return images
     scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
     return torch.addcmul(shift, images.float(), scale)
 

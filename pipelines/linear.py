@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import json
-import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from moco.evaluation.features import Extractor, Featuriser, pixels
 from moco.evaluation.linear import Evaluation, Labelled, evaluate, train_probes, validation_accuracies
 from moco.images.index import open_split
 from moco.images.loader import read_image
-from pipelines import stage
+from pipelines import baselines, stage
 
 METRIC = "val_linear_top1"  # what the champion is chosen by
 METRICS = ("linear_top1", "linear_top5", "knn_top1")
@@ -25,10 +27,10 @@ METRICS = ("linear_top1", "linear_top5", "knn_top1")
 
 def linear(params: Params) -> None:
     """Run the stage: outputs/linear/{metrics.json, confusion.csv, sweep.csv}, and the registered model."""
-    start = time.time()
     encoder = load_encoder(stage.ENCODER, "cuda" if torch.cuda.is_available() else "cpu")
     train, val, test = (Labelled.of(open_split(stage.SHARDS, split)) for split in ("train", "val", "test"))
-    with tracking.stage_run("linear", params.linear.model_dump()) as tracked:
+    in_use = baselines.features_in_use(stage.runs_folder() / "features")
+    with in_use, tracking.stage_run("linear", params.linear.model_dump()) as tracked:
         digest = tracking.dvc_digest(str(stage.SHARDS)) or test.images.data_hash
         tracked.dataset("shards", digest, stage.SHARDS, "testing")
         reason = _no_labels(train, val, test)
@@ -40,7 +42,6 @@ def linear(params: Params) -> None:
         _write_outputs(results, test, params.linear, tracked)
         value = max(results["moco"].val_top1) if results else None
         _register(encoder, value, train, val, params.linear, tracked)
-    _forget_features_before(start)
 
 
 def _no_labels(train: Labelled, val: Labelled, test: Labelled) -> str | None:
@@ -55,17 +56,28 @@ def _evaluate_all(
 ) -> dict[str, Evaluation]:
     spec = encoder.spec
     before = _weights_hash(encoder)
-    untrained = random_encoder(spec, settings.seed)
-    untrained.backbone.to(encoder.device)
-    kinds = (
-        _extractor("moco", encoder.embed, before, spec),
-        _extractor("random", untrained.embed, _weights_hash(untrained), spec),
-        _extractor("pixels", pixels, "pixels", spec),
-    )
+
+    def untrained() -> Extractor:
+        network = random_encoder(spec, settings.seed)
+        network.backbone.to(encoder.device)
+        return _extractor("random", network.embed, _weights_hash(network), spec)
+
+    def run(extractor: Extractor) -> Evaluation:
+        return evaluate(extractor, train, val, test, settings)
+
+    keep = partial(baselines.kept, settings=settings, data_hash=test.images.data_hash)
+    seen = (spec.image_size, spec.eval_crop_ratio)
+    network = {name: value for name, value in asdict(spec).items() if name != "training_hash"}
+    kinds: dict[str, Callable[[], Evaluation]] = {
+        "moco": lambda: run(_extractor("moco", encoder.embed, before, spec)),
+        "random": lambda: keep(("random", network), evaluate=lambda: run(untrained())),
+        "pixels": lambda: keep(
+            ("pixels", seen), evaluate=lambda: run(_extractor("pixels", pixels, "pixels", spec))
+        ),
+    }
     results = {}
-    for extractor in kinds:
-        name = extractor.name
-        result = results[name] = evaluate(extractor, train, val, test, settings)
+    for name, make in kinds.items():
+        result = results[name] = make()
         print(
             f"linear: {name}: top-1 {result.linear_top1:.1%}, top-5 {result.linear_top5:.1%}, kNN {result.knn_top1:.1%}"
             f" on test (learning rate {result.learning_rate:g}, chosen on validation)",
@@ -140,13 +152,6 @@ def _validation_top1(encoder: FrozenEncoder, train: Labelled, val: Labelled, set
 def _extractor(name: str, featuriser: Featuriser, fingerprint: str, spec: EncoderSpec) -> Extractor:
     workers, cache = load_machine().workers(), stage.runs_folder() / "features"
     return Extractor(name, featuriser, fingerprint, spec.image_size, spec.eval_crop_ratio, workers, cache)
-
-
-def _forget_features_before(start: float) -> None:
-    """Remove cached features that this stage has not used."""
-    for file in (stage.runs_folder() / "features").glob("*"):
-        if file.stat().st_mtime < start:
-            file.unlink()
 
 
 def _weights_hash(encoder: FrozenEncoder) -> str:

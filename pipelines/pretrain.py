@@ -22,9 +22,12 @@ from moco.images.decode import Pixels
 from moco.images.index import ShardSet, open_split
 from moco.images.loader import read_image
 from moco.images.plan import EpochPlan
+from moco.images.subset import subset
 from moco.training import checkpoints
+from moco.training.alarms import Validation
 from moco.training.curves import read_rows
 from moco.training.job import Job, error_left, write_job
+from moco.training.monitor import Monitor
 from moco.training.run_folder import FINISHED, held, only_writer, prepare, training_hash
 from moco.training.setup import at_once, build, check, specification
 from moco.training.worker import train
@@ -33,13 +36,13 @@ from pipelines.follow import followed
 
 
 def run(params: Params, restart: bool = False) -> None:
-    """Run the stage: outputs/pretrain/{encoder/, metrics.json, curves.csv, knn.csv}.
+    """Run the stage: outputs/pretrain/{encoder/, metrics.json, curves.csv, readings.csv}.
 
     Args:
         params: all of params.yaml.
         restart: set checkpoints of the same settings and data aside and begin anew.
     """
-    machine, images = load_machine(), open_split(stage.SHARDS, "train")
+    machine, images = load_machine(), training_images(params.pretrain)
     name, folder = _place(params.pretrain, images)
     _check(params.pretrain, images, machine)
     if machine.launcher == "torchrun" and held(folder):
@@ -63,7 +66,8 @@ def run(params: Params, restart: bool = False) -> None:
             tracked.tags({"training_hash": name})
             digest = tracking.dvc_digest(str(stage.SHARDS)) or images.data_hash
             tracked.dataset("shards", digest, stage.SHARDS)
-            with followed(folder, tracked, _plan(params.pretrain, images).steps_per_epoch):
+            steps_per_epoch = _plan(params.pretrain, images).steps_per_epoch
+            with followed(folder, tracked, steps_per_epoch, params.pretrain, _validation()):
                 _train(params.pretrain, images, machine, folder, job)
             _write_outputs(params.pretrain, name, folder, images, tracked)
             model = tracking.log_encoder(tracked, stage.ENCODER, [_example(params.pretrain, images)])
@@ -73,11 +77,32 @@ def run(params: Params, restart: bool = False) -> None:
 
 def order(params: Params) -> tuple[Path, Machine]:
     """The run's folder with its job in it, and the machine, for someone else to start the processes."""
-    machine, images = load_machine(), open_split(stage.SHARDS, "train")
+    machine, images = load_machine(), training_images(params.pretrain)
     folder = _place(params.pretrain, images)[1]
     _check(params.pretrain, images, machine)
     write_job(folder, Job(params.pretrain, str(stage.SHARDS)))
     return folder, machine
+
+
+def training_images(settings: Pretrain) -> ShardSet:
+    """The images to learn from.
+
+    Raises:
+        MocoError: there are no shards, or none of the kind that `settings.images` names.
+    """
+    images = subset(
+        open_split(stage.SHARDS, "train"), settings.images, settings.images_fraction, settings.seed
+    )
+    if not len(images):
+        raise MocoError(
+            f"pretrain.images = {settings.images}: {stage.SHARDS} holds no such training image; set it to all"
+        )
+    return images
+
+
+def _validation() -> Validation:
+    train, val = (open_split(stage.SHARDS, split) for split in ("train", "val"))
+    return Monitor(train, val, seed=0).validation
 
 
 def _place(settings: Pretrain, images: ShardSet) -> tuple[str, Path]:
@@ -155,22 +180,25 @@ def _write_outputs(
     state = checkpoints.load_newest(folder)
     if state is None or not _trained(settings, images, folder):
         raise MocoError(f"{folder}: holds no checkpoint of the run's end; run the same command again")
-    model = build(settings)
+    model = build(settings, len(images))
     model.load_state_dict(state["model"])
     outputs = stage.outputs("pretrain")
     save_encoder(stage.ENCODER, model.encoder_q.backbone, specification(settings, model, name))
-    for file in ("curves.csv", "knn.csv"):
+    for file in ("curves.csv", "readings.csv"):
         shutil.copyfile(folder / file, outputs / file)
         tracked.artifact(outputs / file)
     last = read_rows(outputs / "curves.csv")[-1]
-    readings = read_rows(outputs / "knn.csv")
+    newest = (read_rows(outputs / "readings.csv") or [{}])[-1]
     metrics = {
         "loss": float(last["loss"]),
         "chance": float(last["chance"]),
         "pretext_top1": float(last["top1"]),
         "pretext_top5": float(last["top5"]),
         "feature_std": float(last["feature_std"]),
-        "knn_top1": float(readings[-1]["knn_top1"]) if readings else None,
+        **{
+            name: float(newest[name]) if newest.get(name) else None
+            for name in ("knn_top1", "spread", "effective_rank", "leak")
+        },
         "steps": int(last["step"]),
     }
     stage.write_json(outputs / "metrics.json", metrics)

@@ -2,11 +2,19 @@
 
 import json
 import os
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks import measure, page
+from benchmarks import measure, page, quality
 from benchmarks.measure import Row, apart, interleaved, timed
+from benchmarks.photographs import sharded
+from benchmarks.quality import ALIKE, OURS, PEER, Case, Run, same_work, spread, steady_speed
+from benchmarks.scaling_model import preset
+from moco.config import Fetch, load_params
 
 
 def results_of(*rows: Row) -> dict:
@@ -14,11 +22,12 @@ def results_of(*rows: Row) -> dict:
     return {"loader": {**block, "rows": [{**measure.asdict(row), "ratio": row.ratio} for row in rows]}}
 
 
-def test_a_ratio_above_one_means_better_for_times_and_for_rates():
+def test_a_ratio_above_one_means_better_for_times_rates_and_accuracies():
     assert Row("t", "n", "ms", 2.0, "peer", 8.0).ratio == 4
     assert Row("t", "n", "samples/s", 100.0, "peer", 25.0).ratio == 4
     assert Row("t", "n", "MB", 8.0, "peer", 2.0).ratio == 0.25
     assert Row("t", "n", "s", 2.0).ratio is None
+    assert Row("t", "n", "% top-1", 80.0, "peer", 40.0).ratio == 2
 
 
 def test_medians_are_of_the_counted_rounds_and_for_one_unit():
@@ -68,6 +77,69 @@ def test_a_topic_replaces_its_own_results_alone(tmp_path, monkeypatch):
     kept = json.loads((tmp_path / "results.json").read_text())
     assert [kept[topic]["rows"][0]["ratio"] for topic in ("loader", "step")] == [2.0, 3.0]
     assert (tmp_path / "page.md").read_text() == page.render(kept)
+
+
+def test_a_speed_leaves_the_interval_in_which_processes_start_out():
+    assert steady_speed([(20, 1.0), (40, 100.0), (45, 50.0)]) == pytest.approx(25 / (20 / 100 + 5 / 50))
+
+
+def test_the_difference_of_two_sides_is_that_of_equal_seeds():
+    words = spread([81.0, 83.0, 85.0], [80.0, 82.0, 84.6])
+    assert "± 2.00 and ± 2.31" in words and "+0.80 ± 0.20 points" in words
+    assert "one seed" in spread([81.0], [80.0])
+
+
+def a_run(**changes) -> Run:
+    run = Run(9.0, 9.0, 900.0, 40, 1000, {20: 0.02, 40: 0.001}, 5.0, 0.8, 0.8)
+    return replace(run, **changes)
+
+
+@pytest.mark.parametrize("other", [{"steps": 41}, {"trained": 1001}, {"rates": {20: 0.02, 40: 0.00101}}])
+def test_runs_that_did_other_work_are_not_compared(other):
+    case = Case("images", Path(), preset("small"), None, 0)
+    assert "40 steps" in same_work(case, {OURS: [a_run(), a_run()], PEER: [a_run(), a_run()]})
+    with pytest.raises(AssertionError, match="ours"):
+        same_work(case, {OURS: [a_run(), a_run(**other)], PEER: [a_run(), a_run()]})
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory) -> Case:
+    """Two classes of pictures that a tiny run tells apart, and the settings of one."""
+    folder, random = tmp_path_factory.mktemp("stripes"), np.random.default_rng(0)
+    for label in range(2):
+        (folder / f"images/{label}").mkdir(parents=True)
+        for number in range(150):
+            wave = np.sin(np.arange(20) * random.uniform(0.8, 1.2) + random.uniform(0, 6))
+            stripe = np.tile(120 + 60 * wave, (20, 1)) + random.normal(0, 20, (20, 20))
+            grey = np.clip(stripe.T if label else stripe, 0, 255).astype(np.uint8)
+            Image.fromarray(grey).convert("RGB").save(folder / f"images/{label}/{number}.png")
+    fetch = Fetch(source="folder", path=str(folder / "images"), labels="folders", val_fraction=0.15, test_fraction=0.15, split_seed=0)  # fmt: skip
+    shards = sharded(fetch, folder / "shards")
+    settings = preset("small").model_copy(
+        update={"image_size": 16, "queue_size": 96, "global_batch": 24, "bn_group_size": 12, "epochs": 3, "log_every_steps": 5, "knn_every_epochs": 0}
+    )  # fmt: skip
+    linear = load_params(Path(quality.moco.__file__).parent / "presets/small.yaml").linear
+    return Case("stripes", shards, settings, linear.model_copy(update={"epochs": 5}), 1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [OURS, ALIKE])
+def test_a_run_of_the_quality_benchmark_trains_and_is_scored(stripes, side):
+    run = quality.trained_once(stripes, side, seed=1, workers=1)
+    assert run.steps == list(run.rates)[-1] == 3 * (len(quality.training_images(stripes.settings, stripes.shards)) // 24)  # fmt: skip
+    assert run.speed > 0 and run.wall > 0 and run.cpu > 0 and np.isfinite(run.loss)
+    assert run.knn > 0.7 and run.linear > 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not measure.found("lightly"), reason="lightly is in the environment of `make bench` alone"
+)
+def test_lightly_side_does_the_same_steps_at_the_same_rates_on_the_same_images(stripes):
+    assert "pixel by pixel" in quality.same_images(stripes) and "same views" in quality.same_start(stripes)
+    runs = {side: [quality.trained_once(stripes, side, seed=1, workers=1)] for side in (OURS, PEER)}
+    assert f"{runs[OURS][0].steps} steps of 24 images" in same_work(stripes, runs)
+    assert runs[PEER][0].linear > 0.7
 
 
 @pytest.mark.skipif(not measure.RESULTS.exists(), reason="nothing was measured yet")

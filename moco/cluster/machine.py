@@ -149,8 +149,10 @@ class Machine(Settings):
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores that this process may use; `MOCO_CORES` is a share of them, where several stages run at once."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get("MOCO_CORES", "")
+    return min(here, max(1, int(share))) if share.isdecimal() else here
 
 
 def load_machine(path: Path | str = "machine.yaml") -> Machine:

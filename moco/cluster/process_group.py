@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from moco.errors import MocoError
 
@@ -51,9 +52,12 @@ class Processes:
         return values
 
     def gather(self, rows: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-        """Concatenate every process's rows (as many on each) in rank order."""
+        """Concatenate every process's rows (as many on each) in rank order. Gradients flow back to each."""
         if self.world_size == 1:
             return rows
+        if rows.requires_grad:
+            gathered: Tensor = _Gather.apply(rows, self, group)
+            return gathered
         parts = [torch.empty_like(rows) for _ in range(self.world_size)]
         dist.all_gather(parts, rows.contiguous(), group=group)
         return torch.cat(parts)
@@ -70,6 +74,22 @@ class Processes:
         """Wait for all."""
         if self.world_size > 1:
             dist.barrier()
+
+
+class _Gather(torch.autograd.Function):
+    """`Processes.gather` whose rows take gradient: that of a process's rows is the sum of what all processes found."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, processes: Processes, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.rows, ctx.rank, ctx.group = len(rows), processes.rank, group
+        return processes.gather(rows.detach(), group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.group)
+        return total[ctx.rank * ctx.rows : (ctx.rank + 1) * ctx.rows], None, None
 
 
 def join(device: str = "auto", step_timeout_seconds: float = 40.0) -> Processes:

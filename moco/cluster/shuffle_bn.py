@@ -64,10 +64,11 @@ def to_slots(images: Tensor, positions: Integers, processes: Processes) -> Tenso
 
 def _pick(rows: Tensor, order: Integers) -> Tensor:
     # index_select is several times faster than rows[order] for whole images of uint8.
-    return rows.index_select(0, _on(rows.device, order))
+    return rows.index_select(0, indices_on(rows.device, order))
 
 
-def _on(device: torch.device, order: Integers) -> Tensor:
+def indices_on(device: torch.device, order: Integers) -> Tensor:
+    """Indices on a device, without making the host wait for it."""
     # From page-locked memory, because the host would wait for any other copy until the GPU has done all before it.
     indices = torch.from_numpy(order)
     return indices.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else indices
@@ -80,7 +81,7 @@ def from_slots(keys: Tensor, positions: Integers, processes: Processes) -> Tenso
         keys: N x C, the keys of this process's slots.
 
     Returns:
-        B x C, the keys of all positions, the same on every process.
+        B x C, the keys of all positions, the same on every process. Their gradient flows back, if they take one.
     """
     counts = np.diff(bounds(len(positions), processes.world_size))
     longest = int(counts.max())
@@ -89,7 +90,5 @@ def from_slots(keys: Tensor, positions: Integers, processes: Processes) -> Tenso
     gathered = processes.gather(keys, processes.in_step)
     if counts.min() < longest:
         real = np.concatenate([rank * longest + np.arange(count) for rank, count in enumerate(counts)])
-        gathered = gathered[_on(keys.device, real)]
-    by_position = torch.empty_like(gathered)
-    by_position[_on(keys.device, positions)] = gathered
-    return by_position
+        gathered = gathered[indices_on(keys.device, real)]
+    return _pick(gathered, np.argsort(positions))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 _LOGITS = {"cpu": 1 << 18, "cuda": 1 << 26}
 """Logits held at a time: on a CPU they stay in its cache, on a GPU few kernels do the work."""
@@ -39,6 +40,24 @@ def info_nce(queries: Tensor, positives: Tensor, negatives: Tensor, temperature:
     if queries.dtype != torch.float64:
         queries, positives, negatives = queries.float(), positives.float(), negatives.float()
     return Contrast(*_LogLoss.apply(queries, positives, negatives, temperature))
+
+
+def info_nce_in_batch(queries: Tensor, keys: Tensor, own: Tensor, temperature: float) -> Contrast:
+    """InfoNCE where the batch is the dictionary: the negatives of a query are all keys but its own.
+
+    Args:
+        queries: N x C, L2-normalised.
+        keys: B x C, L2-normalised; the gradient flows to them too, if they take one.
+        own: int64 [N], the row of each query's own key.
+        temperature: tau, above 0.
+
+    Chance is ln(B).
+    """
+    if queries.dtype != torch.float64:
+        queries, keys = queries.float(), keys.float()
+    logits = queries @ keys.T / temperature  # N x B
+    rank = (logits > logits.gather(1, own[:, None])).sum(dim=1)
+    return Contrast(F.cross_entropy(logits, own), rank)
 
 
 class _LogLoss(torch.autograd.Function):

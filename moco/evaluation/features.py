@@ -144,14 +144,14 @@ class Extractor:
             self.fingerprint, split.data_hash, split.split, chosen, self.size, self.crop_ratio
         )
         path = self.cache / f"{name}.npy"
-        if not path.exists():
-            self.cache.mkdir(parents=True, exist_ok=True)
-            self._extract_into(path, views)
-        path.touch()  # used just now
-        found: Features = np.load(
-            path, mmap_mode="c"
-        )  # never written to, but torch warns of read-only arrays
-        return found
+        while True:
+            try:
+                os.utime(path)  # used just now
+                found: Features = np.load(path, mmap_mode="c")  # never written to, but torch warns otherwise
+                return found
+            except FileNotFoundError:  # not made yet, or somebody is tidying up at this very moment
+                self.cache.mkdir(parents=True, exist_ok=True)
+                self._extract_into(path, views)
 
     def augmented(
         self, split: ShardSet, indices: Integers, epoch: tuple[int, int], batch: int

@@ -45,12 +45,15 @@ class ShardSet:
     """File names of the tars."""
     data_hash: str
     """Hash of the whole set, all splits: 64 hexadecimal digits."""
+    chosen: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
+    """Lines of the index that belong to this set, ascending; None: all."""
     _files: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def entries(self) -> NDArray[Any]:
-        """The index, memory-mapped: structured array of `ENTRY`, one an image."""
-        return _load_index(self.folder / f"{self.split}.index.npy")
+        """The index, structured array of `ENTRY`, one an image: memory-mapped, or a copy of the chosen lines."""
+        entries = _load_index(self.folder / f"{self.split}.index.npy")
+        return entries if self.chosen is None else entries[self.chosen]
 
     @cached_property
     def labels(self) -> NDArray[np.int32]:

@@ -39,7 +39,7 @@ HELD = 2
 
 
 @dataclass
-class TwoViewBatches:
+class ViewBatches:
     """This process's part of the run's global batches: a pure function of the plan and the step.
 
     Attributes:
@@ -51,6 +51,7 @@ class TwoViewBatches:
         world_size: number of processes.
         streams: reads the encoded images where the plan is of streams; None: by the index.
         compiled: whether the compiled part paints the views.
+        per_image: V, views of each image; one is the first of two.
     """
 
     images: ShardSet
@@ -61,6 +62,7 @@ class TwoViewBatches:
     world_size: int = 1
     streams: TarStreams | None = None
     compiled: bool = False
+    per_image: int = 2
 
     @property
     def count(self) -> int:
@@ -73,7 +75,7 @@ class TwoViewBatches:
         Args:
             step: counted from 0 over the whole run.
             rows: which of the N images.
-            batch: uint8, 2 x N x S x S x 3, queries and keys; is written over in these rows.
+            batch: uint8, V x N x S x S x 3, queries and keys; is written over in these rows.
         """
         samples = self.plan.batch(step, self.rank, self.world_size)[rows]
         if self.streams:
@@ -81,15 +83,15 @@ class TwoViewBatches:
             encoded: Iterable[bytes] = self.streams.read(step, first + rows.start, first + rows.stop)
         else:
             encoded = (self.images.read(int(sample)) for sample in samples)
-        numbers = draw(self.plan.seed, self.plan.epoch_of(step), samples)
+        numbers = draw(self.plan.seed, self.plan.epoch_of(step), samples, self.per_image)
         chosen = choose(numbers, self.views)
         for i, data in enumerate(encoded):
             key, out = self.images.key(int(samples[i])), batch[:, rows.start + i]
             views_of(data, key, chosen[i], numbers[i], self.views.crop_scale_min, out, self.compiled)
 
     def __getitem__(self, step: int) -> Tensor:
-        """The batch of a step: uint8, 2 x N x 3 x S x S, channels-last in memory."""
-        batch = np.empty((2, self.count, self.size, self.size, 3), dtype=np.uint8)
+        """The batch of a step: uint8, V x N x 3 x S x S, channels-last in memory."""
+        batch = np.empty((self.per_image, self.count, self.size, self.size, 3), dtype=np.uint8)
         self.fill(step, slice(0, self.count), batch)
         return as_images(batch)
 
@@ -144,9 +146,9 @@ def as_images(batch: Pixels) -> Tensor:
 class _Ring(Dataset[None]):
     """Batches in shared memory, written in parts: item (step, part) is written into slot step % slots."""
 
-    def __init__(self, batches: TwoViewBatches, parts: int, slots: int) -> None:
+    def __init__(self, batches: ViewBatches, parts: int, slots: int) -> None:
         self.batches, self.parts = batches, parts
-        self.shape = (slots, 2, batches.count, batches.size, batches.size, 3)
+        self.shape = (slots, batches.per_image, batches.count, batches.size, batches.size, 3)
         # Of the standard library, because it goes elsewhere where /dev/shm is small, as it is in containers.
         self.memory = multiprocessing.RawArray(ctypes.c_uint8, math.prod(self.shape))
 
@@ -157,13 +159,13 @@ class _Ring(Dataset[None]):
         self.batches.fill(step, rows, self.slot(step))
 
     def slot(self, step: int) -> Pixels:
-        """The batch of a step, uint8 2 x N x S x S x 3."""
+        """The batch of a step, uint8 V x N x S x S x 3."""
         whole: Pixels = np.frombuffer(self.memory, np.uint8)  # type: ignore[call-overload]
         return whole.reshape(self.shape)[step % self.shape[0]]
 
 
 def steps(
-    batches: TwoViewBatches, first: int, last: int, num_workers: int, device: torch.device
+    batches: ViewBatches, first: int, last: int, num_workers: int, device: torch.device
 ) -> Generator[Tensor]:
     """The batches of steps first to last - 1 in order, prepared ahead by worker processes that live all along.
 
@@ -175,7 +177,7 @@ def steps(
         device: where the batches go.
 
     Yields:
-        uint8 2 x N x 3 x S x S on `device`; on a CPU the memory is written again after `HELD` batches.
+        uint8 V x N x 3 x S x S on `device`; on a CPU the memory is written again after `HELD` batches.
     """
     parts = min(max(num_workers, 1), batches.count)
     ring = _Ring(batches, parts, HELD + (AHEAD if num_workers else 0))

@@ -1,4 +1,4 @@
-"""The charts: training curves, baselines, learning rates, confusion."""
+"""The charts: training curves and readings, baselines, learning rates, confusion."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from moco.report.results import LinearScores, Sweep, Table
 from moco.report.style import BLUE, CHART, FAINT, GREY, INK, MUTED, NAMES, ORANGE, PAGE, SOURCES, picture
+from moco.training.alarms import COLLAPSED_SPREAD
 
+DASHED = (0, (4, 3))
 LABELLED_CLASSES = 30
 """Up to this many classes, the confusion matrix names its rows and columns."""
 
 
 def loss(path: Path, curves: Table) -> None:
-    """InfoNCE beside chance, ln(1+K); the time in which the queue fills is shaded."""
+    """InfoNCE beside chance, ln(1+K); the time in which random first keys are left is shaded."""
     with picture(path, CHART) as figure:
         axes = figure.add_subplot(title="Contrastive loss", xlabel="step")
         _shade_filling(axes, curves)
@@ -24,7 +26,7 @@ def loss(path: Path, curves: Table) -> None:
             curves["step"],
             curves["chance"],
             color=GREY,
-            linestyle=(0, (4, 3)),
+            linestyle=DASHED,
             linewidth=1.6,
             label="chance, ln(1+K)",
         )
@@ -50,20 +52,51 @@ def knn(path: Path, readings: Table) -> None:
     """kNN accuracy on the validation split over the epochs."""
     with picture(path, CHART) as figure:
         axes = figure.add_subplot(title="kNN on the validation split", xlabel="epoch")
-        axes.plot(readings["epoch"], readings["knn_top1"], color=BLUE, marker="o", markersize=5)
-        _value(axes, readings["epoch"][-1], readings["knn_top1"][-1], "right")
+        epochs, top1 = _taken(readings, "knn_top1")
+        axes.plot(epochs, top1, color=BLUE, marker="o", markersize=5)
+        _value(axes, epochs[-1], top1[-1], f"{100 * top1[-1]:.1f} %")
         _percent(axes)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.margins(y=0.18)
+        _whole_epochs(axes)
 
 
-def feature_spread(path: Path, curves: Table) -> None:
-    """The spread of the queries during training: 1 all over the sphere, 0 collapsed."""
+def spread(path: Path, curves: Table, readings: Table) -> None:
+    """How widely queries and features point: 1 all over the sphere, 0 collapsed."""
     with picture(path, CHART) as figure:
-        axes = figure.add_subplot(title="Spread of the queries while training", xlabel="step")
-        _curve(axes, curves["step"], curves["feature_std"], BLUE, "")
+        axes = figure.add_subplot(title="Spread: 1 everywhere, 0 one point", xlabel="epoch")
+        _curve(axes, curves["epoch"], curves["feature_std"], BLUE, "queries")
+        epochs, found = _taken(readings, "spread")
+        if len(epochs):
+            axes.plot(epochs, found, color=ORANGE, marker="o", markersize=5, label="features, validation")
+            axes.legend(loc="best", fontsize=9.5)
+        axes.axhline(COLLAPSED_SPREAD, color=GREY, linestyle=DASHED, linewidth=1.2)
+        _noted(axes, COLLAPSED_SPREAD, "queries below: collapsed")
         axes.set_ylim(0, 1.05)
         axes.margins(x=0.01)
+
+
+def rank(path: Path, readings: Table) -> None:
+    """How many dimensions the features use over the epochs."""
+    with picture(path, CHART) as figure:
+        axes = figure.add_subplot(title="Effective rank of the features", xlabel="epoch")
+        epochs, found = _taken(readings, "effective_rank")
+        axes.plot(epochs, found, color=ORANGE, marker="o", markersize=5)
+        _value(axes, epochs[-1], found[-1], f"{found[-1]:.1f}")
+        axes.set_ylim(0, 1.3 * float(found.max()))
+        _whole_epochs(axes)
+
+
+def leak(path: Path, readings: Table, limit: float) -> None:
+    """By how much more often keys are found in their queries' batch-norm company; above `limit` the run warns."""
+    with picture(path, CHART) as figure:
+        axes = figure.add_subplot(title="Batch-norm leak", xlabel="epoch", ylabel="points of pretext top-1")
+        epochs, found = _taken(readings, "leak")
+        axes.axhline(0, color=MUTED, linewidth=1)
+        axes.axhline(100 * limit, color=GREY, linestyle=DASHED, linewidth=1.2)
+        axes.plot(epochs, 100 * found, color=BLUE, marker="o", markersize=5)
+        low, high = min(-5.0, 100 * float(found.min())), max(130 * limit, 110 * float(found.max()))
+        axes.set_ylim(1.1 * low, high)
+        _noted(axes, 100 * limit, "above: cheating")
+        _whole_epochs(axes)
 
 
 def baselines(path: Path, scores: dict[str, LinearScores]) -> None:
@@ -165,7 +198,7 @@ def _shade_filling(axes: Axes, curves: Table) -> None:
     if not len(filling):
         return
     full = curves["step"][len(filling)] if len(filling) < len(curves["step"]) else filling[-1]
-    axes.axvspan(0, float(full), color=FAINT, alpha=0.6, linewidth=0, label="queue fills")
+    axes.axvspan(0, float(full), color=FAINT, alpha=0.6, linewidth=0, label="random first keys left")
 
 
 def _percent(axes: Axes) -> None:
@@ -173,13 +206,38 @@ def _percent(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if high - low > 0.06 else 1))
 
 
-def _value(axes: Axes, x: float, y: float, side: str) -> None:
+def _taken(readings: Table, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Epochs and values of the readings that hold this one."""
+    taken = ~np.isnan(readings[name])
+    return readings["epoch"][taken], readings[name][taken]
+
+
+def _whole_epochs(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(x=0.06, y=0.18)
+
+
+def _noted(axes: Axes, y: float, text: str) -> None:
+    """A word on a horizontal line, at its right end."""
     axes.annotate(
-        f"{100 * y:.1f} %",
+        text,
+        (1, y),
+        (-4, 3),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        ha="right",
+        color=MUTED,
+        fontsize=8.5,
+    )
+
+
+def _value(axes: Axes, x: float, y: float, text: str) -> None:
+    axes.annotate(
+        text,
         (x, y),
         (0, 8),
         textcoords="offset points",
-        ha=side,
+        ha="right",
         color=INK,
         fontsize=10,
         weight="bold",

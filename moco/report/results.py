@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from moco.errors import MocoError
 
 Table = dict[str, NDArray[np.float64]]
-"""Columns of a CSV of numbers, all of one length."""
+"""Columns of a CSV of numbers, all of one length; NaN where a cell is empty."""
+CURVES = ("step", "epoch", "loss", "chance", "top1", "top5", "queue_fill", "feature_std")
+MEASURED = ("knn_top1", "spread", "effective_rank", "leak")
+READINGS = ("epoch", *MEASURED)
 Sweep = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """For each kind of features: learning rates, ascending, and validation accuracies."""
 
@@ -32,8 +35,8 @@ class Results:
 
     Attributes:
         fetch, shard, pretrain, linear: metrics.json of each stage.
-        curves: the rows of pretraining: step, loss, chance, top1, top5, queue_fill, feature_std.
-        knn: epoch and knn_top1 on the validation split; no rows if there were no readings.
+        curves: the rows of pretraining: `CURVES`.
+        readings: the readings on the validation split: `READINGS`, NaN where one was not taken; no rows if there were none.
         scores: by kind of features; empty where the images have no labels.
         sweep: by kind of features; empty likewise.
         confusion: pairs (actual, predicted) of class names, one for each test image.
@@ -44,7 +47,7 @@ class Results:
     pretrain: dict[str, Any]
     linear: dict[str, Any]
     curves: Table
-    knn: Table
+    readings: Table
     scores: dict[str, LinearScores]
     sweep: Sweep
     confusion: list[tuple[str, str]]
@@ -73,8 +76,7 @@ def read_results(outputs: Path) -> Results:
         if points:
             sweep[kind] = (np.array([rate for rate, _ in points]), np.array([value for _, value in points]))
     confusion = _rows(outputs / "linear" / "confusion.csv", ("actual", "predicted"))
-    needed = ("step", "loss", "chance", "top1", "top5", "queue_fill", "feature_std")
-    curves = _numbers(outputs / "pretrain" / "curves.csv", needed)
+    curves = _numbers(outputs / "pretrain" / "curves.csv", CURVES)
     if not len(curves["step"]):
         raise MocoError(
             f"{outputs / 'pretrain' / 'curves.csv'}: holds no rows; lower pretrain.log_every_steps"
@@ -82,7 +84,7 @@ def read_results(outputs: Path) -> Results:
     return Results(
         **metrics,
         curves=curves,
-        knn=_numbers(outputs / "pretrain" / "knn.csv", ("epoch", "knn_top1")),
+        readings=_numbers(outputs / "pretrain" / "readings.csv", READINGS, may_lack=MEASURED),
         scores=scores,
         sweep=sweep,
         confusion=[(row["actual"], row["predicted"]) for row in confusion],
@@ -110,10 +112,14 @@ def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
         raise MocoError(f"{path}: no such file; run that stage first (`dvc repro` runs all)") from None
 
 
-def _numbers(path: Path, columns: tuple[str, ...]) -> Table:
+def _numbers(path: Path, columns: tuple[str, ...], may_lack: tuple[str, ...] = ()) -> Table:
     rows = _rows(path, columns)
+
+    def number(row: dict[str, str], column: str) -> float:
+        return float("nan") if column in may_lack and not row[column] else float(row[column])
+
     try:
-        return {column: np.array([float(row[column]) for row in rows]) for column in columns}
+        return {column: np.array([number(row, column) for row in rows]) for column in columns}
     except (TypeError, ValueError) as error:
         raise MocoError(
             f"{path}: holds something that is no number ({error}); run that stage again"

@@ -6,14 +6,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moco.config import Params
+from moco.config import Params, Pretrain
 from moco.report import charts, pictures
 from moco.report.feature_map import FEWEST
 from moco.report.page import escape, render_html, render_markdown
-from moco.report.reading import checks
+from moco.report.reading import checks, filling, limit_of_leak, warned
 from moco.report.results import Results
 from moco.report.samples import Samples
 from moco.report.style import NAMES
+
+READING_CHARTS = {"knn_top1": "knn.png", "effective_rank": "rank.png", "leak": "leak.png"}
+"""By column of the readings."""
+CAPTIONS = {
+    "knn.png": "kNN accuracy on validation images over the epochs",
+    "spread.png": "Spread of the queries and of validation features over the epochs",
+    "rank.png": "Effective rank of validation features over the epochs",
+    "leak.png": "Batch-norm leak over the epochs",
+}
+MECHANISMS = {
+    "momentum-queue": "MoCo: keys of earlier steps, by an encoder that follows slowly",
+    "memory-bank": "every image's own key, as it was when last seen",
+    "end-to-end": "the batch's other keys, which take gradient too",
+    "momentum-batch": "the batch's other keys, by an encoder that follows slowly",
+}
 
 
 def write_report(folder: Path, results: Results, samples: Samples, params: Params) -> None:
@@ -26,7 +41,7 @@ def write_report(folder: Path, results: Results, samples: Samples, params: Param
         params: whose pretrain section is shown.
     """
     matrix = confusion_matrix(results.confusion, samples.classes)
-    _draw(folder, results, samples, matrix)
+    _draw(folder, results, samples, params.pretrain, matrix)
     text = render_markdown(_context(results, samples, params, matrix))
     (folder / "report.md").write_text(text, encoding="utf-8")
     (folder / "report.html").write_text(render_html(text, folder), encoding="utf-8")
@@ -41,7 +56,9 @@ def confusion_matrix(pairs: list[tuple[str, str]], classes: list[str]) -> NDArra
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
-def _draw(folder: Path, results: Results, samples: Samples, matrix: NDArray[np.float64]) -> None:
+def _draw(
+    folder: Path, results: Results, samples: Samples, pretrain: Pretrain, matrix: NDArray[np.float64]
+) -> None:
     pictures.views(folder / "views.png", samples.triples)
     pictures.neighbours(folder / "neighbours.png", samples.rows, "query", "nearest training images")
     if samples.map:
@@ -51,13 +68,23 @@ def _draw(folder: Path, results: Results, samples: Samples, matrix: NDArray[np.f
         )
     charts.loss(folder / "loss.png", results.curves)
     charts.pretext(folder / "pretext.png", results.curves)
-    charts.feature_spread(folder / "spread.png", results.curves)
-    if len(results.knn["epoch"]):
-        charts.knn(folder / "knn.png", results.knn)
+    charts.spread(folder / "spread.png", results.curves, results.readings)
+    taken = _taken(results)
+    if "knn.png" in taken:
+        charts.knn(folder / "knn.png", results.readings)
+    if "rank.png" in taken:
+        charts.rank(folder / "rank.png", results.readings)
+    if "leak.png" in taken:
+        charts.leak(folder / "leak.png", results.readings, limit_of_leak(results, pretrain))
     if results.scores:
         charts.baselines(folder / "baselines.png", results.scores)
         charts.sweep(folder / "sweep.png", results.sweep)
         charts.confusion(folder / "confusion.png", matrix, samples.classes)
+
+
+def _taken(results: Results) -> set[str]:
+    """The charts of readings for which there is at least one."""
+    return {chart for name, chart in READING_CHARTS.items() if not np.isnan(results.readings[name]).all()}
 
 
 def _context(
@@ -65,20 +92,29 @@ def _context(
 ) -> dict[str, Any]:
     """What the template needs, as it will be printed."""
     curves, pretrain = results.curves, params.pretrain
+    taken = _taken(results)
+    drawn = [name for name in CAPTIONS if name == "spread.png" or name in taken]
+    last_loss = float(curves["loss"][-1])
     return {
         "params": params,
-        "K": f"{pretrain.queue_size:,}",
+        "mechanism": MECHANISMS[pretrain.mechanism],
+        "K": f"{pretrain.negatives:,}",
+        "keys_a_step": f"{pretrain.global_batch * (1 + pretrain.symmetric):,}",
         "learning_rate": f"{pretrain.lr_per_256 * pretrain.global_batch / 256:g}",
-        "chance": f"{np.log1p(pretrain.queue_size):.2f}",
-        "last_loss": f"{curves['loss'][-1]:.2f}",
+        "chance": f"{np.log1p(pretrain.negatives):.2f}",
+        "last_loss": f"{last_loss:.2f}",
+        "candidates": round(float(np.exp(last_loss))),
         "last_top1": float(curves["top1"][-1]),
-        "queue_was_filling": bool((curves["queue_fill"] < 1).any()),
+        "filling": filling(curves),
+        "leak_limit": round(100 * limit_of_leak(results, pretrain)),
+        "warned": warned(results, pretrain),
+        "charts": [(CAPTIONS[name], name) for name in drawn],
+        "drawn": drawn,
         "fetch": results.fetch,
         "shard": results.shard,
         "splits": [results.fetch[split] for split in ("train", "val", "test")],
         "reason": _why_no_scores(results),
-        "checks": checks(results, samples),
-        "knn": len(results.knn["epoch"]) > 0,
+        "checks": checks(results, samples, pretrain),
         "scores": results.scores,
         "confused": _confused(matrix, samples.classes),
         "names": NAMES,

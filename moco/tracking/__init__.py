@@ -8,17 +8,19 @@ MOCO_TRACKING=off every function here does nothing. Environment:
 - MOCO_TRACKING: on (default) or off.
 - MOCO_PIPELINE_RUN: id of the parent run, set by the driver of the pipeline. Unset: the `dvc` process above
   this one has a parent run of its own. Empty: no parent.
+- MOCO_REGISTER: on (default) or off: encoders are neither logged as models nor registered.
 - MOCO_FLOW_RUN: id of the Prefect flow run, kept as a tag.
 """
 
 from moco.tracking.connection import enabled, tracking_uri
-from moco.tracking.pipeline import end_pipeline_run, start_pipeline_run
+from moco.tracking.pipeline import add_to_run, end_pipeline_run, start_pipeline_run
 from moco.tracking.registry import MODEL_NAME, log_encoder, promote, register_encoder
 from moco.tracking.runs import Run, dvc_digest, stage_run
 
 __all__ = [
     "MODEL_NAME",
     "Run",
+    "add_to_run",
     "dvc_digest",
     "enabled",
     "end_pipeline_run",

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,22 @@ if TYPE_CHECKING:
 PARENT = "mlflow.parentRunId"
 
 
-def start_pipeline_run(name: str, flow_run: str | None = None) -> str | None:
+def start_pipeline_run(
+    name: str,
+    flow_run: str | None = None,
+    *,
+    parent: str | None = None,
+    key: tuple[str, str] | None = None,
+    kind: str = "pipeline",
+) -> str | None:
     """Begin the parent run of a pipeline, or reopen it when the same flow run is tried again.
 
     Args:
         name: what the run is called in the UI.
         flow_run: id of the Prefect flow run.
+        parent: id of the run that it hangs under, such as a study's.
+        key: tag and value that it is found by when it is gone on with; None: the flow run, or the driving process.
+        kind: pipeline, or study for a run that pipelines' runs hang under.
 
     Returns:
         The id, for the stages' MOCO_PIPELINE_RUN; None when tracking is off or out of reach.
@@ -33,13 +44,34 @@ def start_pipeline_run(name: str, flow_run: str | None = None) -> str | None:
 
     try:
         client, experiment = connect()
-        driver = {"driver": _address(psutil.Process())}
+        tags = {"driver": _address(psutil.Process()), "kind": kind}
         if flow_run:
-            return _open(client, experiment, name, key=("flow_run", flow_run), tags=driver)
-        return _open(client, experiment, name, key=("driver", driver["driver"]), tags={})
+            tags["flow_run"] = flow_run
+        if parent:
+            tags[PARENT] = parent
+        name_of_key = "flow_run" if flow_run else "driver"
+        return _open(client, experiment, name, key=key or (name_of_key, tags[name_of_key]), tags=tags)
     except Exception as error:
         print(describe(error, is_passing(error)), flush=True)
         return None
+
+
+def add_to_run(
+    run_id: str | None, metrics: Mapping[str, float], files: Iterable[Path], tags: Mapping[str, str]
+) -> None:
+    """Put figures, files and notes on a run that `start_pipeline_run` gave; None does nothing."""
+    if run_id is None or not enabled():
+        return
+    try:
+        client, _ = connect()
+        for key, value in metrics.items():
+            client.log_metric(run_id, key, value)
+        for tag, text in tags.items():
+            client.set_tag(run_id, tag, text)
+        for path in files:
+            client.log_artifact(run_id, str(path))
+    except Exception as error:
+        print(describe(error, is_passing(error)), flush=True)
 
 
 def end_pipeline_run(run_id: str | None, status: str) -> None:
@@ -76,7 +108,8 @@ def dvc_parent(client: "MlflowClient", experiment: str) -> str | None:
                     if experiment_name
                     else f"dvc repro {time.strftime('%Y-%m-%d %H:%M')}"
                 )
-                return _open(client, experiment, name, key=("driver", _address(process)), tags={})
+                driver = ("driver", _address(process))
+                return _open(client, experiment, name, key=driver, tags=dict([driver, ("kind", "pipeline")]))
         except psutil.Error:  # gone, or somebody else's
             continue
     return None
@@ -98,8 +131,8 @@ def origin_tags() -> dict[str, str]:
 def _open(
     client: "MlflowClient", experiment: str, name: str, key: tuple[str, str], tags: dict[str, str]
 ) -> str:
-    # The key stands on the parent only: the children carry a flow_run tag as well.
-    kind = "tags.kind = 'pipeline'"
+    # Of this kind alone: the stages' runs, and those of a study, carry a flow_run tag as well.
+    kind = f"tags.kind = '{tags['kind']}'"
     found = client.search_runs([experiment], f"{kind} and tags.{key[0]} = '{key[1]}'", max_results=1)
     if found:
         run_id: str = found[0].info.run_id
@@ -111,7 +144,7 @@ def _open(
     for run in client.search_runs([experiment], running):
         if not _is_alive(run.data.tags["driver"]):
             _close(client, experiment, run.info.run_id, "KILLED")
-    origin = {**origin_tags(), "mlflow.source.name": name, "kind": "pipeline"}
+    origin = {**origin_tags(), "mlflow.source.name": name}
     run_id = client.create_run(experiment, run_name=name, tags={**origin, **tags, key[0]: key[1]}).info.run_id
     print(f"tracking: {where_to_look(experiment, run_id)}", flush=True)
     return run_id

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from moco.errors import MocoError
 from moco.tracking.connection import connect, database_lock, describe, enabled, import_mlflow, is_passing
 from moco.tracking.runs import Run
 
@@ -44,7 +46,7 @@ def log_encoder(
     Returns:
         The model's URI, or None when tracking is off or out of reach.
     """
-    if run.id is None:
+    if run.id is None or not _registering():
         return None
     folder = Path(encoder_folder)
     try:
@@ -98,7 +100,7 @@ def register_encoder(
     Returns:
         The version, or None when tracking is off or out of reach.
     """
-    if model_uri is None or not enabled():
+    if model_uri is None or not enabled() or not _registering():
         return None
     try:
         mlflow = import_mlflow()
@@ -206,6 +208,14 @@ def _figure(
         MODEL_NAME, champion.version, _measurement(metric, validation_hash), str(float(value))
     )
     return float(value)
+
+
+def _registering() -> bool:
+    """Whether encoders are kept as models; those of a study are not, for they are made to be compared."""
+    switch = os.environ.get("MOCO_REGISTER", "on")
+    if switch not in ("on", "off"):
+        raise MocoError(f"environment MOCO_REGISTER={switch!r} is neither on nor off; set it to one of them")
+    return switch == "on"
 
 
 def _measurement(metric: str, validation_hash: str) -> str:

@@ -42,6 +42,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     _write(path, lambda file: file.write(content))
 
 
+def forget(folder: Path) -> None:
+    """Remove every checkpoint of a run that nobody will go on with."""
+    for path in _newest_first(folder):
+        path.unlink(missing_ok=True)
+
+
 def name_of(step: int) -> str:
     """File name of the checkpoint after so many steps."""
     return f"step-{step:09d}.pt"

@@ -12,15 +12,19 @@ from moco.cluster.machine import Machine
 from moco.cluster.process_group import Processes, averaged_running_statistics
 from moco.cluster.shuffle_bn import positions_of_slots
 from moco.config import Pretrain
+from moco.dictionary import Batch
+from moco.dictionary.momentum_encoder import MomentumEncoder
 from moco.encoders import ResNet
 from moco.errors import Interrupted
 from moco.images.index import ShardSet
-from moco.images.loader import TwoViewBatches, steps
+from moco.images.loader import ViewBatches, steps
 from moco.training import checkpoints
 from moco.training.agreement import Agreement, stop_requests
-from moco.training.monitor import KnnMonitor
+from moco.training.alarms import Watch
+from moco.training.leak import LeakProbe
+from moco.training.monitor import Monitor
 from moco.training.record import Record
-from moco.training.schedules import learning_rate
+from moco.training.schedules import learning_rate, momentum
 from moco.training.setup import (
     at_once,
     average_gradients,
@@ -43,7 +47,7 @@ class Run:
     Attributes:
         settings: everything that decides the result.
         images: training images.
-        monitor: reads kNN on the validation split.
+        monitor: reads the features on the validation split.
         folder: untracked; holds checkpoints and curves, and names the run (it belongs to these settings and data).
         name: hash of settings and data; every process must have the same.
         machine: workers, memory and checkpoint intervals.
@@ -52,7 +56,7 @@ class Run:
 
     settings: Pretrain
     images: ShardSet
-    monitor: KnnMonitor
+    monitor: Monitor
     folder: Path
     name: str
     machine: Machine
@@ -82,8 +86,9 @@ def _pretrain(run: Run, writer: bool) -> None:
     keep_freed_memory()
     torch.backends.cudnn.benchmark = True  # every step has the same shapes
     plan, streams = images_in_order(settings, run.images, machine, processes.world_size)
+    run.monitor.require_tars(settings.knn_every_epochs)
     total = plan.steps_per_epoch * settings.epochs
-    model = build(settings).to(processes.device)
+    model = build(settings, len(run.images)).to(processes.device)
     model.to(memory_format=torch.channels_last)
     spec = specification(settings, model, run.name)
     optimizer = sgd(model, settings)
@@ -101,10 +106,15 @@ def _pretrain(run: Run, writer: bool) -> None:
             flush=True,
         )
     remedy = remedy_for_waiting(machine, painter == COMPILED, streams is not None)
-    record = Record(settings, plan, run.folder, first, processes, writer, remedy)
-    views = TwoViewBatches(
+    watch = Watch(settings, run.monitor.validation)
+    record = Record(settings, plan, run.folder, first, processes, writer, remedy, watch)
+    probe = LeakProbe(
+        run.monitor.val, settings.views, settings.image_size, settings.bn_group_size, settings.seed,
+        painter == COMPILED,
+    )  # fmt: skip
+    views = ViewBatches(
         run.images, plan, settings.views, settings.image_size, processes.rank, processes.world_size,
-        streams, painter == COMPILED,
+        streams, painter == COMPILED, settings.views_per_image,
     )  # fmt: skip
 
     def save(done: int) -> None:
@@ -129,12 +139,12 @@ def _pretrain(run: Run, writer: bool) -> None:
             positions = np.arange(settings.global_batch)
             if settings.shuffle_bn:
                 positions = positions_of_slots(settings.seed, step, settings.global_batch)
+            batch = Batch(images, plan.batch(step), positions, step, processes, together)
+            if isinstance(model.dictionary, MomentumEncoder):
+                model.dictionary.momentum = momentum(settings, step, total)
             optimizer.zero_grad()
-            contrast, queries, keys = model.contrast(
-                images, positions, processes, encode_queries, autocast, together
-            )
+            contrast, queries = model.contrast(batch, encode_queries, autocast)
             optimizer.step()
-            model.dictionary.enqueue(keys)
 
             done = step + 1
             record.step(done, contrast, queries, rate)
@@ -147,8 +157,9 @@ def _pretrain(run: Run, writer: bool) -> None:
                 paused = time.monotonic()
                 backbone: ResNet = model.encoder_q.backbone  # type: ignore[assignment]
                 with averaged_running_statistics(backbone, processes):
-                    top1 = run.monitor.top1(backbone, spec, processes, machine.workers())
-                record.knn(epoch, top1)
+                    reading = run.monitor.read(backbone, spec, processes, machine.workers())
+                leak = probe(model, autocast) if processes.first else None
+                record.reading(epoch, reading, processes.gather_objects(leak)[0])
                 record.paused(time.monotonic() - paused)
 
             if stopping or saving or done == total or (every and done % every == 0):

@@ -1,4 +1,4 @@
-"""kNN on the validation split while training: the one reading that tells learning from cheating."""
+"""Readings while training: kNN, which tells learning from cheating, the shape of the features, and the BN leak."""
 
 from dataclasses import dataclass
 
@@ -7,23 +7,43 @@ import torch
 
 from moco.cluster.process_group import Processes
 from moco.encoders import EncoderSpec, FrozenEncoder, ResNet
+from moco.errors import MocoError
+from moco.evaluation.collapse import effective_rank, feature_spread
 from moco.evaluation.features import Features, extract, spread
 from moco.evaluation.knn import knn_predict
 from moco.images.index import ShardSet
 from moco.images.plan import Integers
+from moco.training.alarms import Validation
 
 BANK = 10_000  # labelled training images at most; enough to rank epochs, and seconds even for ImageNet
 QUERIES = 10_000
+SHAPE = 2048
+"""Validation images, at most, whose features are measured for collapse: the rank takes their square times D."""
 K, TEMPERATURE = 20, 0.07
 
 
 @dataclass(frozen=True)
-class KnnMonitor:
-    """Reads a backbone's kNN accuracy on labelled validation images.
+class Reading:
+    """What a backbone's features on validation images are worth.
+
+    Attributes:
+        knn_top1: accuracy of weighted kNN, a fraction of 1; None without labels.
+        spread: see `moco.evaluation.collapse.feature_spread`.
+        effective_rank: see `moco.evaluation.collapse.effective_rank`.
+    """
+
+    knn_top1: float | None
+    spread: float
+    effective_rank: float
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Reads a backbone on validation images.
 
     Attributes:
         train: images whose features vote.
-        val: images that are classified.
+        val: images that are classified, and whose features are measured.
         seed: chooses which, where there are more than enough.
     """
 
@@ -33,30 +53,85 @@ class KnnMonitor:
 
     @property
     def possible(self) -> bool:
-        """Whether both sides have labels."""
+        """Whether there are validation images."""
+        return len(self.val) > 0
+
+    @property
+    def labelled(self) -> bool:
+        """Whether both sides have labels, which kNN needs."""
         return bool((np.asarray(self.train.labels) >= 0).any() and (np.asarray(self.val.labels) >= 0).any())
 
-    def top1(self, backbone: ResNet, spec: EncoderSpec, processes: Processes, num_workers: int) -> float:
-        """Accuracy, a fraction of 1, the same on every process; each encodes a share of the images."""
+    @property
+    def validation(self) -> Validation:
+        """How many images stand behind its readings."""
+        labelled = int((np.asarray(self.val.labels) >= 0).sum())
+        return Validation(len(self.val), min(QUERIES, labelled) if self.labelled else 0)
+
+    def require_tars(self, every: int) -> None:
+        """Name a tar that readings draw images from and that is not there.
+
+        Args:
+            every: epochs between two readings; 0: none.
+
+        Raises:
+            MocoError: one is missing.
+        """
+        if not every or not self.possible:
+            return
+        for images, name in ((self.train, "training"), (self.val, "validation")):
+            if images is self.train and not self.labelled:
+                continue
+            missing = next((tar for tar in images.shards if not (images.folder / tar).exists()), None)
+            if missing:
+                raise MocoError(
+                    f"pretrain.knn_every_epochs = {every} needs the {name} tars in {images.folder} too, and {missing}"
+                    " is not there; set it to 0, or put the tars there"
+                )
+
+    def read(self, backbone: ResNet, spec: EncoderSpec, processes: Processes, num_workers: int) -> Reading:
+        """A reading, the same on every process; each encodes a share of the images."""
         copy = ResNet(spec.architecture, spec.stem).to(processes.device)
         copy.load_state_dict(backbone.state_dict())
         encoder = FrozenEncoder(copy, spec)
-        bank, bank_labels = self._features(encoder, self.train, BANK, processes, num_workers)
-        queries, labels = self._features(encoder, self.val, QUERIES, processes, num_workers)
-        predicted = knn_predict(queries, bank, bank_labels, len(self.train.classes), K, TEMPERATURE)
-        return float((predicted == labels).mean())
+        chosen = self._choose(self.val, QUERIES)
+        queries = self._features(encoder, self.val, chosen, processes, num_workers)
+        shape = queries[spread(len(queries), SHAPE, self.seed)]
+        top1 = self._knn(encoder, queries, chosen, processes, num_workers) if self.labelled else None
+        return Reading(top1, feature_spread(shape), effective_rank(shape))
+
+    def _knn(
+        self,
+        encoder: FrozenEncoder,
+        queries: Features,
+        chosen: Integers,
+        processes: Processes,
+        num_workers: int,
+    ) -> float:
+        voters = self._choose(self.train, BANK)
+        bank = self._features(encoder, self.train, voters, processes, num_workers)
+        labels = np.asarray(self.train.labels)[voters]
+        predicted = knn_predict(queries, bank, labels, len(self.train.classes), K, TEMPERATURE)
+        return float((predicted == np.asarray(self.val.labels)[chosen]).mean())
+
+    def _choose(self, images: ShardSet, at_most: int) -> Integers:
+        labels = np.asarray(images.labels)
+        candidates = np.flatnonzero(labels >= 0) if self.labelled else np.arange(len(labels))
+        chosen: Integers = candidates[spread(len(candidates), at_most, self.seed)]
+        return chosen
 
     def _features(
-        self, encoder: FrozenEncoder, images: ShardSet, at_most: int, processes: Processes, num_workers: int
-    ) -> tuple[Features, np.ndarray]:
-        labels = np.asarray(images.labels)
-        labelled = np.flatnonzero(labels >= 0)
-        chosen: Integers = labelled[spread(len(labelled), at_most, self.seed)]
+        self,
+        encoder: FrozenEncoder,
+        images: ShardSet,
+        chosen: Integers,
+        processes: Processes,
+        num_workers: int,
+    ) -> Features:
         share = -(-len(chosen) // processes.world_size)
         padded = np.resize(
             chosen, share * processes.world_size
         )  # equal shares; the repeats are cut off again
         mine = padded[processes.rank * share : (processes.rank + 1) * share]
         features = torch.from_numpy(extract(encoder, images, mine, num_workers))
-        together = processes.gather(features.to(processes.device)).cpu().numpy()
-        return together[: len(chosen)], labels[chosen]
+        together: Features = processes.gather(features.to(processes.device)).cpu().numpy()[: len(chosen)]
+        return together

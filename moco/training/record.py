@@ -1,5 +1,6 @@
 """What a run says of itself while it goes: curves on disk, a progress line, and when to stop for good."""
 
+import math
 import time
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from moco.errors import MocoError
 from moco.images.plan import EpochPlan
 from moco.images.stream_plan import StreamPlan
 from moco.progress import Progress
-from moco.training.curves import Curve
+from moco.training.alarms import Alarm, Watch, numbers, replay
+from moco.training.curves import Curve, read_rows
+from moco.training.monitor import Reading
 
 CURVES = ["step", "epoch", "loss", "chance", "top1", "top5", "queue_fill", "learning_rate", "feature_std"]
 SPEED = ["step", "images_per_second", "waiting_share"]
-KNN = ["epoch", "knn_top1"]
+READINGS = ["epoch", "knn_top1", "spread", "effective_rank", "leak"]
 WAITING = 0.05
 """Share of the time spent waiting for images above which the run says what to change."""
 
@@ -29,11 +32,12 @@ class Record:
     Args:
         settings: of the run.
         plan: of the run; gives its length.
-        folder: holds curves.csv, speed.csv and knn.csv.
+        folder: holds curves.csv, speed.csv and readings.csv.
         first: steps done before; later rows are dropped, they will come again.
         processes: this process and its peers.
         writer: whether this process writes into the folder.
         remedy: what to change if training waits for images.
+        watch: raises the alarms; it is shown the rows from before.
     """
 
     def __init__(
@@ -45,19 +49,23 @@ class Record:
         processes: Processes,
         writer: bool,
         remedy: str,
+        watch: Watch,
     ) -> None:
         self.remedy, self._intervals = remedy, 0
         self.settings, self.plan, self.processes = settings, plan, processes
         self.total = plan.steps_per_epoch * settings.epochs
-        self.chance = float(np.log1p(settings.queue_size))
+        self.chance = float(np.log1p(settings.negatives))
         self.progress = Progress("pretrain", self.total)
         self.writers: tuple[Curve, Curve, Curve] | None = None
         if writer:
             self.writers = (
                 Curve(folder / "curves.csv", CURVES, upto=first),
                 Curve(folder / "speed.csv", SPEED, upto=first),
-                Curve(folder / "knn.csv", KNN, upto=first // plan.steps_per_epoch),
+                Curve(folder / "readings.csv", READINGS, upto=first // plan.steps_per_epoch),
             )
+            before = ([numbers(row) for row in read_rows(curve.path)] for curve in self.writers[::2])
+            replay(watch, *before)  # what was said before is not said again
+        self.watch = watch
         self._begin()
 
     def _begin(self) -> None:
@@ -86,7 +94,7 @@ class Record:
         loss, top1, top5 = rows.mean(axis=0)
         row: dict[str, float | int] = {
             "step": done, "epoch": done / self.plan.steps_per_epoch, "loss": loss, "chance": self.chance, "top1": top1, "top5": top5,
-            "queue_fill": min(1.0, done * self.settings.global_batch / self.settings.queue_size),
+            "queue_fill": queue_fill(self.settings, self.plan.images, done),
             "learning_rate": rate, "feature_std": feature_std,
         }  # fmt: skip
         seconds = time.monotonic() - self._began
@@ -111,18 +119,38 @@ class Record:
                     flush=True,
                 )
                 self.remedy = ""  # once is enough
+            _say(self.watch.step(row))
         self._begin()
 
-    def knn(self, epoch: int, top1: float) -> None:
-        """Add a kNN reading after an epoch."""
+    def reading(self, epoch: int, found: Reading, leak: float | None) -> None:
+        """Add a reading after an epoch; what was not measured leaves its cell empty."""
+        values = {"knn_top1": found.knn_top1, "spread": found.spread, "effective_rank": found.effective_rank, "leak": leak}  # fmt: skip
+        row = {"epoch": epoch, **{name: value for name, value in values.items() if value is not None}}
         if self.writers:
-            self.writers[2].add({"epoch": epoch, "knn_top1": top1})
+            self.writers[2].add(row)
         if self.processes.first:
-            print(f"pretrain: epoch {epoch}: kNN on validation {top1:.1%}", flush=True)
+            knn = f"kNN on validation {found.knn_top1:.1%}, " if found.knn_top1 is not None else ""
+            by_norm = f", BN leak {100 * leak:+.1f} points" if leak is not None else ""
+            shape = f"spread {found.spread:.2f}, effective rank {found.effective_rank:.1f}"
+            print(f"pretrain: epoch {epoch}: {knn}{shape}{by_norm}", flush=True)
+            _say(self.watch.reading({name: row.get(name, math.nan) for name in READINGS}))
 
     def paused(self, seconds: float) -> None:
         """Leave time that was not training out of the speed."""
         self._began += seconds
+
+
+def _say(alarms: list[Alarm]) -> None:
+    for alarm in alarms:
+        print(f"pretrain: warning: {alarm}", flush=True)
+
+
+def queue_fill(settings: Pretrain, images: int, done: int) -> float:
+    """Share of the dictionary's keys that are real ones after some steps, and not the random ones it began with."""
+    if settings.mechanism in ("end-to-end", "momentum-batch"):
+        return 1.0
+    size = images if settings.mechanism == "memory-bank" else settings.queue_size
+    return min(1.0, done * settings.global_batch * (1 + settings.symmetric) / size)
 
 
 def refuse_non_finite(losses: np.ndarray, done: int, settings: Pretrain) -> None:

@@ -1,4 +1,4 @@
-"""The learning rate over time."""
+"""The learning rate and the momentum over time."""
 
 import math
 
@@ -20,3 +20,10 @@ def learning_rate(settings: Pretrain, step: int, total_steps: int) -> float:
     if settings.schedule == "cosine":
         return base * 0.5 * (1 + math.cos(math.pi * step / total_steps))
     return base * 0.1 ** sum(step >= share * total_steps for share in settings.milestones)
+
+
+def momentum(settings: Pretrain, step: int, total_steps: int) -> float:
+    """m of a step: constant, or half a cosine from `settings.momentum` to 1 (Grill et al. 2020, "BYOL", section 3.3)."""
+    if settings.momentum_schedule == "constant":
+        return settings.momentum
+    return 1 - (1 - settings.momentum) * 0.5 * (1 + math.cos(math.pi * step / total_steps))

@@ -12,8 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 from moco.cluster.machine import Machine, cores
 from moco.cluster.process_group import Processes
 from moco.config import Pretrain
-from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet, projection_head
+from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet
 from moco.errors import MocoError
+from moco.heads import prediction_head, projection_head
 from moco.images.index import ShardSet
 from moco.images.plan import EpochPlan
 from moco.images.stream import TarStreams
@@ -30,6 +31,11 @@ def check(settings: Pretrain, images: int, world_size: int) -> None:
     if images < settings.global_batch:
         raise MocoError(
             f"pretrain.global_batch = {settings.global_batch} is more than the {images} training images; lower it"
+        )
+    if settings.mechanism == "memory-bank" and images < settings.queue_size + settings.global_batch:
+        raise MocoError(
+            f"pretrain.queue_size = {settings.queue_size} negatives cannot be drawn from a memory bank of {images} images, less"
+            f" the {settings.global_batch} of a step; lower it to {images - settings.global_batch} at most"
         )
     if settings.global_batch % (world_size * settings.bn_group_size):
         raise MocoError(
@@ -57,21 +63,18 @@ def images_in_order(
     """Which images make up which step, and where they are read as streams, their reader.
 
     Raises:
-        MocoError: tars that are elsewhere without the order that they can be read in, or too few images for it, or kNN
-            readings, whose images are drawn from all tars.
+        MocoError: tars that are elsewhere without the order that they can be read in, or too few images for it.
     """
     if settings.stream is None and machine.shards_from is not None:
         raise MocoError(
             f"machine.yaml: shards_from = {machine.shards_from} can be read forwards only; set pretrain.stream, for example"
             " {lanes: 16, window: 1024}, or remove it"
         )
-    if machine.shards_from is not None and settings.knn_every_epochs and (images.labels >= 0).any():
-        missing = next((name for name in images.shards if not (images.folder / name).exists()), None)
-        if missing:
-            raise MocoError(
-                f"pretrain.knn_every_epochs = {settings.knn_every_epochs} needs the training tars in {images.folder} too, and {missing}"
-                " is not there; set it to 0, or put the tars there"
-            )
+    if settings.stream is not None and images.chosen is not None:
+        raise MocoError(
+            f"pretrain.images = {settings.images}, pretrain.images_fraction = {settings.images_fraction}: streams read whole tars;"
+            " set pretrain.stream to null"
+        )
     plan = plan_of(settings, images, world_size)
     return plan, TarStreams(images, plan, machine.shards_from) if isinstance(plan, StreamPlan) else None
 
@@ -106,6 +109,11 @@ def at_once(settings: Pretrain, world_size: int, max_batch: int | None) -> int:
     local = settings.global_batch // world_size
     if max_batch is None or max_batch >= local:
         return local
+    if settings.mechanism == "end-to-end":
+        raise MocoError(
+            f"machine.yaml: max_batch_per_process = {max_batch} would part a step of pretrain.mechanism = end-to-end, whose keys"
+            f" all take gradient at once; lower pretrain.global_batch to {max_batch * world_size}, or raise it"
+        )
     if max_batch < settings.bn_group_size:
         raise MocoError(
             f"machine.yaml: max_batch_per_process = {max_batch} holds no group of pretrain.bn_group_size ="
@@ -114,22 +122,26 @@ def at_once(settings: Pretrain, world_size: int, max_batch: int | None) -> int:
     return max_batch // settings.bn_group_size * settings.bn_group_size
 
 
-def build(settings: Pretrain) -> MoCo:
-    """The model with its first weights and keys, which depend on the seed alone."""
+def build(settings: Pretrain, images: int) -> MoCo:
+    """The model with its first weights and keys, which depend on the seed alone.
+
+    Args:
+        settings: of the run.
+        images: number of training images, for a memory bank.
+    """
+    group = settings.bn_group_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        backbone = ResNet(settings.encoder, settings.stem, settings.bn_group_size)
-        head = projection_head(settings.head, backbone.feature_dim, settings.dim)
-        generator = torch.Generator().manual_seed(settings.seed)
+        backbone = ResNet(settings.encoder, settings.stem, group)
+        head = projection_head(settings.head, backbone.feature_dim, settings.dim, group)
+        predictor = None
+        if settings.mechanism == "momentum-batch":
+            predictor = prediction_head(settings.dim, backbone.feature_dim, group)
         return MoCo(
-            backbone,
-            head,
-            settings.dim,
-            settings.queue_size,
-            settings.momentum,
-            settings.temperature,
-            generator,
-        )
+            backbone, head, settings.dim, settings.queue_size, settings.momentum, settings.temperature,
+            mechanism=settings.mechanism, symmetric=settings.symmetric, predictor=predictor, images=images,
+            seed=settings.seed, generator=torch.Generator().manual_seed(settings.seed),
+        )  # fmt: skip
 
 
 def sgd(model: MoCo, settings: Pretrain) -> torch.optim.SGD:

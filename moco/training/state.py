@@ -23,7 +23,7 @@ from moco.training.run_folder import exclusive
 PLAIN, COMPILED = "opencv-numba", "compiled"
 """Who paints the views: the plain libraries, or `moco.images.fused_views`."""
 
-CURVES = ("curves.csv", "knn.csv", "speed.csv")
+CURVES = ("curves.csv", "readings.csv", "speed.csv")
 LOCK_SECONDS = 60.0
 """How long a writer waits for one before it, which may be saving its last checkpoint."""
 _CHUNK = 1 << 25  # bytes a message: none may outlast the time-out of the group

@@ -98,8 +98,9 @@ def train(folder: Path) -> None:
     from moco.cluster.machine import load_machine
     from moco.cluster.process_group import join, leave
     from moco.images.index import open_split
+    from moco.images.subset import subset
     from moco.training.loop import Run, pretrain
-    from moco.training.monitor import KnnMonitor
+    from moco.training.monitor import Monitor
     from moco.training.run_folder import training_hash
 
     if not (folder / JOB).exists():
@@ -109,9 +110,10 @@ def train(folder: Path) -> None:
             trial.work(folder)
             return
     job, machine = read_job(folder), load_machine()
-    images, val = open_split(job.shards, "train"), open_split(job.shards, "val")
+    labelled, val = open_split(job.shards, "train"), open_split(job.shards, "val")
+    images = subset(labelled, job.settings.images, job.settings.images_fraction, job.settings.seed)
     name = training_hash(job.settings, images.data_hash)
-    monitor = KnnMonitor(images, val, job.settings.seed)
+    monitor = Monitor(labelled, val, job.settings.seed)
     processes = join(machine.device, machine.step_timeout_seconds)
     try:
         pretrain(Run(job.settings, images, monitor, folder, name, machine, processes))

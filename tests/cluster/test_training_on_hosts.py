@@ -35,7 +35,7 @@ def test_two_hosts_without_a_common_disk_compute_what_one_computes(start, small_
     folders = {host: project_of(tmp_path / host, small_project, epochs=4, **TWO) for host in "ab"}
     running = [start(host, folder) for host, folder in folders.items()]
     assert [process.wait(120) for process in running] == [0, 0]
-    for name in ("curves.csv", "knn.csv", "metrics.json", "encoder/encoder.safetensors"):
+    for name in ("curves.csv", "readings.csv", "metrics.json", "encoder/encoder.safetensors"):
         expected = (alone / "outputs/pretrain" / name).read_bytes()
         for folder in folders.values():
             assert (folder / "outputs/pretrain" / name).read_bytes() == expected, name

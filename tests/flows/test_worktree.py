@@ -124,3 +124,16 @@ def test_git_needs_a_name_only_where_it_knows_none(
     alone.git("config", "user.name", "A Person")
     alone.git("config", "user.email", "person@localhost")
     assert worktree.identity(alone.folder) == {}
+
+
+def test_images_in_folders_below_count_in_the_worktree_too(alone: Pipeline) -> None:
+    inbox = alone.folder / "data/inbox/cats"
+    inbox.mkdir()
+    (inbox / "cat.png").write_text("a cat")
+    alone.change("fetch", cmd="mkdir -p data/raw && cp -r ${fetch.path}/* data/raw/")
+    alone.dvc("repro", "--quiet")
+    folder = worktree.make(alone.folder, "trial", CHANGES)
+    assert "Stage 'fetch' is cached" in Pipeline(folder, alone.env).dvc("repro", "fetch")
+    (inbox / "cat.png").write_text("another cat")
+    folder = worktree.make(alone.folder, "trial", CHANGES)
+    assert "Running stage 'fetch'" in Pipeline(folder, alone.env).dvc("repro", "fetch")

@@ -26,6 +26,8 @@ def test_overrides_are_typed_by_the_schema():
         ("pretrain.epochs=0", "pretrain.epochs = 0: input should be greater than or equal to 1"),
         ("pretrain.temprature=.1", "pretrain.temprature is no known key"),
         ("pretrain.momentum=1.0", "pretrain.momentum = 1.0"),
+        ("pretrain.mechanism=queue", "pretrain.mechanism = 'queue'"),
+        ("pretrain.images_fraction=0", "pretrain.images_fraction = 0"),
         ("fetch.source=mnist", "fetch.source = 'mnist'"),
         ("pretrain.bn_group_size=48", "must be a multiple of bn_group_size"),
         ("fetch.val_fraction=0.95", "must be below 1"),
@@ -60,3 +62,20 @@ def test_the_hash_of_settings_follows_their_values_not_their_order():
     assert settings_hash({"a": 1, "b": 2}) == settings_hash({"b": 2, "a": 1})
     assert settings_hash({"a": 1}) != settings_hash({"a": 2})
     assert settings_hash(load_params(PARAMS).shard) == settings_hash(load_params(PARAMS).shard)
+
+
+@pytest.mark.parametrize("mechanism", ["memory-bank", "end-to-end"])
+@pytest.mark.parametrize("setting", ["symmetric=true", "momentum_schedule=cosine"])
+def test_what_a_mechanism_cannot_do_is_refused(mechanism, setting):
+    with pytest.raises(MocoError, match=f"needs a momentum encoder; with mechanism {mechanism} it must be"):
+        load_params(PARAMS, [f"pretrain.mechanism={mechanism}", f"pretrain.{setting}"])
+
+
+def test_negatives_are_the_queues_the_draws_or_the_rest_of_the_batch():
+    sizes = {
+        name: load_params(PARAMS, [f"pretrain.mechanism={name}"]).pretrain.negatives
+        for name in ("momentum-queue", "memory-bank", "end-to-end", "momentum-batch")
+    }
+    assert sizes == {
+        "momentum-queue": 4096, "memory-bank": 4096, "end-to-end": 127, "momentum-batch": 127,
+    }  # fmt: skip

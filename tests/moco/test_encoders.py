@@ -13,7 +13,6 @@ from moco.encoders import (
     ResNet,
     load_encoder,
     normalise,
-    projection_head,
     random_encoder,
     save_encoder,
 )
@@ -54,12 +53,6 @@ def test_every_architecture_gives_features_of_its_dimension():
 def test_an_unknown_architecture_is_named_with_the_known_ones():
     with pytest.raises(MocoError, match=r"'resnet51'.*resnet50"):
         ResNet("resnet51")
-
-
-def test_the_linear_head_is_one_layer_and_the_mlp_two():
-    assert projection_head("linear", 512, 128)(torch.randn(2, 512)).shape == (2, 128)
-    mlp = projection_head("mlp", 512, 128)
-    assert [tuple(p.shape) for p in mlp.parameters()] == [(512, 512), (512,), (128, 512), (128,)]
 
 
 def test_normalise_is_torchvisions_to_tensor_and_normalize():

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from moco import MoCo
 from moco.cluster.process_group import Processes
+from moco.dictionary import Batch
 from moco.encoders import normalise
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -43,11 +44,9 @@ def test_three_steps_agree_with_algorithm_1(at_once):
     for _ in range(3):
         batch = torch.randint(0, 256, (2, N, 3, 8, 8), dtype=torch.uint8)
         optimizer.zero_grad()
-        contrast, _, keys = model.contrast(
-            batch, np.arange(N)[::-1].copy(), ALONE, model.encoder_q, NO_AUTOCAST, at_once
-        )
+        step = Batch(batch, np.arange(N), np.arange(N)[::-1].copy(), 0, ALONE, at_once)
+        contrast, _ = model.contrast(step, model.encoder_q, NO_AUTOCAST)
         optimizer.step()
-        model.dictionary.enqueue(keys)
 
         q, k = f_q(normalise(batch[0])), f_k(normalise(batch[1])).detach()
         l_pos = torch.bmm(q.view(N, 1, C), k.view(N, C, 1)).view(N, 1)
@@ -79,18 +78,21 @@ def test_keys_come_back_to_their_own_images_after_the_shuffle():
     model = MoCo(Backbone(), nn.Identity(), 10, 16)
     model.dictionary.double()
     batch = torch.randint(0, 256, (2, 6, 3, 8, 8), dtype=torch.uint8)
-    _, _, keys = model.contrast(batch, np.array([3, 0, 5, 1, 4, 2]), ALONE, model.encoder_q, NO_AUTOCAST)
-    assert torch.allclose(keys, model.dictionary.encode(normalise(batch[1])))
+    step = Batch(batch, np.arange(6), np.array([3, 0, 5, 1, 4, 2]), 0, ALONE)
+    keys = model.dictionary.look_up(step, 1, model.encoder_q)
+    assert torch.allclose(keys, model.dictionary.encoder_k(normalise(batch[1])))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_the_host_never_waits_for_a_gpu_within_a_step():
+@pytest.mark.parametrize("mechanism", ["momentum-queue", "memory-bank", "end-to-end", "momentum-batch"])
+def test_the_host_never_waits_for_a_gpu_within_a_step(mechanism):
     from moco.config import load_params
     from moco.training.setup import build, sgd
 
-    settings = load_params(Path(__file__).parents[2] / "params.yaml").pretrain
+    params = Path(__file__).parents[2] / "params.yaml"
+    settings = load_params(params, [f"pretrain.mechanism={mechanism}"]).pretrain
     gpu = torch.device("cuda")
-    model = build(settings).to(gpu)
+    model = build(settings, 10_000).to(gpu)
     optimizer, autocast = sgd(model, settings), torch.autocast("cuda", torch.bfloat16)
     size = settings.image_size
     batch = torch.randint(0, 256, (2, settings.global_batch, 3, size, size), dtype=torch.uint8, device=gpu)
@@ -100,8 +102,9 @@ def test_the_host_never_waits_for_a_gpu_within_a_step():
                 torch.cuda.set_sync_debug_mode("error")
             optimizer.zero_grad()
             positions = np.random.default_rng(step).permutation(settings.global_batch)
-            *_, keys = model.contrast(batch, positions, Processes(0, 1, gpu), model.encoder_q, autocast)
+            model.contrast(
+                Batch(batch, positions, positions, step, Processes(0, 1, gpu)), model.encoder_q, autocast
+            )
             optimizer.step()
-            model.dictionary.enqueue(keys)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -46,7 +46,13 @@ def wait_for_rows(folder: Path, runs: str, rows: int) -> None:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    files = ("curves.csv", "knn.csv", "metrics.json", "encoder/encoder.safetensors", "encoder/encoder.json")
+    files = (
+        "curves.csv",
+        "readings.csv",
+        "metrics.json",
+        "encoder/encoder.safetensors",
+        "encoder/encoder.json",
+    )
     return {name: (folder / "outputs/pretrain" / name).read_bytes() for name in files}
 
 
@@ -71,7 +77,7 @@ def test_a_run_killed_with_kill_9_and_resumed_equals_an_unbroken_one_to_the_bit(
     for member in [process, *psutil.Process(process.pid).children(recursive=True)]:
         member.kill()
     process.communicate()
-    folder = next((project / "broken").glob("pretrain-*"))
+    folder = next((project / "broken").glob("pretrain-*/curves.csv")).parent  # beside it lies its lock
     done = len(read_rows(folder / "curves.csv"))
     newest = max(folder.glob("step-*.pt"))
     os.truncate(newest, newest.stat().st_size // 2)

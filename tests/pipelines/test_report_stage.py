@@ -51,9 +51,11 @@ def make_project(root: Path, labels: str) -> Params:
         "pretrain/metrics.json": "{}",
         "pretrain/curves.csv": "step,epoch,loss,chance,top1,top5,queue_fill,learning_rate,feature_std\n"
         + "".join(
-            f"{step},0,{8 - step / 50},8.3,.1,.2,{min(1, step / 40)},.06,.9\n" for step in range(20, 200, 20)
+            f"{step},{step / 60},{8 - step / 50},8.3,.1,.2,{min(1, step / 40)},.06,.9\n"
+            for step in range(20, 200, 20)
         ),
-        "pretrain/knn.csv": "epoch,knn_top1\n" + ("2,.5\n" if known else ""),
+        "pretrain/readings.csv": "epoch,knn_top1,spread,effective_rank,leak\n"
+        + f"2,{'.5' if known else ''},.6,30,.01\n",
         "linear/metrics.json": json.dumps(
             {kind: SCORES if known else dict.fromkeys(SCORES) for kind in kinds}
         ),

@@ -2,11 +2,13 @@
 
 from collections import deque
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from moco.dictionary import MomentumQueue
+from moco.cluster.process_group import Processes
+from moco.dictionary import Batch, MomentumQueue
 
 
 def queue(size: int, momentum: float = 0.9) -> MomentumQueue:
@@ -23,7 +25,7 @@ def test_any_size_takes_any_batches_in_first_in_first_out_order(size, batches):
     for batch in batches:
         keys = torch.arange(count, count + 2 * batch).view(batch, 2)
         count += 2 * batch
-        dictionary.enqueue(keys)
+        dictionary.push(keys)
         expected.extend(keys.tolist())
     pointer = int(dictionary.pointer)
     assert torch.roll(dictionary.keys, -pointer, dims=0).tolist() == list(expected)  # oldest first
@@ -45,14 +47,17 @@ def test_the_key_encoder_starts_as_a_copy_and_moves_by_equation_2():
 
 
 def test_the_key_encoder_takes_no_gradient():
-    dictionary = queue(4)
+    encoder_q = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    dictionary = MomentumQueue(encoder_q, dim=2, size=4, momentum=0.9)
     assert not any(parameter.requires_grad for parameter in dictionary.encoder_k.parameters())
-    assert not dictionary.encode(torch.randn(2, 3)).requires_grad
+    views = torch.randn(2, 5, 3, 2, 2)
+    batch = Batch(views, np.arange(5), np.arange(5), 0, Processes(0, 1, torch.device("cpu")))
+    assert not dictionary.look_up(batch, 1, encoder_q).requires_grad
 
 
 def test_queue_and_pointer_are_saved_with_the_state():
     dictionary, other = queue(5), queue(5)
-    dictionary.enqueue(torch.ones(3, 2))
+    dictionary.push(torch.ones(3, 2))
     other.load_state_dict(dictionary.state_dict())
     assert torch.equal(other.keys, dictionary.keys)
     assert int(other.pointer) == 3

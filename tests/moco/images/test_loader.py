@@ -13,7 +13,7 @@ from small_material import smooth_photo
 from moco.config import load_params
 from moco.errors import MocoError
 from moco.images import fused_views
-from moco.images.loader import AHEAD, HELD, TwoViewBatches, steps
+from moco.images.loader import AHEAD, HELD, ViewBatches, steps
 from moco.images.plan import EpochPlan
 from moco.images.views import two_views
 
@@ -47,8 +47,8 @@ def images() -> Encoded:
     return Encoded(files)
 
 
-def batches(images: Encoded, rank: int = 0, world_size: int = 1, **more) -> TwoViewBatches:
-    return TwoViewBatches(images, EpochPlan(50, 12, seed=3), VIEWS, 24, rank, world_size, **more)
+def batches(images: Encoded, rank: int = 0, world_size: int = 1, **more) -> ViewBatches:
+    return ViewBatches(images, EpochPlan(50, 12, seed=3), VIEWS, 24, rank, world_size, **more)
 
 
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def test_workers_change_nothing(images, num_workers, compiled):
 
 
 def test_more_workers_than_images_are_not_started(images):
-    small = TwoViewBatches(images, EpochPlan(50, 2, seed=0), VIEWS, 24)
+    small = ViewBatches(images, EpochPlan(50, 2, seed=0), VIEWS, 24)
     assert len(list(steps(small, 0, 3, num_workers=8, device=CPU))) == 3
 
 

@@ -35,6 +35,7 @@ def results() -> Results:
     steps = np.arange(1.0, 101.0)
     curves = {
         "step": steps,
+        "epoch": steps / 25,
         "loss": 8 - 4 * steps / 100,
         "chance": np.full(100, 8.3),
         "top1": steps / 200,
@@ -43,7 +44,7 @@ def results() -> Results:
         "feature_std": np.full(100, 0.9),
     }
     rates = np.array([0.1, 1.0])
-    split = {"images": 30, "labelled": 30}
+    split = {"images": 3000, "labelled": 3000}
     return Results(
         fetch={
             "images": 90,
@@ -58,7 +59,13 @@ def results() -> Results:
         pretrain={},
         linear={},
         curves=curves,
-        knn={"epoch": np.array([2.0, 4.0]), "knn_top1": np.array([0.5, 0.7])},
+        readings={
+            "epoch": np.array([2.0, 4.0]),
+            "knn_top1": np.array([0.5, 0.7]),
+            "spread": np.array([0.5, 0.6]),
+            "effective_rank": np.array([40.0, 60.0]),
+            "leak": np.array([0.01, -0.02]),
+        },
         scores={
             "moco": LinearScores(0.85, 0.99, 0.8),
             "random": LinearScores(0.75, 0.98, 0.7),

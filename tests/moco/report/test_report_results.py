@@ -21,7 +21,7 @@ def outputs(tmp_path: Path) -> Path:
         "shard/metrics.json": "{}",
         "pretrain/metrics.json": "{}",
         "pretrain/curves.csv": CURVES,
-        "pretrain/knn.csv": "epoch,knn_top1\n2,.5\n",
+        "pretrain/readings.csv": "epoch,knn_top1,spread,effective_rank,leak\n2,.5,.6,30,\n",
         "linear/metrics.json": json.dumps(dict.fromkeys(("pixels", "moco", "random"), SCORES)),
         "linear/sweep.csv": "features,learning_rate,val_top1\nmoco,3,.5\nmoco,.1,.4\nrandom,.1,.3\npixels,.1,.3\n",
         "linear/confusion.csv": "actual,predicted\na,b\n",
@@ -46,10 +46,10 @@ def test_null_metrics_mean_no_scores(outputs):
     (outputs / "linear/metrics.json").write_text(json.dumps(nulls))
     (outputs / "linear/sweep.csv").write_text("features,learning_rate,val_top1\n")
     (outputs / "linear/confusion.csv").write_text("actual,predicted\n")
-    (outputs / "pretrain/knn.csv").write_text("epoch,knn_top1\n")
+    (outputs / "pretrain/readings.csv").write_text("epoch,knn_top1,spread,effective_rank,leak\n")
     results = read_results(outputs)
     assert results.scores == {} and results.sweep == {} and results.confusion == []
-    assert len(results.knn["epoch"]) == 0
+    assert len(results.readings["epoch"]) == 0
 
 
 @pytest.mark.parametrize("name", ["fetch/metrics.json", "pretrain/curves.csv", "linear/sweep.csv"])
@@ -63,7 +63,7 @@ def test_a_missing_file_is_named_with_the_remedy(outputs, name):
     ("name", "text", "complaint"),
     [
         ("shard/metrics.json", "{", "not valid JSON"),
-        ("pretrain/curves.csv", "step,loss\n1,2\n", "lacks the column chance"),
+        ("pretrain/curves.csv", "step,epoch,loss\n1,1,2\n", "lacks the column chance"),
         ("pretrain/curves.csv", CURVES.replace("8.0", "oops"), "holds something that is no number"),
         ("pretrain/curves.csv", CURVES.splitlines()[0] + "\n", "holds no rows"),
     ],

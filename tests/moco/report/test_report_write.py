@@ -38,7 +38,7 @@ def test_every_picture_is_shown_and_every_shown_picture_exists(tmp_path, results
     files = written(tmp_path / "a", results, samples, params)
     shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", files["report.md"].decode())
     assert sorted(shown) == sorted(name for name in files if name.endswith(".png"))
-    assert files["report.html"].decode().count("data:image/png;base64,") == len(shown) == 11
+    assert files["report.html"].decode().count("data:image/png;base64,") == len(shown) == 13
 
 
 def test_the_figures_of_the_run_are_in_the_text(tmp_path, results, samples, params):
@@ -74,7 +74,7 @@ def test_without_labels_accuracy_is_skipped_with_the_reason_and_the_rest_is_ther
         scores={},
         sweep={},
         confusion=[],
-        knn={"epoch": np.zeros(0), "knn_top1": np.zeros(0)},
+        readings={**results.readings, "knn_top1": np.full(2, np.nan)},
     )
     files = written(tmp_path / "a", bare, unlabelled, params)
     assert "Skipped: the training images have no labels" in files["report.md"].decode()
@@ -97,3 +97,50 @@ def test_any_number_of_classes_can_be_drawn(tmp_path, results, samples, params, 
 def test_rows_of_the_confusion_matrix_are_shares_of_the_actual_class():
     matrix = confusion_matrix([("a", "a"), ("a", "b"), ("b", "b"), ("a", "b"), ("a", "b")], ["a", "b", "c"])
     assert matrix.tolist() == [[0.25, 0.75, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_the_last_loss_is_told_as_a_guess_among_so_many(tmp_path, results, samples, params):
+    text = words(written(tmp_path / "a", results, samples, params)["report.md"].decode())
+    assert (
+        "It ended at 4.00: exp(4.00) ≈ 55, so the encoder is as unsure as if it guessed among 55 of the 4,097"
+        in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "K", "said", "not_said"),
+    [
+        ("momentum-queue", "4,096", "Why the loss rises at first", "No time of filling"),
+        ("memory-bank", "4,096", "nothing seems to happen in the first epoch", "Why the loss rises"),
+        ("end-to-end", "127", "K = 128 − 1 negatives are keys of real images from the first step", "Why the loss rises"),
+        ("momentum-batch", "127", "K = 128 − 1 negatives are keys of real images from the first step", "Why the loss rises"),
+    ],
+)  # fmt: skip
+def test_each_mechanism_is_explained_in_its_own_words(tmp_path, results, samples, params, mechanism, K, said, not_said):  # fmt: skip
+    other = params.model_copy(
+        update={"pretrain": params.pretrain.model_copy(update={"mechanism": mechanism})}
+    )
+    text = words(written(tmp_path / "a", results, samples, other)["report.md"].decode())
+    assert said in text and not_said not in text
+    assert re.search(rf"\| mechanism +\| {mechanism} ", text)
+    assert re.search(rf"\| K +\| {K} ", text)
+
+
+def test_warnings_of_the_run_are_on_the_page_with_their_remedies(tmp_path, results, samples, params):
+    text = written(tmp_path / "a", results, samples, params)["report.md"].decode()
+    assert "While it trained the run warned of nothing." in text
+    leaking = replace(results, readings={**results.readings, "leak": np.array([0.0, 0.9])})
+    text = written(tmp_path / "b", leaking, samples, params)["report.md"].decode()
+    assert (
+        "- ⚠ Batch norm gives keys away: they are found 90 points more often in their queries' company; raise"
+        in text
+    )
+
+
+def test_what_was_not_read_has_no_chart(tmp_path, results, samples, params):
+    none = replace(results, readings={name: np.zeros(0) for name in results.readings})
+    assert not {"knn.png", "rank.png", "leak.png"} & set(written(tmp_path / "a", none, samples, params))

@@ -14,10 +14,10 @@ from moco.config import load_params
 from moco.errors import Interrupted, MocoError
 from moco.images.index import open_split
 from moco.momentum_contrast import MoCo
-from moco.training import checkpoints, record, setup
+from moco.training import alarms, checkpoints, record, setup
 from moco.training.curves import read_rows
 from moco.training.loop import Run, pretrain
-from moco.training.monitor import KnnMonitor
+from moco.training.monitor import Monitor
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def run(project) -> Run:
     return Run(
         params.pretrain,
         train,
-        KnnMonitor(train, val, 0),
+        Monitor(train, val, 0),
         project / "run",
         "hash",
         machine,
@@ -45,7 +45,10 @@ def test_curves_hold_every_interval_and_the_loss_falls_below_chance(run):
     assert float(rows[0]["chance"]) == np.log1p(100)
     assert float(rows[-1]["loss"]) < float(rows[-1]["chance"])
     assert float(rows[-1]["queue_fill"]) == 1.0
-    assert [int(row["epoch"]) for row in read_rows(run.folder / "knn.csv")] == [1, 2]
+    readings = read_rows(run.folder / "readings.csv")
+    assert [int(row["epoch"]) for row in readings] == [1, 2]
+    assert all(0 <= float(row["knn_top1"]) <= 1 < float(row["effective_rank"]) for row in readings)
+    assert all(0 < float(row["spread"]) < 1 and -1 <= float(row["leak"]) <= 1 for row in readings)
     assert {"step", "images_per_second", "waiting_share"} == set(read_rows(run.folder / "speed.csv")[0])
 
 
@@ -68,7 +71,7 @@ def test_more_steps_from_a_checkpoint_give_what_an_unbroken_run_gives(run, tmp_p
     assert unbroken["step"] == resumed["step"]
     for name, value in unbroken["model"].items():
         assert torch.equal(value, resumed["model"][name]), name
-    for name in ("curves.csv", "knn.csv"):
+    for name in ("curves.csv", "readings.csv"):
         assert (run.folder / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
 
 
@@ -94,10 +97,104 @@ def test_without_shuffling_the_keys_keep_the_company_of_their_queries(run, monke
     seen = []
     real = MoCo.contrast
 
-    def spy(model, images, positions, *rest):
-        seen.append(positions.tolist())
-        return real(model, images, positions, *rest)
+    def spy(model, batch, *rest):
+        seen.append(batch.positions.tolist())
+        return real(model, batch, *rest)
 
     monkeypatch.setattr(MoCo, "contrast", spy)
     pretrain(replace(run, settings=run.settings.model_copy(update={"shuffle_bn": False, "epochs": 1})))
     assert seen[0] == list(range(24))
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "more"),
+    [
+        ("memory-bank", {"momentum": 0.5, "epochs": 12}),
+        ("end-to-end", {}),
+        ("momentum-batch", {"symmetric": True, "head": "mlp-bn", "momentum_schedule": "cosine"}),
+    ],
+)
+def test_every_mechanism_learns_and_resumes_to_the_same_bytes(run, tmp_path, monkeypatch, mechanism, more):
+    settings = run.settings.model_copy(update={"mechanism": mechanism, "epochs": 3, **more})
+    pretrain(replace(run, settings=settings, folder=tmp_path / "unbroken"))
+    rows = read_rows(tmp_path / "unbroken/curves.csv")
+    assert float(rows[0]["chance"]) == np.log1p(settings.negatives)
+    losses = [float(row["loss"]) for row in rows]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])  # an epoch each
+    assert float(rows[-1]["queue_fill"]) == 1.0
+    real = record.refuse_non_finite
+
+    def stop_at_15(losses, done, *rest):
+        real(losses, done, *rest)
+        if done == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(record, "refuse_non_finite", stop_at_15)
+    with pytest.raises(Interrupted, match="stopped at step 15"):
+        pretrain(replace(run, settings=settings))
+    pretrain(replace(run, settings=settings))
+    unbroken, resumed = (checkpoints.load_newest(f) for f in (tmp_path / "unbroken", run.folder))
+    for name, value in unbroken["model"].items():
+        assert torch.equal(value, resumed["model"][name]), name
+    assert (run.folder / "curves.csv").read_bytes() == (tmp_path / "unbroken/curves.csv").read_bytes()
+
+
+def test_a_bank_too_small_for_its_negatives_is_refused(run):
+    settings = run.settings.model_copy(update={"mechanism": "memory-bank", "queue_size": 300})
+    with pytest.raises(MocoError, match=r"queue_size = 300 .* lower it to \d+ at most"):
+        pretrain(replace(run, settings=settings))
+
+
+def test_an_end_to_end_step_in_parts_is_refused(run):
+    settings = run.settings.model_copy(update={"mechanism": "end-to-end"})
+    with pytest.raises(MocoError, match="max_batch_per_process = 8 would part a step"):
+        pretrain(replace(run, settings=settings, machine=Machine(num_workers=0, max_batch_per_process=8)))
+
+
+def test_images_without_labels_have_every_reading_but_knn(run):
+    for images in (run.monitor.train, run.monitor.val):
+        images.labels[:] = -1
+    pretrain(replace(run, settings=run.settings.model_copy(update={"epochs": 1})))
+    (row,) = read_rows(run.folder / "readings.csv")
+    assert row["knn_top1"] == ""
+    assert all(float(row[name]) for name in ("spread", "effective_rank", "leak"))
+
+
+def test_reading_changes_nothing_of_what_is_trained(run, tmp_path):
+    pretrain(replace(run, folder=tmp_path / "read"))
+    unread = run.settings.model_copy(update={"knn_every_epochs": 0})
+    pretrain(replace(run, settings=unread, folder=tmp_path / "unread"))
+    one, other = (checkpoints.load_newest(tmp_path / name) for name in ("read", "unread"))
+    assert all(torch.equal(value, other["model"][name]) for name, value in one["model"].items())
+
+
+def test_a_warning_is_said_once_a_run_whatever_was_stopped_and_resumed(run, monkeypatch, capsys):
+    monkeypatch.setattr(alarms, "COLLAPSED_RANK", 1e9)  # every rank is called a collapse
+    real = record.refuse_non_finite
+
+    def stop_at_15(losses, done, *rest):
+        real(losses, done, *rest)
+        if done == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(record, "refuse_non_finite", stop_at_15)
+    with pytest.raises(Interrupted):
+        pretrain(run)
+    pretrain(run)
+    said = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "pretrain: warning: the features use hardly more than one dimension (effective rank "
+    )
+    assert len(read_rows(run.folder / "readings.csv")) == 2
+
+
+def test_readings_of_tars_that_are_elsewhere_are_refused_before_training(run, tmp_path):
+    elsewhere = replace(run.monitor.val, folder=tmp_path / "none")
+    monitor = replace(run.monitor, val=elsewhere)
+    elsewhere.entries = run.monitor.val.entries
+    with pytest.raises(
+        MocoError, match=r"knn_every_epochs = 1 needs the validation tars in .*val-000000.tar is not there"
+    ):
+        monitor.require_tars(1)
+    monitor.require_tars(0)

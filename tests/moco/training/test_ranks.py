@@ -21,12 +21,12 @@ from moco.cluster.machine import Machine
 from moco.cluster.process_group import join, leave
 from moco.cluster.shuffle_bn import positions_of_slots
 from moco.config import load_params
-from moco.dictionary import MomentumQueue
+from moco.dictionary import Batch, MomentumQueue, momentum_encoder
 from moco.images.index import open_split
 from moco.training import checkpoints
 from moco.training.curves import read_rows
 from moco.training.loop import Run, pretrain
-from moco.training.monitor import KnnMonitor
+from moco.training.monitor import Monitor
 from moco.training.setup import average_gradients, build, sgd
 
 FOUR_GROUPS = ["pretrain.bn_group_size=6", "pretrain.epochs=2", "pretrain.knn_every_epochs=0"]
@@ -63,21 +63,21 @@ def train(project: Path, folder: Path, max_batch: int | None) -> None:
     In float32 a rounding error now and then decides on which side of 0 a ReLU is, and the curves part by 1e-3.
     """
     torch.set_default_dtype(torch.float64)
-    for module in (momentum_contrast, encoders):
+    for module in (momentum_contrast, momentum_encoder, encoders):
         module.normalise = partial(_in_float64, module.normalise)
     params = load_params(project / "params.yaml", FOUR_GROUPS)
     images, val = (open_split(project / "data/shards", split) for split in ("train", "val"))
     processes = join("cpu")
     queues: list[str] = []
-    enqueue = MomentumQueue.enqueue
+    push = MomentumQueue.push
 
     def watched(queue: MomentumQueue, keys: torch.Tensor) -> None:
-        enqueue(queue, keys)
+        push(queue, keys)
         queues.append(hashlib.sha256(queue.keys.numpy().tobytes()).hexdigest())
 
-    MomentumQueue.enqueue = watched  # this process is of the test alone
+    MomentumQueue.push = watched  # this process is of the test alone
     machine = Machine(num_workers=0, max_batch_per_process=max_batch)
-    pretrain(Run(params.pretrain, images, KnnMonitor(images, val, 0), folder, "name", machine, processes))
+    pretrain(Run(params.pretrain, images, Monitor(images, val, 0), folder, "name", machine, processes))
     seen = processes.gather_objects(queues)
     if processes.first:
         (folder / "seen.json").write_text(json.dumps(seen))
@@ -121,11 +121,15 @@ class Backbone(nn.Module):
         return torch.tanh(self.conv(images.double())).flatten(1)
 
 
-def three_steps(folder: Path, at_once: int | None) -> None:
+def three_steps(folder: Path, at_once: int | None, mechanism: str = "momentum-queue") -> None:
     """Three steps of 12 images by DDP; every process saves what it ends with."""
     processes = join("cpu")
     torch.manual_seed(0)
-    model = MoCo(Backbone(), nn.Linear(36, 5, dtype=torch.float64), 5, 30, 0.9, 0.2)
+    predictor = nn.Linear(5, 5, dtype=torch.float64) if mechanism == "momentum-batch" else None
+    model = MoCo(
+        Backbone(), nn.Linear(36, 5, dtype=torch.float64), 5, 30, 0.9, 0.2, mechanism=mechanism,
+        symmetric=mechanism == "momentum-batch", predictor=predictor, images=60,
+    )  # fmt: skip
     model.dictionary.double()
     optimizer = torch.optim.SGD(model.encoder_q.parameters(), lr=0.5, momentum=0.9)
     wrapped = model.encoder_q
@@ -138,9 +142,10 @@ def three_steps(folder: Path, at_once: int | None) -> None:
         optimizer.zero_grad()
         positions = positions_of_slots(0, step, 12)
         no_autocast = torch.autocast("cpu", enabled=False)
-        _, _, keys = model.contrast(batch, positions, processes, wrapped, no_autocast, at_once)
+        samples = positions_of_slots(1, step, 60)[:12]
+        step_of_all = Batch(batch, samples, positions, step, processes, at_once)
+        model.contrast(step_of_all, wrapped, no_autocast)
         optimizer.step()
-        model.dictionary.enqueue(keys)
     torch.save(model.state_dict(), folder / f"{processes.rank}.pt")
 
 
@@ -160,6 +165,21 @@ def test_a_step_by_several_processes_is_the_step_of_one_in_float64(one, tmp_path
             assert torch.allclose(value, expected[name], atol=1e-12), name
 
 
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("mechanism", ["memory-bank", "end-to-end", "momentum-batch"])
+def test_a_rivals_step_by_several_processes_is_the_step_of_one_too(tmp_path, mechanism, world_size):
+    (tmp_path / "one").mkdir()
+    spawn(three_steps, 1, tmp_path / "one", None, mechanism)
+    spawn(three_steps, world_size, tmp_path, None, mechanism)
+    expected = torch.load(tmp_path / "one/0.pt")
+    moved = 0.0
+    for rank in range(world_size):
+        for name, value in torch.load(tmp_path / f"{rank}.pt").items():
+            assert torch.allclose(value, expected[name], atol=1e-12), name
+            moved += float(value.double().abs().sum())
+    assert moved
+
+
 def _counted(sent: Counter[str], name: str, real, *arguments, **options):
     sent[name] += 1
     return real(*arguments, **options)
@@ -169,7 +189,7 @@ def count(project: Path, folder: Path) -> None:
     """What one step sends, by name, after the first."""
     settings = load_params(project / "params.yaml", FOUR_GROUPS).pretrain
     processes = join("cpu")
-    model = build(settings)
+    model = build(settings, 0)
     wrapped = average_gradients(model.encoder_q, settings, processes)
     assert isinstance(wrapped, DistributedDataParallel)
     assert not wrapped.broadcast_buffers
@@ -180,16 +200,15 @@ def count(project: Path, folder: Path) -> None:
         setattr(dist, name, partial(_counted, sent, name, getattr(dist, name)))
     images = torch.randint(0, 256, (2, 12, 3, 16, 16), dtype=torch.uint8)
     optimizer.zero_grad()
-    keys = model.contrast(
-        images, positions_of_slots(0, 0, 24), processes, wrapped, torch.autocast("cpu", enabled=False)
-    )[2]
+    batch = Batch(images, np.arange(24), positions_of_slots(0, 0, 24), 0, processes)
+    model.contrast(batch, wrapped, torch.autocast("cpu", enabled=False))
     optimizer.step()
-    model.dictionary.enqueue(keys)
     assert sent == {"all_to_all_single": 1, "all_gather": 1}
     if processes.first:
-        np.save(folder / "keys.npy", keys.numpy())
+        assert int(model.dictionary.pointer) == 24
+        (folder / "done").touch()
 
 
 def test_a_step_sends_key_images_once_and_keys_once_and_broadcasts_nothing(small_project, tmp_path):
     spawn(count, 2, small_project, tmp_path)
-    assert np.load(tmp_path / "keys.npy").shape == (24, 16)
+    assert (tmp_path / "done").exists()

@@ -1,4 +1,4 @@
-"""The learning rate over time, and curves on disk."""
+"""The learning rate and the momentum over time, and curves on disk."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from moco.config import load_params
 from moco.training.curves import Curve, read_rows
-from moco.training.schedules import learning_rate
+from moco.training.schedules import learning_rate, momentum
 
 PRETRAIN = load_params(Path(__file__).parents[3] / "params.yaml").pretrain
 
@@ -26,6 +26,16 @@ def test_steps_fall_to_a_tenth_at_each_milestone():
     )
     at = [learning_rate(settings, step, 200) for step in (0, 119, 120, 159, 160, 199)]
     assert at == pytest.approx([0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003])
+
+
+def test_momentum_rises_to_1_by_half_a_cosine_or_stays():
+    settings = PRETRAIN.model_copy(update={"momentum_schedule": "cosine", "momentum": 0.99})
+    at = [momentum(settings, step, 100) for step in range(100)]
+    assert (at[0], at[50]) == (pytest.approx(0.99), pytest.approx(0.995))
+    assert at == sorted(at)
+    assert 0.99999 < at[99] < 1
+    constant = settings.model_copy(update={"momentum_schedule": "constant"})
+    assert {momentum(constant, step, 100) for step in range(100)} == {0.99}
 
 
 def test_reopening_a_curve_drops_rows_that_will_come_again_and_a_row_cut_short(tmp_path):

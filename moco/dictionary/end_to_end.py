@@ -1,0 +1,31 @@
+"""The end-to-end mechanism: the batch is the dictionary, and keys take gradient too (paper, figure 2a)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from moco.cluster.shuffle_bn import from_slots, to_slots
+from moco.dictionary.protocol import Batch, Encode
+from moco.encoders import normalise
+
+
+class EndToEnd(nn.Module):
+    """Queries and keys come from one encoder, which back-propagation reaches through both.
+
+    The paper lets the two encoders be identical or different (section 3.1); here they share their weights. K is tied
+    to the batch: B - 1 negatives. The gradient passes through the shuffle and, between processes, through the gather.
+    """
+
+    def update_encoder(self, encoder_q: nn.Module) -> None:
+        """Nothing follows the query encoder: it is the key encoder."""
+
+    def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:
+        """Keys of the step's images with their gradient, encoded in the company that the shuffle gives them."""
+        shuffled = to_slots(batch.views[view], batch.positions, batch.processes)  # N x 3 x S x S
+        return from_slots(encode(normalise(shuffled)), batch.positions, batch.processes)
+
+    def negatives(self, batch: Batch) -> None:
+        """None but the batch's other keys."""
+
+    def enqueue(self, batch: Batch, keys: Sequence[Tensor], queries: Tensor) -> None:
+        """Nothing outlives the step."""

@@ -1,0 +1,70 @@
+"""The memory bank: one key for every training image, as it was when last seen (paper, figure 2b; Wu et al. 2018)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moco.cluster.shuffle_bn import indices_on
+from moco.dictionary.protocol import Batch, Encode
+from moco.images.plan import Integers, key_of, permute
+
+_PURPOSE = 0xBA  # keeps this draw apart from the epoch plan's under the same seed
+
+
+class MemoryBank(nn.Module):
+    """Keys of all images, of which each step samples K; no key encoder, no shuffling, no second view.
+
+    Args:
+        dim: C, length of a key.
+        images: n, number of training images.
+        size: K, negatives of a step; at most n less a global batch.
+        momentum: of an image's key, in [0, 1]: its share in the mean with the new query.
+        seed: draws the negatives.
+        generator: draws the first keys.
+
+    Attributes:
+        bank: n x C, L2-normalised, row i the key of training image i.
+    """
+
+    bank: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        images: int,
+        size: int,
+        momentum: float,
+        seed: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.size, self.momentum, self.seed = size, momentum, seed
+        self.register_buffer("bank", F.normalize(torch.randn(images, dim, generator=generator), dim=1))
+
+    def update_encoder(self, encoder_q: nn.Module) -> None:
+        """There is no key encoder."""
+
+    def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:
+        """The images' own rows, from the last epoch."""
+        return self.bank.index_select(0, indices_on(self.bank.device, batch.samples))
+
+    def negatives(self, batch: Batch) -> Tensor:
+        """K rows of images that are not in this step."""
+        return self.bank.index_select(0, indices_on(self.bank.device, self.drawn(batch.samples, batch.step)))
+
+    def drawn(self, samples: Integers, step: int) -> Integers:
+        """Which rows are a step's negatives: int64 [K], distinct, none of `samples`; a function of seed and step."""
+        n, wanted = len(self.bank), self.size + len(samples)
+        rows = permute(np.arange(wanted), n, key_of(self.seed, _PURPOSE, step))
+        return rows[np.isin(rows, samples, invert=True)][: self.size]
+
+    @torch.no_grad()
+    def enqueue(self, batch: Batch, keys: Sequence[Tensor], queries: Tensor) -> None:
+        """Every process moves the rows of all its peers' images towards their queries, back to length 1."""
+        rows = indices_on(self.bank.device, batch.samples)
+        everyones = batch.processes.gather(queries, batch.processes.in_step)  # B x C
+        moved = self.momentum * self.bank[rows] + (1 - self.momentum) * everyones.to(self.bank.dtype)
+        self.bank[rows] = F.normalize(moved, dim=1)

@@ -1,0 +1,73 @@
+"""What every mechanism is to a training step: the source of the keys that queries are compared with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from moco.cluster.process_group import Processes
+from moco.images.plan import Integers
+
+Encode = Callable[[Tensor], Tensor]
+"""Images, N x 3 x S x S normalised, to vectors N x C of length 1, with gradient."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one process works on in a step.
+
+    Attributes:
+        views: V tensors N x 3 x S x S, uint8 as the loader yields them or already normalised; process r holds
+            the r-th slice of the global batch of B = N x world_size images.
+        samples: int64 [B], which training image each position of the global batch is.
+        positions: int64 [B], which position each slot of the shuffled key batch encodes.
+        step: counted from 0 over the whole run.
+        processes: this process and its peers.
+        at_once: images that are encoded together, whole batch-norm groups of them; None: all N.
+    """
+
+    views: Tensor | Sequence[Tensor]
+    samples: Integers
+    positions: Integers
+    step: int
+    processes: Processes
+    at_once: int | None = None
+
+    @property
+    def count(self) -> int:
+        """N, images of this process."""
+        return len(self.views[0])
+
+    @property
+    def first(self) -> int:
+        """Position of this process's first image in the global batch."""
+        return self.processes.rank * self.count
+
+
+class Dictionary(Protocol):
+    """A mechanism of the paper's figure 2. Implementations are modules: what they hold is saved with the run."""
+
+    def update_encoder(self, encoder_q: nn.Module) -> None:
+        """Move what follows the query encoder; called first in every step."""
+
+    def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:
+        """The keys of the step's own images, B x C in the order of positions, the same on every process.
+
+        Args:
+            batch: of the step.
+            view: which of the views are the keys'.
+            encode: the query encoder, its gradient averaged over processes.
+        """
+
+    def negatives(self, batch: Batch) -> Tensor | None:
+        """K x C keys of other images; None: the negatives of an image are the batch's other keys."""
+
+    def enqueue(self, batch: Batch, keys: Sequence[Tensor], queries: Tensor) -> None:
+        """Take in what the step has made; called after backward.
+
+        Args:
+            batch: of the step.
+            keys: what `look_up` gave, for each view that it was asked for.
+            queries: N x C without gradient.
+        """

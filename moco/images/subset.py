@@ -1,0 +1,36 @@
+"""A part of a split: images with labels or without, or a share of them."""
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from moco.images.index import ShardSet
+from moco.images.plan import key_of, permute
+
+_PURPOSE = 0xF4  # keeps this draw apart from the epoch plan's under the same seed
+
+
+def subset(
+    images: ShardSet, which: Literal["all", "labelled", "unlabelled"], fraction: float, seed: int
+) -> ShardSet:
+    """Choose images of a split; those chosen keep their order, and are numbered anew from 0.
+
+    Args:
+        images: the split.
+        which: of its images, by whether they have a label.
+        fraction: share of those, in (0, 1]; at least one image of a set that is not empty.
+        seed: chooses; a smaller share is part of every larger one.
+
+    Returns:
+        The split itself if all of it is chosen.
+    """
+    if which == "all" and fraction == 1:
+        return images
+    labelled = images.labels >= 0
+    candidates = np.flatnonzero(
+        {"all": labelled | True, "labelled": labelled, "unlabelled": ~labelled}[which]
+    )
+    count = min(len(candidates), max(1, round(fraction * len(candidates))))
+    first = permute(np.arange(count), max(len(candidates), 1), key_of(seed, _PURPOSE))
+    return replace(images, chosen=np.sort(candidates[first]), _files={})

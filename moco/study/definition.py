@@ -1,0 +1,245 @@
+"""A study's file: `studies/NAME.yaml`, one comparison of the paper at two sizes."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from moco import presets
+from moco.config import Params, Seed, Settings, describe, read_yaml, validate
+from moco.errors import MocoError
+
+FOLDER = Path("studies")
+SECTIONS = ("fetch", "shard", "pretrain", "linear")
+"""Of params.yaml: what a study's runs consist of."""
+SCALES = ("laptop", "paper")
+
+Scale = Literal["laptop", "paper"]
+X = int | float | str
+Known = Literal["published", "second-hand", "from memory"]
+ORDERED = ("log2", "log10", "linear", "parameters")
+
+
+class Axis(Settings):
+    """What the runs differ in."""
+
+    label: str = Field(min_length=1, description="With unit, if any.")
+    kind: Literal["log2", "log10", "linear", "categories", "parameters"] = Field(
+        description="categories: in the order of the file. parameters: `x` names the encoder, and its place is its number of"
+        " parameters, which is computed."
+    )
+
+
+class Point(Settings):
+    """One setting, run once for each seed."""
+
+    series: str = Field(min_length=1, description="The line or group it belongs to.")
+    x: X = Field(description="Its place on the axis.")
+    set: dict[str, Any] = Field({}, description="SECTION.KEY of params.yaml -> value.")
+
+
+class Grid(Settings):
+    """The runs of a study at one size."""
+
+    stated: str = Field(
+        min_length=1, description="What this grid is for and how long it takes, in a sentence."
+    )
+    preset: Literal["small", "cifar", "v1", "v2"] | None = Field(
+        None, description="Recipe that the runs begin with."
+    )
+    own_views: bool = Field(
+        False,
+        description="Leave the views as params.yaml has them, for they belong to the images; else the recipe's.",
+    )
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(description="Each point is run with each.")
+    set: dict[str, Any] = Field({}, description="What all runs have in common: SECTION.KEY -> value.")
+    runs: Annotated[list[Point], Field(min_length=1)] = Field(description="The points.")
+
+    @model_validator(mode="after")
+    def _each_point_once(self) -> "Grid":
+        keys = [(slug(point.series), slug(point.x)) for point in self.runs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"there are two runs {'-'.join(key)}; give them another series or x")
+        for point in self.runs:
+            for name in [*self.set, *point.set]:
+                section, dot, _ = name.partition(".")
+                if not dot or section not in SECTIONS:
+                    raise ValueError(
+                        f"{name} is no SECTION.KEY; a study sets those of {', '.join(SECTIONS)} alone"
+                    )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds = {self.seeds}: each once")
+        return self
+
+
+class Published(Settings):
+    """What others measured, to stand beside our numbers."""
+
+    of: str = Field(min_length=1, description="Data, encoder, measure.")
+    series: str = Field(min_length=1, description="The series of ours that it belongs beside.")
+    known: Known = Field(
+        description="published: read in the paper itself; the others are shown with this mark."
+    )
+    values: dict[X, float | str] = Field(description="x -> percent, or a word such as `fails`.")
+
+
+class Study(Settings):
+    """One comparison."""
+
+    title: str = Field(min_length=1)
+    question: str = Field(min_length=1, description="What the runs are to answer.")
+    source: str = Field(min_length=1, description="Paper and figure, table or section.")
+    axis: Axis
+    metric: Literal["linear_top1", "linear_top5", "knn_top1"] = Field(
+        description="Of the encoder, on the test split."
+    )
+    curves: bool = Field(
+        False, description="Whether pretext accuracy and kNN over the epochs are part of the answer."
+    )
+    scales: dict[Scale, Grid] = Field(min_length=1)
+    published: list[Published] = Field([])
+    published_text: str | None = Field(
+        None, description="What the paper says in words, where it has no numbers."
+    )
+
+    @model_validator(mode="after")
+    def _places_are_numbers(self) -> "Study":
+        if self.axis.kind in ("log2", "log10", "linear"):
+            for grid in self.scales.values():
+                for point in grid.runs:
+                    if isinstance(point.x, str) or (self.axis.kind != "linear" and point.x <= 0):
+                        raise ValueError(f"x = {point.x!r} has no place on a {self.axis.kind} axis")
+        return self
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study.
+
+    Attributes:
+        study: its study's name.
+        scale: its grid.
+        series: as in the study's file.
+        x: as in the study's file.
+        seed: of pretraining; it chooses the images too, where only a share of them is used.
+        changes: `section.key` -> value, in the place of those of params.yaml.
+    """
+
+    study: str
+    scale: Scale
+    series: str
+    x: X
+    seed: int
+    changes: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """STUDY-SCALE-SERIES-X-sSEED; also the DVC experiment's name."""
+        return f"{self.study}-{self.scale}-{slug(self.series)}-{slug(self.x)}-s{self.seed}"
+
+    @property
+    def point(self) -> tuple[str, X]:
+        """What runs of several seeds have in common."""
+        return self.series, self.x
+
+    def params(self, path: Path) -> Params:
+        """A parameter file's values with the run's changes.
+
+        Raises:
+            MocoError: they are not allowed; the line names the run.
+        """
+        overrides = [f"{key}={json.dumps(value)}" for key, value in self.changes.items()]
+        origin = f"{FOLDER / self.study}.yaml, run {self.name}"
+        try:
+            return validate(read_yaml(path), origin, Params, overrides)
+        except MocoError as error:
+            raise MocoError(str(error).replace("--set ", f"{origin}: ")) from None
+
+
+def names(folder: Path = FOLDER) -> list[str]:
+    """The studies there are, by name."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def load_study(name: str, folder: Path = FOLDER) -> Study:
+    """Read studies/NAME.yaml.
+
+    Raises:
+        MocoError: there is no such file, or a key or value in it is not allowed; one line.
+    """
+    path = folder / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(names(folder)) or "none"
+        raise MocoError(f"{path}: no such study; there are: {known}")
+    try:
+        return Study.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise MocoError(f"{path}: " + "; ".join(describe(item) for item in error.errors())) from None
+
+
+def runs_of(name: str, study: Study, scale: Scale, seeds: list[int] | None = None) -> list[Run]:
+    """The runs of a grid: every point with the first seed, then with the second, so that a part of them is a picture.
+
+    Args:
+        name: of the study.
+        study: its file.
+        scale: which grid.
+        seeds: in the place of the grid's own.
+
+    Raises:
+        MocoError: the study has no such grid.
+    """
+    if scale not in study.scales:
+        raise MocoError(
+            f"{FOLDER / name}.yaml: has no scale {scale}; choose one of {', '.join(study.scales)}"
+        )
+    grid = study.scales[scale]
+    common = {**_recipe(grid), **grid.set}
+    return [
+        Run(name, scale, point.series, point.x, seed, {**common, **point.set, "pretrain.seed": seed})
+        for seed in dict.fromkeys(seeds or grid.seeds)
+        for point in grid.runs
+    ]
+
+
+def place(kind: str, x: X, encoder: str, stem: str) -> float | None:
+    """Where a run stands on a numbered axis; None: its axis has names only.
+
+    Args:
+        kind: of the axis.
+        x: of the run.
+        encoder: what is counted where the axis is its size.
+        stem: of it.
+
+    Returns:
+        For `parameters`, millions of parameters of the backbone.
+    """
+    if kind == "parameters":
+        import torch
+
+        from moco.encoders import ResNet
+
+        with torch.device("meta"):  # counts weights without making them
+            network = ResNet(encoder, stem)
+        return sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    return None if kind == "categories" else float(x)
+
+
+def slug(text: X) -> str:
+    """As a part of a name: letters, digits, points and hyphens."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", str(text)).strip("-.").lower()
+
+
+def _recipe(grid: Grid) -> dict[str, Any]:
+    """A preset's pretrain section as SECTION.KEY -> value."""
+    if grid.preset is None:
+        return {}
+    found: dict[str, Any] = read_yaml(presets.FOLDER / f"{grid.preset}.yaml")["pretrain"]
+    views = {} if grid.own_views else found["views"]
+    flat = {f"pretrain.{key}": value for key, value in found.items() if key != "views"}
+    return flat | {f"pretrain.views.{key}": value for key, value in views.items()}

@@ -1,0 +1,136 @@
+"""Does batch norm tell the encoder which key belongs to which query? (paper, section 3.3)
+
+A batch-norm group leaves the traces of its own statistics in all its outputs. Where a query's group and its key's
+group hold the same images, an encoder can match the traces and need not look at the image. Shuffled keys take that
+way out. The probe asks an encoder both ways, and compares.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from moco.config import Views
+from moco.dictionary import EndToEnd, MomentumQueue, info_nce, info_nce_in_batch
+from moco.dictionary.momentum_encoder import MomentumEncoder
+from moco.encoders import normalise
+from moco.images.index import ShardSet
+from moco.images.loader import as_images, views_of
+from moco.images.plan import Integers
+from moco.images.views import choose, draw
+from moco.momentum_contrast import MoCo
+
+GROUPS, FEWEST_IMAGES = 8, 256
+"""A probe takes so many batch-norm groups, or as many as so many images fill."""
+_EPOCH = 0x1EA5  # of the probe's views: far from those that training draws under the same seed
+
+
+@dataclass(frozen=True)
+class LeakProbe:
+    """Measures the leak on a fixed set of views.
+
+    Attributes:
+        images: the set they are made of, such as the validation split.
+        views: their distributions, as in training.
+        size: S, their side in pixels.
+        group_size: images that share batch-norm statistics.
+        seed: of the views.
+        compiled: whether the compiled part paints them.
+    """
+
+    images: ShardSet
+    views: Views
+    size: int
+    group_size: int
+    seed: int
+    compiled: bool
+
+    def __call__(self, model: MoCo, autocast: torch.autocast) -> float | None:
+        """The leak of a model, as `leak`; None where it has no keys to shuffle, or there are not two groups of images.
+
+        The model's copies are asked: nothing of it moves.
+        """
+        dictionary = model.dictionary
+        groups = groups_of(len(self.images), self.group_size)
+        if groups < 2 or not isinstance(dictionary, MomentumEncoder | EndToEnd):
+            return None
+        encoder_q = copy.deepcopy(model.encoder_q)
+        encoder_k = (
+            copy.deepcopy(dictionary.encoder_k) if isinstance(dictionary, MomentumEncoder) else encoder_q
+        )
+        negatives = dictionary.keys if isinstance(dictionary, MomentumQueue) else None
+        device = next(encoder_q.parameters()).device
+        views = self.paint(np.arange(groups * self.group_size)).to(device)
+        with autocast:
+            return leak(encoder_q, encoder_k, normalise(views[0]), normalise(views[1]), self.group_size, negatives)  # fmt: skip
+
+    def paint(self, samples: Integers) -> Tensor:
+        """Two views of some images, uint8 2 x N x 3 x S x S, channels-last; the same whenever they are asked for."""
+        batch = np.empty((2, len(samples), self.size, self.size, 3), dtype=np.uint8)
+        numbers = draw(self.seed, _EPOCH, samples)
+        chosen = choose(numbers, self.views)
+        for i, sample in enumerate(samples):
+            data, key = self.images.read(int(sample)), self.images.key(int(sample))
+            views_of(data, key, chosen[i], numbers[i], self.views.crop_scale_min, batch[:, i], self.compiled)
+        return as_images(batch)
+
+
+def groups_of(images: int, group_size: int) -> int:
+    """Batch-norm groups that a probe takes of so many images."""
+    return min(images // group_size, max(GROUPS, FEWEST_IMAGES // group_size))
+
+
+@torch.no_grad()
+def leak(
+    encoder_q: nn.Module,
+    encoder_k: nn.Module,
+    queries: Tensor,
+    keys: Tensor,
+    group_size: int,
+    negatives: Tensor | None,
+) -> float:
+    """By how much a query finds its key more often if both were encoded in the same company.
+
+    Near 0 for an encoder that looks at the image; up to 1 for one that reads batch-norm statistics.
+
+    Args:
+        encoder_q: images to unit vectors; it is put into training mode, and its running statistics move.
+        encoder_k: likewise, of the keys; may be the same.
+        queries: float, N x 3 x S x S, N a multiple of the group size.
+        keys: other views of the same images.
+        group_size: images that share batch-norm statistics.
+        negatives: K x C keys of other images; None: each query's are the other N - 1 keys.
+
+    Returns:
+        Top-1 in the same company less top-1 in other company, in [-1, 1].
+    """
+    q = _encode(encoder_q, queries, group_size)
+    groups = len(queries) // group_size
+    same = _encode(encoder_k, keys, group_size)
+    order = other_company(groups, group_size)
+    other = torch.empty_like(same)
+    other[order] = _encode(encoder_k, keys[order], group_size)
+    return _top1(q, same, negatives) - _top1(q, other, negatives)
+
+
+def other_company(groups: int, group_size: int) -> Tensor:
+    """Which position each slot encodes, int64 [N]: every group of slots holds as equal a share of each group as can be."""
+    return torch.arange(groups * group_size).view(groups, group_size).T.flatten()
+
+
+def _encode(encoder: nn.Module, images: Tensor, group_size: int) -> Tensor:
+    encoder.train()
+    vectors: Sequence[Tensor] = [encoder(group) for group in images.split(group_size)]
+    return torch.cat(list(vectors))
+
+
+def _top1(queries: Tensor, keys: Tensor, negatives: Tensor | None) -> float:
+    if negatives is None:
+        own = torch.arange(len(queries), device=queries.device)
+        found = info_nce_in_batch(queries, keys, own, temperature=1.0)
+    else:
+        found = info_nce(queries, keys, negatives, temperature=1.0)
+    return float((found.rank_of_positive < 1).double().mean())

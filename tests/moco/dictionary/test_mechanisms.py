@@ -1,0 +1,183 @@
+"""Three steps of each mechanism against its mathematics stated once more, plainly, in float64."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from moco import MoCo
+from moco.cluster.process_group import Processes
+from moco.dictionary import Batch, MemoryBank, info_nce_in_batch
+from moco.encoders import normalise
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+NO_AUTOCAST = torch.autocast("cpu", enabled=False)
+B, C, K, M, T, LR, IMAGES = 4, 5, 6, 0.5, 0.2, 0.5, 20
+
+
+class Backbone(nn.Module):
+    """Two layers in float64, whatever the images come as."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2, dtype=torch.float64)
+        self.linear = nn.Linear(36, 10, dtype=torch.float64)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(torch.tanh(self.conv(images.double())).flatten(1))
+
+
+def made(mechanism: str, **more) -> MoCo:
+    torch.manual_seed(0)
+    head = nn.Linear(10, C, dtype=torch.float64)
+    model = MoCo(Backbone(), head, C, K, M, T, mechanism=mechanism, images=IMAGES, seed=7, **more)
+    model.dictionary.double()
+    return model
+
+
+def steps(model: MoCo):
+    """Three steps of ours: the batch, what the model had before it, and the loss."""
+    optimizer = torch.optim.SGD(model.encoder_q.parameters(), lr=LR)
+    generator = np.random.default_rng(0)
+    for number in range(3):
+        views = torch.randint(0, 256, (2, B, 3, 8, 8), dtype=torch.uint8)
+        samples = generator.choice(IMAGES, B, replace=False)
+        batch = Batch(views, samples, generator.permutation(B), number, ALONE)
+        optimizer.zero_grad()
+        contrast, _ = model.contrast(batch, model.encoder_q, NO_AUTOCAST)
+        optimizer.step()
+        yield batch, contrast.loss.item()
+
+
+def descend(loss: torch.Tensor, encoder: nn.Module) -> None:
+    encoder.zero_grad()
+    loss.backward()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter -= LR * parameter.grad
+
+
+def same(ours: nn.Module, theirs: nn.Module) -> None:
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-10)
+
+
+def test_the_memory_bank_compares_with_old_keys_and_moves_them_by_momentum():
+    model = made("memory-bank")
+    f, bank = copy.deepcopy(model.encoder_q), model.dictionary.bank.clone()
+    for batch, loss in steps(model):
+        q = f(normalise(batch.views[0]))
+        negatives = bank[model.dictionary.drawn(batch.samples, batch.step)]
+        logits = torch.stack(
+            [
+                torch.cat([(query @ bank[sample])[None], negatives @ query])
+                for query, sample in zip(q, batch.samples, strict=True)
+            ]
+        )
+        expected = F.cross_entropy(logits / T, torch.zeros(B, dtype=torch.long))
+        descend(expected, f)
+        for query, sample in zip(q.detach(), batch.samples, strict=True):
+            moved = M * bank[sample] + (1 - M) * query
+            bank[sample] = moved / moved.norm()
+        assert abs(loss - expected.item()) < 1e-10
+        same(model.encoder_q, f)
+        assert torch.allclose(model.dictionary.bank, bank, atol=1e-10)
+
+
+def test_end_to_end_sends_the_gradient_through_queries_and_keys():
+    model = made("end-to-end")
+    f = copy.deepcopy(model.encoder_q)
+    for batch, loss in steps(model):
+        q, k = (f(normalise(view)) for view in batch.views)
+        expected = F.cross_entropy(q @ k.T / T, torch.arange(B))
+        descend(expected, f)
+        assert abs(loss - expected.item()) < 1e-10
+        same(model.encoder_q, f)
+
+
+def test_the_momentum_batch_is_algorithm_1_of_moco_v3_with_the_mean_of_both_ways():
+    predictor = nn.Linear(C, C, dtype=torch.float64)
+    model = made("momentum-batch", symmetric=True, predictor=predictor)
+    f_q = copy.deepcopy(model.encoder_q)
+    f_k = copy.deepcopy(model.dictionary.encoder_k)
+    assert f_k.predictor is None
+    for batch, loss in steps(model):
+        # its algorithm 1 moves f_k after the gradient step, which is where our next step begins
+        x1, x2 = (normalise(view) for view in batch.views)
+        with torch.no_grad():
+            for name, slow in f_k.named_parameters():
+                slow.copy_(M * slow + (1 - M) * f_q.get_parameter(name))
+            k1, k2 = f_k(x1), f_k(x2)
+        labels = torch.arange(B)
+        ctr = [F.cross_entropy(q @ k.T / T, labels) for q, k in ((f_q(x1), k2), (f_q(x2), k1))]
+        expected = (ctr[0] + ctr[1]) / 2
+        descend(expected, f_q)
+        assert abs(loss - expected.item()) < 1e-10
+        same(model.encoder_q, f_q)
+
+
+def test_the_symmetric_queue_looks_both_views_up_and_takes_both_in():
+    model = made("momentum-queue", symmetric=True)
+    f_q, f_k = copy.deepcopy(model.encoder_q), copy.deepcopy(model.dictionary.encoder_k)
+    queue = model.dictionary.keys.clone()
+    for batch, loss in steps(model):
+        x1, x2 = (normalise(view) for view in batch.views)
+        with torch.no_grad():
+            for slow, fast in zip(f_k.parameters(), f_q.parameters(), strict=True):
+                slow.copy_(M * slow + (1 - M) * fast)
+            k1, k2 = f_k(x1), f_k(x2)
+        ways = []
+        for q, k in ((f_q(x1), k2), (f_q(x2), k1)):
+            logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], dim=1)
+            ways.append(F.cross_entropy(logits / T, torch.zeros(B, dtype=torch.long)))
+        descend((ways[0] + ways[1]) / 2, f_q)
+        queue = torch.cat([queue, k2, k1])[-K:]
+        assert abs(loss - (ways[0] + ways[1]).item() / 2) < 1e-10
+        same(model.encoder_q, f_q)
+        ring = torch.roll(model.dictionary.keys, -int(model.dictionary.pointer), dims=0)
+        assert torch.allclose(ring, queue, atol=1e-10)
+
+
+def test_a_bank_draws_distinct_rows_of_other_images_and_in_the_end_all_of_them():
+    bank = MemoryBank(2, images=50, size=20, momentum=0.5, seed=3)
+    samples, seen = np.arange(10, 20), set()
+    for step in range(40):
+        rows = bank.drawn(samples, step)
+        assert len(set(rows.tolist())) == 20
+        assert not set(rows.tolist()) & set(samples.tolist())
+        assert rows.tolist() == bank.drawn(samples, step).tolist()
+        seen |= set(rows.tolist())
+    assert seen == set(range(50)) - set(samples.tolist())
+    assert bank.drawn(samples, 0).tolist() != bank.drawn(samples, 1).tolist()
+    fullest = MemoryBank(2, images=50, size=40, momentum=0.5, seed=3)
+    assert sorted(fullest.drawn(samples, 0)) == sorted(seen)
+
+
+def test_the_rank_within_a_batch_counts_other_keys_above_the_own_one():
+    q = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    keys = torch.tensor([[0.6, 0.8], [1.0, 0.0], [0.8, 0.6]])
+    contrast = info_nce_in_batch(q, keys, torch.tensor([2, 0]), 0.1)
+    assert contrast.rank_of_positive.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("mechanism", ["momentum-queue", "end-to-end", "momentum-batch"])
+def test_the_notebooks_call_gives_the_loss_and_gradient_of_the_loops_step(mechanism):
+    one, other = made(mechanism), made(mechanism)
+    views = torch.randint(0, 256, (2, B, 3, 8, 8), dtype=torch.uint8)
+    contrast = one(*(normalise(view) for view in views))
+    contrast.loss.backward()
+    batch = Batch(views, np.arange(B), np.arange(B), 0, ALONE)
+    expected, _ = other.contrast(batch, other.encoder_q, NO_AUTOCAST)
+    assert torch.allclose(contrast.loss, expected.loss)
+    for ours, theirs in zip(one.encoder_q.parameters(), other.encoder_q.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad)
+    for ours, theirs in zip(one.dictionary.buffers(), other.dictionary.buffers(), strict=True):
+        assert torch.allclose(ours, theirs)
+
+
+def test_a_bank_needs_to_know_which_image_is_which():
+    with pytest.raises(ValueError, match=r"memory bank .* call MoCo.contrast"):
+        made("memory-bank")(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))

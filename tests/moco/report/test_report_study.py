@@ -1,0 +1,68 @@
+import csv
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from study_records import ROOT, records_of
+
+from moco.report.study import Outcome, shortened, write_study
+from moco.study.definition import load_study, names
+
+
+def outcome(name: str, **changes: object) -> Outcome:
+    records = records_of(name, "laptop", lambda run: 0.7 + len(run.series) / 100 + 0.01 * run.seed)
+    values = {
+        "records": records,
+        "left_out": {},
+        "failed": [],
+        "command": f"python -m flows.study {name}",
+    } | changes
+    return Outcome(name, load_study(name, ROOT / "studies"), "laptop", **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", names(ROOT / "studies"))
+def test_a_study_ends_in_page_table_and_figure(name: str, tmp_path: Path) -> None:
+    page = write_study(tmp_path, outcome(name))
+    assert page == (tmp_path / "study.md").read_text()
+    assert f"python -m flows.study {name}" in page
+    assert "cccccccccccc" in page
+    assert "d.dir" in page
+    assert "2 cores of a processor" in page
+    picture = Image.open(tmp_path / "figure.png")
+    assert len(picture.convert("RGB").getcolors(2**20) or []) > 50
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    study = load_study(name, ROOT / "studies")
+    assert len(rows) == len(study.scales["laptop"].runs)
+    assert all(int(row["seeds"]) == len(study.scales["laptop"].seeds) for row in rows)
+
+
+def test_the_same_results_make_the_same_bytes(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_study(tmp_path / folder, outcome("mechanisms"))
+    for file in ("study.md", "table.csv", "figure.png"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_the_time_counts_what_was_run_and_not_what_was_restored(tmp_path: Path) -> None:
+    records = list(outcome("width").records)
+    records[0] = records[0].model_copy(update={"restored": ["pretrain"]})
+    page = write_study(tmp_path, outcome("width", records=records))
+    assert f"{60 * len(records) - 40} s" in page
+    assert "1 runs had stages that DVC restored" in page
+
+
+def test_what_was_left_out_is_named_once_a_reason(tmp_path: Path) -> None:
+    left_out = {f"data-laptop-uncurated-{x}-s0": "no such image" for x in range(5)}
+    page = write_study(tmp_path, outcome("data", left_out=left_out, failed=["data-laptop-x: linear: broke"]))
+    assert page.count("no such image") == 1
+    assert "data-laptop-uncurated-0-s0, data-laptop-uncurated-1-s0 and 3 more" in page
+    assert "data-laptop-x: linear: broke" in page
+    assert shortened(["a", "b"]) == "a, b"
+
+
+def test_a_figure_without_any_accuracy_is_made_too(tmp_path: Path) -> None:
+    records = records_of("momentum", "laptop", lambda run: None)
+    page = write_study(tmp_path, outcome("momentum", records=records))
+    assert "No accuracy was measured" in page
+    assert (tmp_path / "figure.png").exists()
