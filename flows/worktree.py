@@ -41,15 +41,22 @@ def make(workspace: Path, name: str, changes: Mapping[str, Any]) -> Path:
         MocoError: the workspace has no commit to start from, or the changed parameters are not allowed.
     """
     load_params(workspace / "params.yaml", [f"{key}={json.dumps(value)}" for key, value in changes.items()])
-    with ONE_AT_A_TIME:
-        return _make(workspace, name, changes)
-
-
-def _make(workspace: Path, name: str, changes: Mapping[str, Any]) -> Path:
     folder = workspace / FOLDER / name
-    remove(workspace, folder)
+    with ONE_AT_A_TIME:
+        remove(workspace, folder)
+        try:
+            _make(workspace, folder, changes)
+        except BaseException:
+            remove(workspace, folder)
+            raise
+    return folder
+
+
+def _make(workspace: Path, folder: Path, changes: Mapping[str, Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     _git(workspace, "worktree", "add", "--quiet", "--detach", str(folder), "HEAD")
+    # Else a file that was written again with the same content makes `stash create` fail without a word.
+    _git(workspace, "update-index", "-q", "--refresh", check=False)
     if edited := _git(
         workspace, "stash", "create"
     ):  # a commit of the uncommitted changes; they stay where they are
@@ -69,7 +76,6 @@ def _make(workspace: Path, name: str, changes: Mapping[str, Any]) -> Path:
     with Repo(str(folder)) as repo, repo.config.edit("local") as config:
         config.setdefault("cache", {})["dir"] = cache
     _link_inputs(workspace, folder)
-    return folder
 
 
 def remove(workspace: Path, folder: Path) -> None:

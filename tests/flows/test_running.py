@@ -7,18 +7,29 @@ import torch
 from small_pipeline import Pipeline
 
 from flows import running
+from moco.cluster import machine
 
 
-def drained(count: int | None) -> list[dict[str, str]]:
-    slots = running.shares(count)
+def drained(count: int | None, at_most: int | None = None) -> list[dict[str, str]]:
+    slots = running.shares(count, at_most)
     return [slots.get() for _ in range(slots.qsize())]
 
 
 def test_cores_are_shared_out_to_stages_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "cores", lambda: 4)
-    assert drained(2) == [{"OMP_NUM_THREADS": "2"}] * 2
-    assert drained(None) == [{"OMP_NUM_THREADS": "1"}] * 4
-    assert drained(9) == [{"OMP_NUM_THREADS": "1"}] * 9
+    assert drained(2) == [{"OMP_NUM_THREADS": "2", "MOCO_CORES": "2"}] * 2
+    assert drained(None) == [{"OMP_NUM_THREADS": "1", "MOCO_CORES": "1"}] * 4
+    assert drained(9) == [{"OMP_NUM_THREADS": "1", "MOCO_CORES": "1"}] * 9
+    assert drained(None, 1) == [{"OMP_NUM_THREADS": "4", "MOCO_CORES": "4"}]  # one is left: all of them
+
+
+def test_a_share_of_the_cores_is_all_that_a_stage_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = machine.cores()
+    monkeypatch.setenv("MOCO_CORES", "1")
+    assert machine.cores() == 1
+    assert machine.Machine(device="cpu").training_processes(8) == 1
+    monkeypatch.setenv("MOCO_CORES", str(here + 5))
+    assert machine.cores() == here
 
 
 @pytest.mark.parametrize(

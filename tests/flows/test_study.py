@@ -127,7 +127,13 @@ def test_changed_code_or_parameters_are_run_again(project: Pipeline) -> None:
 
 @pytest.mark.slow
 def test_an_interrupted_study_goes_on_from_the_last_checkpoint(project: Pipeline) -> None:
-    long = [{"series": "MoCo", "x": 48, "set": {"pretrain.queue_size": 48, "pretrain.epochs": 400}}]
+    long = [
+        {
+            "series": "MoCo",
+            "x": 48,
+            "set": {"pretrain.queue_size": 48, "pretrain.epochs": 40, "pretrain.knn_every_epochs": 0},
+        }
+    ]
     write(project, with_runs(long), "long")
     (project.folder / "machine.yaml").write_text("processes: 1\ncheckpoint_every_steps: 20\n")
     with (project.folder / "runs/study.log").open("wb") as log:
@@ -136,7 +142,12 @@ def test_an_interrupted_study_goes_on_from_the_last_checkpoint(project: Pipeline
             cwd=project.folder, env=project.env, stdout=log, stderr=subprocess.STDOUT,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
-    wait_until(lambda: list((project.folder / "runs").glob("pretrain-*/step-*.pt")), 120, "a checkpoint")
+
+    def saved() -> bool:
+        assert first.poll() is None, (project.folder / "runs/study.log").read_text()
+        return bool(list((project.folder / "runs").glob("pretrain-*/step-*.pt")))
+
+    wait_until(saved, 240, "a checkpoint")
     begin = time.monotonic()
     os.kill(first.pid, signal.SIGINT)
     first.wait(20)
@@ -224,7 +235,7 @@ def test_mlflow_holds_the_study_its_runs_and_their_stages(tmp_path: Path, plain_
     pipeline = clone(
         tmp_path / "project", plain_env | {"PYTHONPATH": str(tmp_path / "project"), "MOCO_TRACKING": "on"}
     )
-    write(pipeline, TINY)
+    write(pipeline, with_runs([{"series": "MoCo", "x": 64, "set": {"pretrain.queue_size": 64}}]))
     pipeline.commit()
     study(pipeline, "tiny", "--seeds", "0")
     study(pipeline, "tiny", "--seeds", "0", "1")  # goes on with the same study
@@ -235,7 +246,7 @@ def test_mlflow_holds_the_study_its_runs_and_their_stages(tmp_path: Path, plain_
     assert [run.info.run_name for run in studies] == ["study tiny, laptop"]
     top = studies[0].info.run_id
     pipelines = {run.info.run_name: run for run in runs if children[run.info.run_id] == top}
-    assert set(pipelines) == {name[:-1] + seed for name in NAMES for seed in "01"}
+    assert set(pipelines) == {NAMES[1][:-1] + seed for seed in "01"}
     for name, run in pipelines.items():
         below = {one.info.run_name for one in runs if children[one.info.run_id] == run.info.run_id}
         assert {"pretrain", "linear"} <= below
@@ -247,5 +258,5 @@ def test_mlflow_holds_the_study_its_runs_and_their_stages(tmp_path: Path, plain_
         )
     assert studies[0].info.status == "FINISHED"
     assert {file.path for file in client.list_artifacts(top)} == {"study.md", "table.csv", "figure.png"}
-    assert set(studies[0].data.metrics) == {"moco/32", "moco/64"}
+    assert set(studies[0].data.metrics) == {"moco/64"}
     assert not client.search_registered_models()  # runs that are made to be compared are no candidates

@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -29,6 +30,23 @@ def test_uncommitted_changes_come_along_and_stay_uncommitted(alone: Pipeline) ->
     assert (folder / "dvc.yaml").read_text() == (alone.folder / "dvc.yaml").read_text()
     assert not (folder / "prefect.toml").exists()
     assert alone.git("status", "--porcelain") == status
+
+
+def test_a_file_that_was_written_again_with_the_same_content_is_no_change(alone: Pipeline) -> None:
+    alone.git("status")
+    path = alone.folder / "params.yaml"
+    os.utime(path, (path.stat().st_atime, path.stat().st_mtime + 60))
+    assert worktree.make(alone.folder, "trial", CHANGES).exists()
+
+
+def test_nothing_is_left_of_a_worktree_that_could_not_be_made(
+    alone: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worktree, "CARRIED", ("data",))  # a folder cannot be copied as a file
+    with pytest.raises(OSError):
+        worktree.make(alone.folder, "trial", CHANGES)
+    assert len(alone.git("worktree", "list").splitlines()) == 1
+    assert not (alone.folder / worktree.FOLDER / "trial").exists()
 
 
 def test_what_is_done_in_the_workspace_is_not_done_again(alone: Pipeline) -> None:
