@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import measure, page, quality
+import moco
+from benchmarks import measure, page
 from benchmarks.measure import Row, apart, interleaved, timed
 from benchmarks.photographs import sharded
-from benchmarks.quality import ALIKE, OURS, PEER, Case, Run, same_work, spread, steady_speed
+from benchmarks.quality import spread
+from benchmarks.quality_proof import same_images, same_start, same_work
+from benchmarks.quality_runs import ALIKE, OURS, PEER, Case, Run, steady_speed, trained_once
+from benchmarks.quality_sides import training_images
 from benchmarks.scaling_model import preset
 from moco.config import Fetch, load_params
 
@@ -118,15 +122,15 @@ def stripes(tmp_path_factory) -> Case:
     settings = preset("small").model_copy(
         update={"image_size": 16, "queue_size": 96, "global_batch": 24, "bn_group_size": 12, "epochs": 3, "log_every_steps": 5, "knn_every_epochs": 0}
     )  # fmt: skip
-    linear = load_params(Path(quality.moco.__file__).parent / "presets/small.yaml").linear
+    linear = load_params(Path(moco.__file__).parent / "presets/small.yaml").linear
     return Case("stripes", shards, settings, linear.model_copy(update={"epochs": 5}), 1000)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [OURS, ALIKE])
 def test_a_run_of_the_quality_benchmark_trains_and_is_scored(stripes, side):
-    run = quality.trained_once(stripes, side, seed=1, workers=1)
-    assert run.steps == list(run.rates)[-1] == 3 * (len(quality.training_images(stripes.settings, stripes.shards)) // 24)  # fmt: skip
+    run = trained_once(stripes, side, seed=1, workers=1)
+    assert run.steps == list(run.rates)[-1] == 3 * (len(training_images(stripes.settings, stripes.shards)) // 24)  # fmt: skip
     assert run.speed > 0 and run.wall > 0 and run.cpu > 0 and np.isfinite(run.loss)
     assert run.knn > 0.7 and run.linear > 0.7
 
@@ -136,8 +140,8 @@ def test_a_run_of_the_quality_benchmark_trains_and_is_scored(stripes, side):
     not measure.found("lightly"), reason="lightly is in the environment of `make bench` alone"
 )
 def test_lightly_side_does_the_same_steps_at_the_same_rates_on_the_same_images(stripes):
-    assert "pixel by pixel" in quality.same_images(stripes) and "same views" in quality.same_start(stripes)
-    runs = {side: [quality.trained_once(stripes, side, seed=1, workers=1)] for side in (OURS, PEER)}
+    assert "pixel by pixel" in same_images(stripes) and "same views" in same_start(stripes)
+    runs = {side: [trained_once(stripes, side, seed=1, workers=1)] for side in (OURS, PEER)}
     assert f"{runs[OURS][0].steps} steps of 24 images" in same_work(stripes, runs)
     assert runs[PEER][0].linear > 0.7
 
