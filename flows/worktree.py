@@ -22,6 +22,8 @@ from moco.errors import MocoError
 
 FOLDER = Path("runs/worktrees")
 CARRIED = ("dvc.lock", "machine.yaml", ".dvc/config.local")  # untracked, yet part of how this workspace runs
+BUILT = "moco/images/_fused_views*.so"
+"""The compiled part of the views, which git leaves out."""
 
 ONE_AT_A_TIME = threading.RLock()
 """Held while git's records of worktrees, stashes and experiments change, which runs side by side share."""
@@ -64,6 +66,10 @@ def _make(workspace: Path, folder: Path, changes: Mapping[str, Any]) -> None:
     for path in CARRIED:
         if (workspace / path).exists():
             shutil.copyfile(workspace / path, folder / path)
+    for built in workspace.glob(BUILT):
+        target = folder / built.relative_to(workspace)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(built)
     with modify_yaml(str(folder / "params.yaml")) as values:  # keeps the comments
         for key, value in changes.items():
             *sections, last = key.split(".")

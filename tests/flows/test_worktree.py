@@ -32,6 +32,14 @@ def test_uncommitted_changes_come_along_and_stay_uncommitted(alone: Pipeline) ->
     assert alone.git("status", "--porcelain") == status
 
 
+def test_the_compiled_part_comes_along_and_git_does_not_see_it(alone: Pipeline) -> None:
+    (alone.folder / "moco/images").mkdir(parents=True)
+    (alone.folder / "moco/images/_fused_views.so").write_bytes(b"built")
+    folder = worktree.make(alone.folder, "trial", CHANGES)
+    assert (folder / "moco/images/_fused_views.so").read_bytes() == b"built"
+    assert "_fused_views" not in alone.git("-C", str(folder), "status", "--porcelain")
+
+
 def test_a_file_that_was_written_again_with_the_same_content_is_no_change(alone: Pipeline) -> None:
     alone.git("status")
     path = alone.folder / "params.yaml"
