@@ -49,10 +49,10 @@ def ran(done: subprocess.CompletedProcess[str], stage: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, plain_env: dict[str, str]) -> Pipeline:
+def project(tmp_path_factory: pytest.TempPathFactory, server_env: dict[str, str]) -> Pipeline:
     """The project on a few images, with a study of two runs that is done."""
     folder = tmp_path_factory.mktemp("study") / "project"
-    pipeline = clone(folder, plain_env | {"PYTHONPATH": str(folder)})
+    pipeline = clone(folder, server_env | {"PYTHONPATH": str(folder)})
     write(pipeline, TINY)
     pipeline.commit()
     done = study(pipeline)
@@ -229,11 +229,11 @@ def test_mistakes_are_one_line_before_anything_runs(project: Pipeline) -> None:
 
 
 @pytest.mark.slow
-def test_mlflow_holds_the_study_its_runs_and_their_stages(tmp_path: Path, plain_env: dict[str, str]) -> None:
+def test_mlflow_holds_the_study_its_runs_and_their_stages(tmp_path: Path, server_env: dict[str, str]) -> None:
     import mlflow
 
     pipeline = clone(
-        tmp_path / "project", plain_env | {"PYTHONPATH": str(tmp_path / "project"), "MOCO_TRACKING": "on"}
+        tmp_path / "project", server_env | {"PYTHONPATH": str(tmp_path / "project"), "MOCO_TRACKING": "on"}
     )
     write(pipeline, with_runs([{"series": "MoCo", "x": 64, "set": {"pretrain.queue_size": 64}}]))
     pipeline.commit()
