@@ -8,7 +8,8 @@ from pathlib import Path
 
 import moco
 from benchmarks.shuffle_bn import IMAGE, KEY, PER_RANK, mb
-from moco.config import Pretrain, read_yaml
+from moco.config import Pretrain
+from moco.settings import read_yaml
 from moco.training.setup import build
 
 PUBLISHED = {

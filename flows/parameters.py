@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 
-from moco.config import Params, Settings, load_params
+from moco.config import Params, load_params
+from moco.settings import Settings
 
 Section = TypeVar("Section", bound=Settings)
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field
 
-from moco.config import Settings
 from moco.errors import MocoError
+from moco.settings import Settings
 
 API = "trainer.kubeflow.org/v1alpha1"
 NODE = "node"

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 
 from moco.cluster.kubernetes import Kubernetes
-from moco.config import Settings, describe, read_yaml
 from moco.errors import MocoError
+from moco.settings import Settings, describe, read_yaml
 
 
 class Slurm(Settings):

@@ -10,8 +10,9 @@ from typing import Any
 
 from yaml import safe_load
 
-from moco.config import Params, read_yaml, validate
+from moco.config import Params
 from moco.errors import MocoError
+from moco.settings import read_yaml, validate
 
 FOLDER = Path(__file__).parent
 NAMES = ("small", "cifar", "v1", "v2")

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from moco import presets
-from moco.config import Params, Seed, Settings, describe, read_yaml, validate
+from moco.config import Params, Seed
 from moco.errors import MocoError
+from moco.settings import Settings, describe, read_yaml, validate
 
 FOLDER = Path("studies")
 SECTIONS = ("fetch", "shard", "pretrain", "linear")

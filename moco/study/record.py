@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from moco.config import Settings
+from moco.settings import Settings
 from moco.study.definition import X
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from moco.config import Pretrain, describe, read_yaml
+from moco.config import Pretrain
 from moco.errors import MocoError
+from moco.settings import describe, read_yaml
 
 JOB, ERROR = "job.yaml", "error.json"
 

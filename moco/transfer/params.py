@@ -6,7 +6,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from moco.config import Fraction, Settings, read_yaml, validate
+from moco.config import Fraction
+from moco.settings import Settings, read_yaml, validate
 from moco.transfer.scenes import Scenes
 from moco.transfer.settings import TaskName, Transfer
 

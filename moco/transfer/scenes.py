@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from moco.config import Fetch, Fraction, Seed, Settings
+from moco.config import Fetch, Fraction, Seed
 from moco.disk import move_folder, require_free
 from moco.errors import MocoError
 from moco.images.decode import Pixels
 from moco.images.sources import Arrays, open_source
 from moco.images.splits import SPLITS, Split, choose_split
 from moco.progress import Progress
+from moco.settings import Settings
 from moco.transfer.coco_files import CocoFile
 from moco.transfer.composition import Scene, compose
 from moco.transfer.voc_files import VocFolder

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from moco.config import Positive, Seed, Settings
+from moco.config import Positive, Seed
+from moco.settings import Settings
 from moco.transfer.schedules import SCHEDULES, BoxSizes, LabelSizes, PixelSizes, Schedule
 
 TaskName = Literal["detection", "instances", "keypoints", "semantic", "classification"]

@@ -12,9 +12,10 @@ from torch import nn
 
 from moco.cluster.machine import Machine, load_machine
 from moco.cluster.process_group import Processes, join, leave
-from moco.config import read_yaml, settings_hash
+from moco.config import settings_hash
 from moco.errors import MocoError
 from moco.evaluation.linear import Labelled
+from moco.settings import read_yaml
 from moco.training.run_folder import FINISHED
 from moco.transfer.annotations import AnnotatedSet, Detections, data_hash
 from moco.transfer.classification import accuracies

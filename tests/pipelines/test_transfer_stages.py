@@ -10,9 +10,9 @@ import yaml
 from small_material import ROOT
 
 from moco.cluster.machine import load_machine
-from moco.config import validate
 from moco.encoders import load_encoder, random_encoder, save_encoder
 from moco.errors import MocoError
+from moco.settings import validate
 from moco.transfer.params import TransferParams, load_transfer_params
 from pipelines.scenes import scenes
 from pipelines.transfer import _processes, summary, transfer

@@ -11,10 +11,11 @@ from drawn_items import CLASSES, drawn_items
 from PIL import Image
 from pydantic import ValidationError
 
-from moco.config import Fetch, describe
+from moco.config import Fetch
 from moco.errors import MocoError
 from moco.images.sources import Arrays
 from moco.images.splits import choose_split
+from moco.settings import describe
 from moco.transfer import scenes
 from moco.transfer.coco import read_coco
 from moco.transfer.scenes import Scenes, build_scenes, scene, split_items
