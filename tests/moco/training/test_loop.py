@@ -52,29 +52,6 @@ def test_curves_hold_every_interval_and_the_loss_falls_below_chance(run):
     assert {"step", "images_per_second", "waiting_share"} == set(read_rows(run.folder / "speed.csv")[0])
 
 
-def test_more_steps_from_a_checkpoint_give_what_an_unbroken_run_gives(run, tmp_path, monkeypatch):
-    pretrain(replace(run, folder=tmp_path / "unbroken"))
-
-    real = record.refuse_non_finite
-
-    def stop_at_9(losses, done, *rest):
-        real(losses, done, *rest)
-        if done == 9:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(record, "refuse_non_finite", stop_at_9)
-    with pytest.raises(Interrupted, match="stopped at step 9"):
-        pretrain(run)
-    pretrain(run)
-    unbroken = checkpoints.load_newest(tmp_path / "unbroken")
-    resumed = checkpoints.load_newest(run.folder)
-    assert unbroken["step"] == resumed["step"]
-    for name, value in unbroken["model"].items():
-        assert torch.equal(value, resumed["model"][name]), name
-    for name in ("curves.csv", "readings.csv"):
-        assert (run.folder / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
-
-
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_a_remedy(run):
     hot = run.settings.model_copy(update={"lr_per_256": 1e30})
     with pytest.raises(MocoError, match=r"the loss is (nan|inf) at step \d+.*lower pretrain.lr_per_256"):
@@ -109,6 +86,7 @@ def test_without_shuffling_the_keys_keep_the_company_of_their_queries(run, monke
 @pytest.mark.parametrize(
     ("mechanism", "more"),
     [
+        ("momentum-queue", {"knn_every_epochs": 1}),
         ("memory-bank", {"momentum": 0.5, "epochs": 12}),
         ("end-to-end", {}),
         ("momentum-batch", {"symmetric": True, "head": "mlp-bn", "momentum_schedule": "cosine"}),
@@ -120,7 +98,8 @@ def test_every_mechanism_learns_and_resumes_to_the_same_bytes(run, tmp_path, mon
     rows = read_rows(tmp_path / "unbroken/curves.csv")
     assert float(rows[0]["chance"]) == np.log1p(settings.negatives)
     losses = [float(row["loss"]) for row in rows]
-    assert np.mean(losses[-10:]) < np.mean(losses[:10])  # an epoch each
+    if mechanism != "momentum-queue":  # its loss rises while the queue fills with real keys
+        assert np.mean(losses[-10:]) < np.mean(losses[:10])  # an epoch each
     assert float(rows[-1]["queue_fill"]) == 1.0
     real = record.refuse_non_finite
 
@@ -136,7 +115,8 @@ def test_every_mechanism_learns_and_resumes_to_the_same_bytes(run, tmp_path, mon
     unbroken, resumed = (checkpoints.load_newest(f) for f in (tmp_path / "unbroken", run.folder))
     for name, value in unbroken["model"].items():
         assert torch.equal(value, resumed["model"][name]), name
-    assert (run.folder / "curves.csv").read_bytes() == (tmp_path / "unbroken/curves.csv").read_bytes()
+    for name in ("curves.csv", "readings.csv"):
+        assert (run.folder / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
 
 
 def test_a_bank_too_small_for_its_negatives_is_refused(run):
