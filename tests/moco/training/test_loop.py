@@ -37,6 +37,18 @@ def run(project) -> Run:
     )
 
 
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process told to stop after a step of its next run."""
+    real = record.refuse_non_finite
+
+    def watched(losses, done, *rest):
+        real(losses, done, *rest)
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(record, "refuse_non_finite", watched)
+
+
 def test_curves_hold_every_interval_and_the_loss_falls_below_chance(run):
     pretrain(run)
     rows = read_rows(run.folder / "curves.csv")
@@ -101,14 +113,7 @@ def test_every_mechanism_learns_and_resumes_to_the_same_bytes(run, tmp_path, mon
     if mechanism != "momentum-queue":  # its loss rises while the queue fills with real keys
         assert np.mean(losses[-10:]) < np.mean(losses[:10])  # an epoch each
     assert float(rows[-1]["queue_fill"]) == 1.0
-    real = record.refuse_non_finite
-
-    def stop_at_15(losses, done, *rest):
-        real(losses, done, *rest)
-        if done == 15:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(record, "refuse_non_finite", stop_at_15)
+    stop_at(15, monkeypatch)
     with pytest.raises(Interrupted, match="stopped at step 15"):
         pretrain(replace(run, settings=settings))
     pretrain(replace(run, settings=settings))
@@ -150,14 +155,7 @@ def test_reading_changes_nothing_of_what_is_trained(run, tmp_path):
 
 def test_a_warning_is_said_once_a_run_whatever_was_stopped_and_resumed(run, monkeypatch, capsys):
     monkeypatch.setattr(alarms, "COLLAPSED_RANK", 1e9)  # every rank is called a collapse
-    real = record.refuse_non_finite
-
-    def stop_at_15(losses, done, *rest):
-        real(losses, done, *rest)
-        if done == 15:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(record, "refuse_non_finite", stop_at_15)
+    stop_at(15, monkeypatch)
     with pytest.raises(Interrupted):
         pretrain(run)
     pretrain(run)
