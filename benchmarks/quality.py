@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="loader processes of lightly's side (default: as many as are best for it; if quick, one less than cores)")  # fmt: skip
     arguments = parser.parse_args()
     quick, begun = arguments.quick, machine()
-    seeds, size = arguments.seeds or (1 if quick else 3), (0.1, 2, 5_000) if quick else (0.4, 5, 100_000)
+    seeds, size = arguments.seeds or (1 if quick else 3), (0.1, 2, 5_000) if quick else (0.25, 5, 100_000)
     workers = arguments.workers or (max(1, cores() - 1) if quick else 0)
     table: list[Row] = []
     proofs: list[str] = []
