@@ -15,6 +15,7 @@ from moco.images.decode import Pixels
 from moco.images.index import ShardSet
 from moco.images.loader import read_image
 from moco.images.plan import Integers
+from moco.images.subset import subset
 from moco.images.views import two_views
 from moco.report.feature_map import FEWEST, flatten
 from moco.report.pictures import Shown, one_a_cell
@@ -55,6 +56,7 @@ class Samples:
 
     Attributes:
         classes: names; empty without labels.
+        learned_from: number of images that the encoder was pretrained on.
         held_out: whether queries, views and map are validation images (else there are none, and they
             are training images kept out of the gallery).
         triples: image, query view and key view of the first epoch.
@@ -67,6 +69,7 @@ class Samples:
     """
 
     classes: list[str]
+    learned_from: int
     held_out: bool
     triples: list[tuple[Pixels, Pixels, Pixels]]
     rows: list[tuple[Shown, list[Shown]]]
@@ -90,7 +93,7 @@ def gather(
             untrained encoder as the linear stage.
         num_workers: loader processes.
     """
-    settings = params.report
+    settings, pretrain = params.report, params.pretrain
     untrained = random_encoder(encoder.spec, params.linear.seed)
     untrained.backbone.to(encoder.device)
     pool = val if len(val) else train
@@ -115,10 +118,9 @@ def gather(
     known = [shown.same for _, row in rows for shown in row if shown.same is not None]
     return Samples(
         classes=list(train.classes),
+        learned_from=len(subset(train, pretrain.images, pretrain.images_fraction, pretrain.seed)),
         held_out=len(val) > 0,
-        triples=_triples(
-            pool, looked_at[spread(len(looked_at), settings.views, settings.seed)], params.pretrain
-        ),
+        triples=_triples(pool, looked_at[spread(len(looked_at), settings.views, settings.seed)], pretrain),
         rows=rows,
         gallery=len(gallery),
         same_class=float(np.mean(known)) if known else None,

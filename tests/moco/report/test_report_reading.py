@@ -13,7 +13,7 @@ from moco.report.samples import Collapse, Samples
 @pytest.fixture
 def samples() -> Samples:
     collapse = {"moco": Collapse(0.5, 40, 192), "random": Collapse(0.14, 20, 192)}
-    return Samples([], True, [], [], 0, None, None, 0, collapse)
+    return Samples([], 0, True, [], [], 0, None, None, 0, collapse)
 
 
 @pytest.fixture

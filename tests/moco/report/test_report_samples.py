@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from patches import patches
 
+from moco.images.index import open_split
 from moco.report.samples import gather
 
 
@@ -66,3 +67,10 @@ def test_the_map_is_the_same_each_time_and_another_for_another_seed(encoder, par
     assert np.array_equal(points(0), points(0))
     assert not np.array_equal(points(0), points(1))
     assert points(0).min() >= 0 and points(0).max() <= 1
+
+
+def test_the_images_learned_from_are_those_of_the_runs_share(encoder, params, small_project):
+    train, val = (open_split(small_project / "data/shards", split) for split in ("train", "val"))
+    half = params.model_copy(update={"pretrain": params.pretrain.model_copy(update={"images_fraction": 0.5})})
+    found = [gather(encoder, train, val, one, 0).learned_from for one in (params, half)]
+    assert found == [len(train), round(len(train) / 2)]
