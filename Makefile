@@ -32,9 +32,10 @@ SCALE := laptop
 study: setup
 	python -m flows.study $(STUDY) --scale $(SCALE)
 
-# Journeys and flows need the whole machine; the other tests share it.
+# Files of tests share the machine two at a time, but for clusters and flows, whose processes are many and wait for each other.
 test: test-fast
-	pytest -m "slow or cluster"
+	pytest -n 2 --dist loadfile -m "slow and not cluster"
+	pytest -m cluster
 
 test-fast: setup lint
 	pytest -n 2 --dist loadfile -m "not slow and not cluster" --ignore tests/flows
