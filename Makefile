@@ -32,6 +32,8 @@ SCALE := laptop
 study: setup
 	python -m flows.study $(STUDY) --scale $(SCALE)
 
+# Threads that spin while they wait make processes that share cores up to ten times slower.
+test test-fast: export OMP_WAIT_POLICY := passive
 # Files of tests share the machine two at a time, but for clusters and flows, whose processes are many and wait for each other.
 test: test-fast
 	pytest -n 2 --dist loadfile -m "slow and not cluster"
