@@ -151,7 +151,7 @@ def _course(study: Study, subject: str, points: list[Point], spread: float) -> s
             else f"ours {here}, they: {there}{_mark(theirs[0])}."
         )
     second = sorted(points, key=lambda point: -point.mean)[1]
-    text = f"{subject} is highest with {best.x} ({percent(best.mean)})"
+    text = f"{subject}, highest: {best.x} ({percent(best.mean)})"
     if not _clear(best, second, spread):
         text += f", not clearly above {second.x} ({percent(second.mean)})"
     if len(theirs) < 2:

@@ -93,7 +93,7 @@ def test_the_best_of_named_settings_is_compared_with_the_published_best() -> Non
     records = records_of("v1-v2", "laptop", lambda run: best[str(run.x)] + 0.001 * run.seed)
     said = verdicts(study("v1-v2"), points_of(study("v1-v2"), records, "laptop"))[0]
     assert said.startswith(
-        "Accuracy is highest with v2 (84.1 %); of those with published figures, v2 is highest here and there"
+        "Accuracy, highest: v2 (84.1 %); of those with published figures, v2 is highest here and there"
     )
     best["MLP"] = 0.9
     records = records_of("v1-v2", "laptop", lambda run: best[str(run.x)] + 0.001 * run.seed)
