@@ -23,7 +23,7 @@ BLOCK = re.compile(
 NOT_RUN = 29
 """Blocks with a reason, in all pages. A new one is a decision to be seen in review."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700)]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     ):
         os.utime(file, (0, 0))  # older than what is installed, or make would point the environment here
     done = subprocess.run(
-        ["make", "demo"], cwd=folder, env=environment(folder), text=True, timeout=1500,
+        ["make", "demo"], cwd=folder, env=environment(folder), text=True, timeout=2400,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:]
