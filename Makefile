@@ -32,9 +32,9 @@ SCALE := laptop
 study: setup
 	python -m flows.study $(STUDY) --scale $(SCALE)
 
-# Threads that spin while they wait make processes that share cores up to ten times slower.
+# Threads that spin while they wait make processes that share cores two to six times slower.
 test test-fast: export OMP_WAIT_POLICY := passive
-# Files of tests share the machine two at a time, but for clusters and flows, whose processes are many and wait for each other.
+# Files of tests share the machine two at a time, but for clusters and the fast tests of flows.
 test: test-fast
 	pytest -n 2 --dist loadfile -m "slow and not cluster"
 	pytest -m cluster
