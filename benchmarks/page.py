@@ -57,10 +57,11 @@ def render(results: dict[str, Any]) -> str:
     """The whole page; topics that were never run are named as such."""
     parts = [
         "# Benchmarks beside peers",
-        "`make bench` measures all of this and writes this page; `python -m benchmarks.loader --quick` and its like measure one topic in"
-        " less than two minutes. Sides take turns in every round, in an order that turns round; medians are shown. A ratio says how many"
+        "`make bench` measures all of this and writes this page. `.venv-bench/bin/python -m benchmarks.loader --quick` and its like measure"
+        " one topic in less than two minutes, once `make .venv-bench/.ready` has installed the peers; they write this page too, with the"
+        " quick figures (`git checkout docs/benchmarks.md benchmarks/results.json` brings these back). Sides take turns in every round, in an order that turns round; medians are shown. A ratio says how many"
         " times better ours is than the peer: above 1 is faster. CPU is what the process and its children computed; where it is far from"
-        " the wall time, the machine was busy or a side waits. The limit is what no program could pass on the same machine. The figures"
+        " the wall time, the machine was busy or a side waits. To reach is the goal that we had set ourselves. The limit is what no program could pass on the same machine, but for the scatter of both. The figures"
         " in machine-readable form are in `benchmarks/results.json`.",
     ]
     for topic in TOPICS:
