@@ -1,6 +1,7 @@
 """The order of the stages, read from dvc.yaml through DVC itself."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -85,12 +86,12 @@ def code_hash(folder: Path, stages: Iterable[str], data: str) -> str:
             for dep in stage.deps
             if not isinstance(dep, ParamsDependency)
         }
-    for path in sorted(paths - {folder / data}):
+    for path in sorted(paths - {Path(os.path.normpath(folder / data))}):
         if any(path.is_relative_to(out) or out.is_relative_to(path) for out in outs):
             continue
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file() and "__pycache__" not in file.parts:
-                digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes() + b"\0")
+                digest.update(f"{os.path.relpath(file, folder)}\0".encode() + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 

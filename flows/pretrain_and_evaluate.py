@@ -16,11 +16,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
 from flows import result, worktree
-from flows.running import Retries, no_child_left, run_stages, tracked
+from flows.running import MOST_RETRIES, Retries, no_child_left, run_stages, tracked
 from flows.stages import environment, save_experiment
 from moco.config import load_params
 from moco.errors import MocoError
-from pipelines.stage import errors_in_one_line
+from pipelines.stage import errors_in_one_line, whole
 
 # The defaults are read on import: a mistake in params.yaml is one line there too.
 with errors_in_one_line() if __name__ == "__main__" else contextlib.nullcontext():
@@ -111,7 +111,9 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value"
     )
-    parser.add_argument("--retries", type=int, default=1, help="further tries of a stage that crashed (1)")
+    parser.add_argument(
+        "--retries", type=whole(0, MOST_RETRIES), default=1, help="further tries of a stage that crashed (1)"
+    )
     arguments = parser.parse_args()
     params = load_params(overrides=arguments.set)
     pretrain_and_evaluate(

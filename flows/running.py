@@ -16,6 +16,7 @@ from moco import tracking
 from moco.cluster.machine import cores
 
 MOST_SIDE_BY_SIDE = 8
+MOST_RETRIES = 10
 SideBySide = Annotated[
     int | None,
     Field(
@@ -25,7 +26,7 @@ SideBySide = Annotated[
     ),
 ]
 Retries = Annotated[
-    int, Field(ge=0, le=10, description="Further tries of a stage that crashed or was killed.")
+    int, Field(ge=0, le=MOST_RETRIES, description="Further tries of a stage that crashed or was killed.")
 ]
 
 

@@ -4,6 +4,8 @@
 """
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,7 +16,7 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.running import Retries, SideBySide, no_child_left, shares, tracked
+from flows.running import MOST_RETRIES, Retries, SideBySide, no_child_left, shares, tracked
 from flows.stages import environment
 from flows.study_plan import Plan, Site, plan
 from flows.study_run import run_point
@@ -24,7 +26,8 @@ from moco.errors import Interrupted, MocoError
 from moco.report.study import FIGURE, PAGE_FILE, TABLE, Outcome, shortened, write_study
 from moco.study.definition import SCALES, SECTIONS, Run, Scale, Study, load_study, names, runs_of, slug
 from moco.study.record import read
-from pipelines.stage import errors_in_one_line
+from moco.training.run_folder import exclusive
+from pipelines.stage import errors_in_one_line, whole
 
 ALL = "all"
 if TYPE_CHECKING:
@@ -70,7 +73,8 @@ def study(
         site = Site.of(workspace, environment(workspace, run_id, None))
         for one in asked:
             try:
-                _run_study(site, one, side_by_side, retries)
+                with _alone(site, one):
+                    _run_study(site, one, side_by_side, retries)
             except Interrupted:
                 raise
             except MocoError as error:
@@ -108,6 +112,15 @@ def _asked(name: str, scale: Scale, seeds: list[int] | None) -> list[Asked]:
         for one, study in found.items()
         if name != ALL or scale in study.scales
     ]
+
+
+@contextlib.contextmanager
+def _alone(site: Site, asked: Asked) -> Iterator[None]:
+    """Two starts of one study would replace each other's worktrees."""
+    folder = site.folder(asked.name, asked.scale)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder.with_name(f"{folder.name}.lock"), folder, patience=0, what="runs this study"):
+        yield
 
 
 def _run_study(site: Site, asked: Asked, side_by_side: int | None, retries: int) -> None:
@@ -182,10 +195,12 @@ def main() -> None:
     )
     parser.add_argument("--scale", default="laptop", choices=SCALES, help="which grid (laptop)")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", metavar="SEED", help="in the place of the study's own"
+        "--seeds", type=whole(0), nargs="+", metavar="SEED", help="in the place of the study's own"
     )
-    parser.add_argument("--side-by-side", type=int, help="runs at once (one a GPU, or one a core)")
-    parser.add_argument("--retries", type=int, default=1, help="further tries of a run that crashed (1)")
+    parser.add_argument("--side-by-side", type=whole(1), help="runs at once (one a GPU, or one a core)")
+    parser.add_argument(
+        "--retries", type=whole(0, MOST_RETRIES), default=1, help="further tries of a run that crashed (1)"
+    )
     given = parser.parse_args()
     if given.study != ALL:
         load_study(given.study)  # an unknown name is one line

@@ -15,6 +15,7 @@ from moco.images.subset import subset
 from moco.study.definition import SECTIONS, Run, Study, place
 from moco.study.record import Record, read
 from moco.tracking import dvc_digest
+from moco.training.run_folder import training_hash
 from moco.training.setup import check
 from pipelines.stage import SHARDS
 
@@ -76,6 +77,7 @@ class Planned:
         params: params.yaml with its changes.
         place: on a numbered axis.
         data: the shards that it reads.
+        training: names its pretraining, as the folder of its checkpoints does; runs that differ in `linear` alone share one.
         fingerprint: of all that decides its result.
         record: of it, if it was finished with this fingerprint.
     """
@@ -84,6 +86,7 @@ class Planned:
     params: Params
     place: float | None
     data: Data
+    training: str
     fingerprint: str
     record: Record | None
 
@@ -120,7 +123,8 @@ def plan(site: Site, study: Study, runs: list[Run], retries: int) -> Plan:
         record = read(site.folder(run.study, run.scale) / f"{run.name}.json")
         done = record is not None and record.fingerprint == print_ and run.name in experiments
         where = place(study.axis.kind, run.x, values.pretrain.encoder, values.pretrain.stem)
-        found.runs.append(Planned(run, values, where, data[key], print_, record if done else None))
+        training = training_hash(values.pretrain, data[key].images.data_hash)
+        found.runs.append(Planned(run, values, where, data[key], training, print_, record if done else None))
     return found
 
 

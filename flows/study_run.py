@@ -2,7 +2,9 @@
 
 import json
 import platform
+import threading
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ from moco.errors import Interrupted, MocoError
 from moco.study.record import Record, epochs_of, write
 from moco.training import checkpoints
 from moco.training.curves import read_rows
-from pipelines.stage import ENCODER, SHARDS
+from pipelines.stage import SHARDS
+
+_TRAININGS = defaultdict[str, threading.Lock](threading.Lock)
+"""Held by the one run that is about a training: of two that share it, the second finds it done."""
 
 
 @task(
@@ -40,6 +45,11 @@ def run_point(planned: Planned, site: Site, parent: str | None, slots: Slots) ->
         parent: MLflow's id of the study's run.
         slots: it waits for one of these shares of the machine, and keeps to it.
     """
+    with _TRAININGS[planned.training]:
+        _with_a_share(planned, site, parent, slots)
+
+
+def _with_a_share(planned: Planned, site: Site, parent: str | None, slots: Slots) -> None:
     name = planned.run.name
     share = slots.get()
     try:
@@ -64,6 +74,12 @@ def run_point(planned: Planned, site: Site, parent: str | None, slots: Slots) ->
 
 def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeline_run: str | None) -> None:
     name = planned.run.name
+    _refuse_other_code(folder, site)  # the folder has the workspace's code of now
+    commit, edited = worktree.commit_of(site.workspace)
+    training = Path(site.env["MOCO_RUNS"]) / f"pretrain-{planned.training}"
+    ours = training.with_name(f"{training.name}.study")
+    if not training.exists():
+        ours.touch()
     (folder / "dvc.lock").write_bytes(planned.data.lock)
     check_out(
         str(SHARDS), folder, env
@@ -74,11 +90,9 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
         if not bring_up_to_date(stage, folder, env, site.remote, bar=f"{name} {stage}"):
             restored.append(stage)
         seconds[stage] = round(time.monotonic() - began, 1)
-    if code_of(folder) != site.code:
-        raise MocoError("the code changed while the study ran; run it again")
+    _refuse_other_code(folder, site)
     with worktree.ONE_AT_A_TIME:
         save(name, site.stages, folder, env | worktree.identity(folder))
-    commit, edited = worktree.commit_of(site.workspace)
     outputs = folder / "outputs"
     record = Record(
         name=name, series=planned.run.series, x=planned.run.x, seed=planned.run.seed, place=planned.place,
@@ -88,16 +102,20 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
         machine=this_machine(), tracked=pipeline_run,
     )  # fmt: skip
     write(site.folder(planned.run.study, planned.run.scale) / f"{name}.json", record)
-    _forget_checkpoints(folder, site)
+    if (
+        ours.exists()
+    ):  # its encoder is in the experiment, and a study has many runs; checkpoints of yours stay
+        checkpoints.forget(training)
     get_run_logger().info(
         "%s: %s", name, ", ".join(f"{stage} {took:.0f} s" for stage, took in seconds.items())
     )
 
 
-def _forget_checkpoints(folder: Path, site: Site) -> None:
-    """Remove what the run would have been gone on from: its encoder is in the experiment, and a study has many runs."""
-    name = _json(folder / ENCODER / "encoder.json")["training_hash"]
-    checkpoints.forget(Path(site.env["MOCO_RUNS"]) / f"pretrain-{name}")
+def _refuse_other_code(folder: Path, site: Site) -> None:
+    if code_of(folder) != site.code:
+        raise MocoError(
+            f"code that the stages of {site.workspace / 'dvc.yaml'} depend on was edited while the study ran; start it again"
+        )
 
 
 def this_machine() -> str:

@@ -11,10 +11,10 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
-from flows.running import Retries, SideBySide, no_child_left, run_stages, tracked
+from flows.running import MOST_RETRIES, Retries, SideBySide, no_child_left, run_stages, tracked
 from flows.stages import environment
 from moco.transfer.params import load_transfer_params
-from pipelines.stage import errors_in_one_line
+from pipelines.stage import errors_in_one_line, whole
 
 PIPELINE = "transfer/dvc.yaml"
 REPORT = Path("outputs/transfer/report")
@@ -50,9 +50,11 @@ def main() -> None:
     """Run the flow here and now."""
     parser = argparse.ArgumentParser(prog="python -m flows.transfer", description=__doc__)
     parser.add_argument(
-        "--side-by-side", type=int, help="fine-tuning stages at once (one a GPU, or one a core)"
+        "--side-by-side", type=whole(1), help="fine-tuning stages at once (one a GPU, or one a core)"
     )
-    parser.add_argument("--retries", type=int, default=1, help="further tries of a stage that crashed (1)")
+    parser.add_argument(
+        "--retries", type=whole(0, MOST_RETRIES), default=1, help="further tries of a stage that crashed (1)"
+    )
     arguments = parser.parse_args()
     transfer(side_by_side=arguments.side_by_side, retries=arguments.retries)
 

@@ -123,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--split", choices=("train", "val", "test"), default="train", help="(default: train)"
     )
-    command.add_argument("--k", type=_positive, default=8, help="how many (default: 8)")
+    command.add_argument("--k", type=stage.whole(1), default=8, help="how many (default: 8)")
     command.add_argument(
         "--output", type=Path, default=Path("neighbours.png"), help="the picture (default: neighbours.png)"
     )
@@ -332,10 +332,3 @@ def _features_of(split: Any, encoder: Any, folder: Path) -> Any:
         np.save(partial, features)
         partial.replace(kept)
     return np.load(kept, mmap_mode="r")
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return number

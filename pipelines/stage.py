@@ -59,6 +59,18 @@ def with_parameters(parser: argparse.ArgumentParser, file: str = "params.yaml") 
     return parser
 
 
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of an argument: a whole number from `least` on, or up to `most`."""
+
+    def read(text: str) -> int:
+        if not text.strip().lstrip("+").isdecimal() or not least <= int(text) <= (most or int(text)):
+            range_ = f"from {least} to {most}" if most else f"from {least} on"
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number {range_}")
+        return int(text)
+
+    return read
+
+
 class errors_in_one_line:  # noqa: N801 - reads as a phrase where it is used
     """Context: a MocoError becomes one line on stderr and its exit code; SIGTERM acts like Ctrl-C."""
 

@@ -35,11 +35,13 @@ def info_nce(queries: Tensor, positives: Tensor, negatives: Tensor, temperature:
         negatives: K x C, L2-normalised, keys of other images.
         temperature: tau, above 0.
 
-    Chance is ln(1+K). The arithmetic is done in float32 (float64 for float64 input), whatever the encoders ran in.
+    Chance is ln(1+K). The arithmetic is done in float32 (float64 for float64 input), whatever the encoders ran in, within
+    `torch.autocast` too.
     """
     if queries.dtype != torch.float64:
         queries, positives, negatives = queries.float(), positives.float(), negatives.float()
-    return Contrast(*_LogLoss.apply(queries, positives, negatives, temperature))
+    with _no_autocast(queries):
+        return Contrast(*_LogLoss.apply(queries, positives, negatives, temperature))
 
 
 def info_nce_in_batch(queries: Tensor, keys: Tensor, own: Tensor, temperature: float) -> Contrast:
@@ -51,13 +53,19 @@ def info_nce_in_batch(queries: Tensor, keys: Tensor, own: Tensor, temperature: f
         own: int64 [N], the row of each query's own key.
         temperature: tau, above 0.
 
-    Chance is ln(B).
+    Chance is ln(B). The arithmetic is that of `info_nce`.
     """
     if queries.dtype != torch.float64:
         queries, keys = queries.float(), keys.float()
-    logits = queries @ keys.T / temperature  # N x B
-    rank = (logits > logits.gather(1, own[:, None])).sum(dim=1)
-    return Contrast(F.cross_entropy(logits, own), rank)
+    with _no_autocast(queries):
+        logits = queries @ keys.T / temperature  # N x B
+        rank = (logits > logits.gather(1, own[:, None])).sum(dim=1)
+        return Contrast(F.cross_entropy(logits, own), rank)
+
+
+def _no_autocast(queries: Tensor) -> torch.autocast:
+    # It would cast the arguments of each product back, float32 or not.
+    return torch.autocast(queries.device.type, enabled=False)
 
 
 class _LogLoss(torch.autograd.Function):

@@ -1,9 +1,9 @@
 """A study's results: the table, the figure and the page that holds both."""
 
 import csv
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -94,18 +94,13 @@ def draw(path: Path, outcome: Outcome) -> None:
                 axes.set_title(MEASURES["pretext_top1"] if number == 1 else "kNN on the validation split")
                 _epochs(axes, [one for one in found if one.measure == measure], f"{study.axis.label}: ")
             return
-        mine: dict[str, list[Placed]] = {
-            key: [(point.x, point.place, point.mean, point.std) for point in group]
-            for key, group in groupby(outcome.points, key=lambda point: point.series)
-        }
-        theirs: dict[str, list[Placed]] = {
-            entry.series: [
-                (x, _place_of(study, x), value / 100, None)
-                for x, value in entry.values.items()
-                if not isinstance(value, str)
-            ]
-            for entry in study.published
-        }
+        mine, theirs = defaultdict[str, list[Placed]](list), defaultdict[str, list[Placed]](list)
+        for point in outcome.points:
+            mine[point.series].append((point.x, point.place, point.mean, point.std))
+        for entry in study.published:
+            for x, value in entry.values.items():
+                if not isinstance(value, str):
+                    theirs[entry.series].append((x, _place_of(study, x), value / 100, None))
         styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(dict.fromkeys([*mine, *theirs]))}
         columns = 2 if theirs else 1
         axes = figure.add_subplot(1, columns, 1, title=f"Ours: {MEASURES[study.metric]}")

@@ -109,12 +109,26 @@ class Study(Settings):
     )
 
     @model_validator(mode="after")
-    def _places_are_numbers(self) -> "Study":
-        if self.axis.kind in ("log2", "log10", "linear"):
-            for grid in self.scales.values():
-                for point in grid.runs:
-                    if isinstance(point.x, str) or (self.axis.kind != "linear" and point.x <= 0):
-                        raise ValueError(f"x = {point.x!r} has no place on a {self.axis.kind} axis")
+    def _places_are_on_the_axis(self) -> "Study":
+        from moco.encoders import ARCHITECTURES
+
+        for x in [
+            *(point.x for grid in self.scales.values() for point in grid.runs),
+            *(x for entry in self.published for x in entry.values),
+        ]:
+            if self.axis.kind == "parameters":
+                if x not in ARCHITECTURES:
+                    raise ValueError(
+                        f"x = {x!r} is no encoder, and a parameters axis has no place for others; choose one of {', '.join(ARCHITECTURES)}"
+                    )
+            elif self.axis.kind != "categories" and (
+                isinstance(x, str) or (self.axis.kind != "linear" and x <= 0)
+            ):
+                raise ValueError(f"x = {x!r} has no place on a {self.axis.kind} axis")
+        points = [(entry.series, x) for entry in self.published for x in entry.values]
+        for series, x in points:
+            if points.count((series, x)) > 1:
+                raise ValueError(f"published has two figures of {series} at {x!r}; keep one")
         return self
 
 

@@ -84,7 +84,7 @@ def verdicts(study: Study, points: Sequence[Point]) -> list[str]:
         ranked = sorted(best, key=lambda point: -point.mean)
         text = ", ".join(f"{point.series} {percent(point.mean)} (at {point.x})" for point in ranked)
         sentences.append(f"The best of each: {text}.")
-    if spread == 0:
+    if all(len(point.values) == 1 for point in points):
         sentences.append(
             "One seed each: how far the same run scatters is not known, and small differences may be chance."
         )
@@ -109,7 +109,8 @@ def trend(values: Sequence[float], errors: Sequence[float]) -> str:
 
     Returns:
         "rises throughout", "falls throughout", "rises, if not at every step", "falls, if not at every step", "stays level",
-        "rises, then falls", "falls, then rises" or "goes up and down".
+        "rises, then falls", "falls, then rises", "rises on the way, but ends level", "falls on the way, but ends level" or "goes up
+        and down".
     """
     steps = [_sign(b - a, math.hypot(e, f)) for (a, e), (b, f) in pairwise(zip(values, errors, strict=True))]
     turns = [step for step in steps if step]
@@ -118,8 +119,8 @@ def trend(values: Sequence[float], errors: Sequence[float]) -> str:
     if not directions:
         return "stays level"
     if len(directions) == 1:
-        if whole == 0 or whole not in directions:
-            return "goes up and down"
+        if whole == 0:
+            return f"{'rises' if turns[0] > 0 else 'falls'} on the way, but ends level"
         return ("rises" if whole > 0 else "falls") + (
             " throughout" if all(steps) else ", if not at every step"
         )

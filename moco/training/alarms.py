@@ -160,7 +160,8 @@ def leak_limit(settings: Pretrain, images: int) -> float:
 
 def fell(best: float, now: float, images: int, least: float = KNN_FALL) -> bool:
     """Whether an accuracy lies below its best by more than `least`, and more than three standard errors."""
-    error = math.sqrt(best * (1 - best) / max(images, 1))
+    likely = (images * best + 1) / (images + 2)  # never 0 or 1: one image lost of all is no fall
+    error = math.sqrt(likely * (1 - likely) / max(images, 1))
     return best - now > max(least, 3 * error)
 
 

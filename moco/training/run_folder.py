@@ -24,7 +24,7 @@ def code_hash() -> str:
     """Hash of the library's sources: what finished under other code is no result of this code."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".cpp", ".h")):
         if path.relative_to(package).parts[0] not in ("report", "tracking", "presets"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -76,13 +76,16 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, folder: Path, patience: float) -> Iterator[None]:
+def exclusive(
+    path: Path, folder: Path, patience: float, what: str = "is training this very run"
+) -> Iterator[None]:
     """Hold a lock file, which names its holder.
 
     Args:
         path: the file; made if missing.
         folder: of the run, for the message.
         patience: seconds to wait for another holder.
+        what: a holder does, for the message.
 
     Raises:
         MocoError: another process holds it and did not let go.
@@ -97,12 +100,12 @@ def exclusive(path: Path, folder: Path, patience: float) -> Iterator[None]:
                 if time.monotonic() >= deadline:
                     file.seek(0)
                     raise MocoError(
-                        f"{folder}: another process is training this very run ({file.read()}); wait for it, or stop it"
+                        f"{folder}: another process {what} ({file.read()}); wait for it, or stop it"
                     ) from None
                 time.sleep(0.2)
             except OSError as error:  # some network file systems are mounted without locks
                 print(
-                    f"{folder} cannot be locked ({error.strerror}); see to it that nobody else trains this run",
+                    f"{folder} cannot be locked ({error.strerror}); see to it that no other process {what}",
                     flush=True,
                 )
                 break

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from small_pipeline import Pipeline
 
-from flows.graph import has_remote, stages_in_order
+from flows.graph import code_hash, has_remote, stages_in_order
 from moco.errors import MocoError
 
 
@@ -69,3 +69,46 @@ def test_only_a_default_remote_counts(alone: Pipeline) -> None:
     assert not has_remote(alone.folder)
     alone.dvc("remote", "default", "store")
     assert has_remote(alone.folder)
+
+
+@pytest.mark.parametrize("data", ["images", "../photos"])
+def test_the_hash_of_the_code_follows_the_code_and_neither_data_nor_what_python_leaves(
+    alone: Pipeline, data: str
+) -> None:
+    code = alone.folder / "code"
+    code.mkdir()
+    (code / "a.py").write_text("1")
+    images = alone.folder / data
+    images.mkdir()
+    (images / "a.png").write_bytes(b"1")
+    alone.write(
+        {
+            "shard": {"cmd": "touch out", "deps": [data, "code"], "outs": ["out"]},
+            "train": {"cmd": "touch end", "deps": ["out", "alone.py"], "outs": ["end"]},
+        }
+    )
+    (alone.folder / "alone.py").write_text("1")
+
+    def now() -> str:
+        return code_hash(alone.folder, ["shard", "train"], data)
+
+    first = now()
+    (images / "b.png").write_bytes(b"2")
+    (alone.folder / "out").write_text("made")
+    (code / "__pycache__").mkdir()
+    (code / "__pycache__/a.pyc").write_bytes(b"2")
+    assert now() == first
+    assert code_hash(alone.folder, ["shard"], data) != first
+    (code / "a.py").write_text("2")
+    assert (second := now()) != first
+    (code / "a.py").rename(code / "b.py")
+    assert now() not in (first, second)
+
+
+def test_code_outside_the_project_counts_too(alone: Pipeline) -> None:
+    library = alone.folder.parent / "library.py"
+    library.write_text("1")
+    alone.write({"train": {"cmd": "touch end", "deps": ["../library.py"], "outs": ["end"]}})
+    first = code_hash(alone.folder, ["train"], "data/inbox")
+    library.write_text("2")
+    assert code_hash(alone.folder, ["train"], "data/inbox") != first

@@ -13,6 +13,8 @@ import yaml
 from small_pipeline import Pipeline, processes_with, wait_until
 from test_two_drivers import clone
 
+from moco.training.run_folder import exclusive
+
 TINY = {
     "title": "A tiny study", "question": "Does it run?", "source": "nowhere", "metric": "linear_top1",
     "axis": {"label": "K", "kind": "log2"},
@@ -123,6 +125,50 @@ def test_changed_code_or_parameters_are_run_again(project: Pipeline) -> None:
     done = study(project)
     assert (ran(done, "pretrain"), ran(done, "linear")) == (0, 2)  # DVC restores what the change left alone
     file.write_text(before)
+    code = project.folder / "pipelines/linear.py"
+    code.write_text(code.read_text() + "# changed\n")
+    done = study(project)
+    assert "2 runs, 0 of them done before" in done.stderr
+    assert (ran(done, "pretrain"), ran(done, "linear")) == (0, 2)
+    project.git("checkout", "--", ".")
+
+
+@pytest.mark.slow
+def test_checkpoints_of_a_training_that_was_there_before_the_study_stay(project: Pipeline) -> None:
+    file = project.folder / "params.yaml"
+    before = file.read_text()
+    values = yaml.safe_load(before)
+    values["pretrain"] |= {"queue_size": 80, "seed": 0}
+    file.write_text(yaml.safe_dump(values))
+    project.dvc("repro", "pretrain")
+    kept = sorted((project.folder / "runs").glob("pretrain-*/step-*.pt"))
+    assert kept
+    file.write_text(before)
+    write(project, with_runs([{"series": "MoCo", "x": 80, "set": {"pretrain.queue_size": 80}}]), "own")
+    done = study(project, "own")
+    assert (ran(done, "pretrain"), ran(done, "linear")) == (0, 1)
+    assert sorted((project.folder / "runs").glob("pretrain-*/step-*.pt")) == kept
+    project.git("checkout", "--", ".")
+
+
+@pytest.mark.slow
+def test_runs_that_share_a_training_train_once(project: Pipeline) -> None:
+    runs = [
+        {"series": "MoCo", "x": x, "set": {"pretrain.queue_size": 96, "linear.epochs": x}} for x in (1, 2)
+    ]
+    write(project, with_runs(runs), "probe")
+    done = study(project, "probe", "--side-by-side", "2")
+    assert (ran(done, "pretrain"), ran(done, "linear")) == (1, 2)
+
+
+@pytest.mark.slow
+def test_a_second_start_of_a_study_leaves_the_first_alone(project: Pipeline) -> None:
+    lock = project.folder / "runs/studies/tiny-laptop.lock"
+    with exclusive(lock, lock, patience=0):
+        done = study(project, check=False)
+    assert done.returncode == 1
+    assert "runs/studies/tiny-laptop: another process runs this study (process " in done.stderr
+    assert "Running stage" not in done.stderr
 
 
 @pytest.mark.slow
@@ -226,6 +272,11 @@ def test_mistakes_are_one_line_before_anything_runs(project: Pipeline) -> None:
         assert next(line for line in done.stderr.splitlines() if line.startswith("error: ")).startswith(said)
         assert "Traceback" not in done.stderr
         assert "Running stage" not in done.stderr
+    for option, value in (("--seeds", "-1"), ("--side-by-side", "0"), ("--retries", "11")):
+        done = study(project, "tiny", option, value, check=False)
+        assert done.returncode == 2
+        assert f"error: argument {option}: '{value}' is no whole number from " in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def test_help_loads_nothing_heavy():
         (
             ["neighbours", "photos/warm/01.png", "--k", "0"],
             2,
-            "'0' is no whole number above 0; see `moco neighbours --help`",
+            "'0' is no whole number from 1 on; see `moco neighbours --help`",
         ),
         (["fetch", "--set", "fetch.sauce=1"], 1, "fetch.sauce is no known key"),
         (["fetch", "--params", "no.yaml"], 1, "no.yaml: no such file"),

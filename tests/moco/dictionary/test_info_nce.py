@@ -2,10 +2,11 @@
 
 import math
 
+import pytest
 import torch
 from torch.nn import functional as F
 
-from moco.dictionary import info_nce
+from moco.dictionary import info_nce, info_nce_in_batch
 from moco.dictionary.info_nce import _LOGITS
 
 
@@ -49,6 +50,21 @@ def test_bfloat16_vectors_are_compared_in_float32():
     contrast = info_nce(q, k, queue, 0.2)
     assert contrast.loss.dtype == torch.float32
     assert torch.equal(contrast.loss, info_nce(q.float(), k.float(), queue, 0.2).loss)
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_autocast_leaves_similarities_loss_and_gradient_in_float32(in_batch):
+    q, k, queue = unit(8, 32).float().requires_grad_(), unit(8, 32).float(), unit(50, 32).float()
+
+    def compare():
+        return info_nce_in_batch(q, k, torch.arange(8), 0.2) if in_batch else info_nce(q, k, queue, 0.2)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = compare()
+    full = compare()
+    assert torch.equal(mixed.loss, full.loss)
+    assert torch.equal(mixed.rank_of_positive, full.rank_of_positive)
+    assert torch.equal(*(torch.autograd.grad(one.loss, q)[0] for one in (mixed, full)))
 
 
 def test_any_number_of_blocks_gives_what_cross_entropy_on_all_logits_gives(monkeypatch):

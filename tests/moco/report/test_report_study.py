@@ -1,11 +1,13 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from study_records import ROOT, records_of
 
-from moco.report.study import Outcome, shortened, write_study
+from moco.report import study as report_study
+from moco.report.study import Outcome, draw, shortened, write_study
 from moco.study.definition import load_study, names
 
 
@@ -35,6 +37,30 @@ def test_a_study_ends_in_page_table_and_figure(name: str, tmp_path: Path) -> Non
     study = load_study(name, ROOT / "studies")
     assert len(rows) == len(study.scales["laptop"].runs)
     assert all(int(row["seeds"]) == len(study.scales["laptop"].seeds) for row in rows)
+
+
+def test_the_figure_has_all_points_of_a_series_and_all_published_ones_in_whatever_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = load_study("mechanisms", ROOT / "studies")
+    grid = study.scales["laptop"]
+    grid = grid.model_copy(update={"runs": sorted(grid.runs, key=lambda point: float(point.x))})
+    entry = study.published[0]
+    parts = [
+        entry.model_copy(update={"values": {x: value}}) for x, value in entry.values.items()
+    ] + study.published[1:]
+    mixed = study.model_copy(update={"scales": {"laptop": grid}, "published": parts})
+    drawn: list[dict[str, int]] = []
+    monkeypatch.setattr(
+        report_study,
+        "_points",
+        lambda axes, study, series, styles: drawn.append({name: len(ones) for name, ones in series.items()}),
+    )
+    draw(tmp_path / "figure.png", replace(outcome("mechanisms"), study=mixed))
+    assert drawn == [
+        {"MoCo": 4, "memory bank": 3, "end-to-end": 3},
+        {"MoCo": 6, "memory bank": 6, "end-to-end": 3},
+    ]
 
 
 def test_the_same_results_make_the_same_bytes(tmp_path: Path) -> None:

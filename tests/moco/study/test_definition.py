@@ -120,6 +120,31 @@ def test_a_mistake_in_a_studys_file_is_one_line_that_names_it(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "x", "published", "said"),
+    [
+        ("log2", 64, ["K=512"], "x = 'K=512' has no place on a log2 axis"),
+        ("log2", 64, [0], "x = 0 has no place on a log2 axis"),
+        ("parameters", "resnet18", ["resnet5"], "x = 'resnet5' is no encoder"),
+        ("parameters", "ours", ["resnet50"], "x = 'ours' is no encoder"),
+        ("categories", "v1", ["v1", "v1"], "published has two figures of a at 'v1'; keep one"),
+    ],
+)
+def test_a_place_that_cannot_be_drawn_is_told_before_anything_runs(
+    tmp_path: Path, kind: str, x: int | str, published: list[int | str], said: str
+) -> None:
+    values = small(runs=[{"series": "a", "x": x}])
+    values["axis"] = {"label": "x", "kind": kind}
+    values["published"] = [
+        {"of": "ImageNet", "series": "a", "known": "from memory", "values": {place: 60.0}}
+        for place in published
+    ]
+    with pytest.raises(MocoError) as error:
+        load_study("mine", write(tmp_path, values))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_value_that_is_not_allowed_names_the_run(tmp_path: Path) -> None:
     runs = [{"series": "a", "x": 1, "set": {"pretrain.momentum": 2}}]
     run = runs_of("mine", load_study("mine", write(tmp_path, small(runs=runs))), "laptop")[0]

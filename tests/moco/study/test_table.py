@@ -51,6 +51,8 @@ def test_the_scatter_of_a_seed_is_pooled_over_the_points() -> None:
         ((1, 3, 1), 0.2, "rises, then falls"),
         ((3, 1, 3), 0.2, "falls, then rises"),
         ((1, 3, 1, 3), 0.2, "goes up and down"),
+        ((1, 1.5, 1.2), 0.15, "rises on the way, but ends level"),
+        ((1, 0.5, 0.8), 0.15, "falls on the way, but ends level"),
         ((1, 1.5, 2.0, 2.5), 0.3, "rises, if not at every step"),  # no step counts, the whole does
     ],
 )
@@ -106,6 +108,11 @@ def test_single_seeds_are_said_to_be_single() -> None:
     assert verdicts(study("width"), points_of(study("width"), records, "laptop"))[-1].startswith(
         "One seed each"
     )
+
+
+def test_seeds_that_agree_exactly_are_not_said_to_be_single() -> None:
+    points = points_of(study("momentum"), records_of("momentum", "laptop", lambda run: 1.0), "laptop")
+    assert not any("One seed each" in sentence for sentence in verdicts(study("momentum"), points))
 
 
 def test_an_epochs_pretext_accuracy_is_the_mean_of_its_rows() -> None:

@@ -67,6 +67,8 @@ def test_knn_far_below_its_best_is_told_and_chance_in_few_images_is_not():
     assert names(read=fallen) == ["knn"]
     assert names(read=fallen, images=58) == []
     assert fell(0.9, 0.6, 58)
+    assert not fell(1.0, 57 / 58, 58, least=0.0)
+    assert fell(1.0, 50 / 58, 58, least=0.0)
 
 
 def test_a_loss_at_chance_for_an_epoch_counts_from_the_full_dictionary_on():
