@@ -122,9 +122,10 @@ def _points(axes: Axes, study: Study, series: Mapping[str, list[Placed]], styles
             places, [point[2] for point in points], yerr=[point[3] or 0 for point in points], label=name,
             capsize=3, markersize=6, linewidth=1.6, **{**styles[name], **({} if ordered else {"linestyle": "none"})},
         )  # fmt: skip
-        if study.axis.kind == "parameters":
-            for at, point in zip(places, points, strict=True):
-                axes.annotate(str(point[0]), (at, point[2]), (0, 7), textcoords="offset points", ha="center", fontsize=7.5, color=INK)  # fmt: skip
+    if study.axis.kind == "parameters":
+        _name_each(
+            axes, [(str(x), at or 0, value) for points in series.values() for x, at, value, _ in points]
+        )
     if study.axis.kind in ("log2", "log10", "parameters"):
         axes.set_xscale("log", base=2 if study.axis.kind == "log2" else 10)
         ticks = sorted({float(p[1] or 0) for points in series.values() for p in points})
@@ -140,6 +141,16 @@ def _points(axes: Axes, study: Study, series: Mapping[str, list[Placed]], styles
     _percent(axes)
     if len(series) > 1:
         axes.legend(loc="best", fontsize=9, handlelength=3)
+
+
+def _name_each(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Names above their points; below where the name of a point a little higher would be in the way."""
+    near = max(value for *_, value in points) - min(value for *_, value in points)
+    for name, at, value in points:
+        beneath = any(
+            value < other < value + near / 6 and at / 1.3 < place < at * 1.3 for _, place, other in points
+        )
+        axes.annotate(name, (at, value), (0, -15 if beneath else 7), textcoords="offset points", ha="center", fontsize=7.5, color=INK)  # fmt: skip
 
 
 def _apart(ticks: list[float]) -> list[float]:
