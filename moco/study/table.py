@@ -147,9 +147,9 @@ def _course(study: Study, subject: str, points: list[Point], spread: float) -> s
         theirs.sort(key=lambda point: point.place or 0)
         here, there = _trend(theirs, spread), trend([_number(p) or 0 for p in theirs], [0.0] * len(theirs))
         return f"{text}; where there are published figures, " + (
-            f"ours {here}, and so do they{_mark(theirs[0])}."
+            f"ours {here}, and so does theirs{_mark(theirs[0])}."
             if here == there
-            else f"ours {here}, they: {there}{_mark(theirs[0])}."
+            else f"ours {here}, theirs {there}{_mark(theirs[0])}."
         )
     second = sorted(points, key=lambda point: -point.mean)[1]
     text = f"{subject}, highest: {best.x} ({percent(best.mean)})"

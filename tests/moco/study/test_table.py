@@ -71,9 +71,9 @@ def test_agreement_with_the_published_course_follows_from_the_numbers(direction:
     moco = verdicts(study("mechanisms"), points_of(study("mechanisms"), records, "laptop"))[0]
     if direction > 0:
         assert "accuracy rises throughout (80.1 % at 64, 86.1 % at 2048" in moco
-        assert "ours rises throughout, and so do they (from memory)" in moco
+        assert "ours rises throughout, and so does theirs (from memory)" in moco
     else:
-        assert "ours falls throughout, they: rises throughout (from memory)" in moco
+        assert "ours falls throughout, theirs rises throughout (from memory)" in moco
 
 
 @pytest.mark.parametrize("lead", [0.05, 0.0001, -0.05])
