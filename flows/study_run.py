@@ -74,7 +74,10 @@ def _with_a_share(planned: Planned, site: Site, parent: str | None, slots: Slots
 
 def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeline_run: str | None) -> None:
     name = planned.run.name
-    _refuse_other_code(folder, site)  # the folder has the workspace's code of now
+    if code_of(folder) != site.code:  # the folder has the workspace's code of now
+        raise MocoError(
+            f"code that the stages of {site.workspace / 'dvc.yaml'} depend on was edited while the study ran; start it again"
+        )
     commit, edited = worktree.commit_of(site.workspace)
     training = Path(site.env["MOCO_RUNS"]) / f"pretrain-{planned.training}"
     ours = training.with_name(f"{training.name}.study")
@@ -90,7 +93,6 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
         if not bring_up_to_date(stage, folder, env, site.remote, bar=f"{name} {stage}"):
             restored.append(stage)
         seconds[stage] = round(time.monotonic() - began, 1)
-    _refuse_other_code(folder, site)
     with worktree.ONE_AT_A_TIME:
         save(name, site.stages, folder, env | worktree.identity(folder))
     outputs = folder / "outputs"
@@ -102,20 +104,11 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
         machine=this_machine(), tracked=pipeline_run,
     )  # fmt: skip
     write(site.folder(planned.run.study, planned.run.scale) / f"{name}.json", record)
-    if (
-        ours.exists()
-    ):  # its encoder is in the experiment, and a study has many runs; checkpoints of yours stay
+    if ours.exists():  # the encoder is in the experiment, and a study has many runs
         checkpoints.forget(training)
     get_run_logger().info(
         "%s: %s", name, ", ".join(f"{stage} {took:.0f} s" for stage, took in seconds.items())
     )
-
-
-def _refuse_other_code(folder: Path, site: Site) -> None:
-    if code_of(folder) != site.code:
-        raise MocoError(
-            f"code that the stages of {site.workspace / 'dvc.yaml'} depend on was edited while the study ran; start it again"
-        )
 
 
 def this_machine() -> str:

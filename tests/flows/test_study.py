@@ -134,6 +134,27 @@ def test_changed_code_or_parameters_are_run_again(project: Pipeline) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_whose_code_was_edited_after_the_start_does_not_train(project: Pipeline) -> None:
+    runs = [{"series": "MoCo", "x": x, "set": {"pretrain.queue_size": x}} for x in (112, 128)]
+    write(project, with_runs(runs), "late")
+    log = project.folder / "runs/late.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.study", "late", "--side-by-side", "1"],
+            cwd=project.folder, env=project.env, stdout=file, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    wait_until(lambda: "pretrain: step 0 of" in log.read_text(), 240, "the first run trains")
+    code = project.folder / "pipelines/linear.py"
+    code.write_text(code.read_text() + "# changed\n")
+    assert process.wait(240) == 1
+    project.git("checkout", "--", ".")
+    said = log.read_text()
+    assert "late-laptop-moco-128-s0: code that the stages of " in said
+    assert said.count("pretrain: step 0 of") == 1
+    assert (project.folder / "runs/studies/late-laptop/late-laptop-moco-112-s0.json").exists()
+
+
+@pytest.mark.slow
 def test_checkpoints_of_a_training_that_was_there_before_the_study_stay(project: Pipeline) -> None:
     file = project.folder / "params.yaml"
     before = file.read_text()
