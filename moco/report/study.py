@@ -108,6 +108,14 @@ def draw(path: Path, outcome: Outcome) -> None:
         if theirs:
             axes = figure.add_subplot(1, columns, 2, title=_title(study))
             _points(axes, study, theirs, styles)
+        if len(styles) > 1:  # one for both panels, beside no point
+            found = [axes.get_legend_handles_labels() for axes in figure.axes]
+            lines = {
+                name: line for handles, names in found for line, name in zip(handles, names, strict=True)
+            }
+            figure.legend(
+                [lines[name] for name in styles], styles, loc="outside lower center", ncols=len(styles), fontsize=9, handlelength=3
+            )  # fmt: skip
 
 
 def _points(axes: Axes, study: Study, series: Mapping[str, list[Placed]], styles: Mapping[str, Any]) -> None:
@@ -139,8 +147,6 @@ def _points(axes: Axes, study: Study, series: Mapping[str, list[Placed]], styles
         axes.set_xticks(range(len(names)), [fill(name, 9) for name in names])
         axes.margins(x=0.12)
     _percent(axes)
-    if len(series) > 1:
-        axes.legend(loc="best", fontsize=9, handlelength=3)
 
 
 def _name_each(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
