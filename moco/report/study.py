@@ -109,10 +109,10 @@ def draw(path: Path, outcome: Outcome) -> None:
             axes = figure.add_subplot(1, columns, 2, title=_title(study))
             _points(axes, study, theirs, styles)
         if len(styles) > 1:  # one for both panels, beside no point
-            found = [axes.get_legend_handles_labels() for axes in figure.axes]
-            lines = {
-                name: line for handles, names in found for line, name in zip(handles, names, strict=True)
-            }
+            lines: dict[str, Any] = {}
+            for axes in figure.axes:
+                handles, labels = axes.get_legend_handles_labels()
+                lines |= zip(labels, handles, strict=True)
             figure.legend(
                 [lines[name] for name in styles], styles, loc="outside lower center", ncols=len(styles), fontsize=9, handlelength=3
             )  # fmt: skip

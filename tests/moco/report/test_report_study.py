@@ -51,11 +51,13 @@ def test_the_figure_has_all_points_of_a_series_and_all_published_ones_in_whateve
     ] + study.published[1:]
     mixed = study.model_copy(update={"scales": {"laptop": grid}, "published": parts})
     drawn: list[dict[str, int]] = []
-    monkeypatch.setattr(
-        report_study,
-        "_points",
-        lambda axes, study, series, styles: drawn.append({name: len(ones) for name, ones in series.items()}),
-    )
+    points = report_study._points
+
+    def seen(axes, study, series, styles):  # type: ignore[no-untyped-def]
+        drawn.append({name: len(ones) for name, ones in series.items()})
+        points(axes, study, series, styles)
+
+    monkeypatch.setattr(report_study, "_points", seen)
     draw(tmp_path / "figure.png", replace(outcome("mechanisms"), study=mixed))
     assert drawn == [
         {"MoCo": 4, "memory bank": 3, "end-to-end": 3},
