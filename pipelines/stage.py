@@ -75,9 +75,10 @@ class errors_in_one_line:  # noqa: N801 - reads as a phrase where it is used
     """Context: a MocoError becomes one line on stderr and its exit code; SIGTERM acts like Ctrl-C."""
 
     def __enter__(self) -> None:
-        signal.signal(signal.SIGTERM, _interrupt)
+        self._before = signal.signal(signal.SIGTERM, _interrupt) or signal.SIG_DFL
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
         if isinstance(error, MocoError):
             if os.environ.get("RANK", "0") == "0" or not isinstance(
                 error, Interrupted

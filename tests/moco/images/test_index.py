@@ -69,6 +69,8 @@ def test_a_set_travels_to_other_processes_after_it_was_read(made):
     for method in ("fork", "spawn"):
         with multiprocessing.get_context(method).Pool(2) as pool:
             assert pool.map(split.read, range(len(split))) == expected
+            pool.close()  # terminate() would wait for a fork that has a test's handler of SIGTERM
+            pool.join()
 
 
 def test_threads_may_read_at_once(made):
