@@ -106,6 +106,8 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
     write(site.folder(planned.run.study, planned.run.scale) / f"{name}.json", record)
     if ours.exists():  # the encoder is in the experiment, and a study has many runs
         checkpoints.forget(training)
+        if not training.exists():  # all was restored; who trains it later is somebody else
+            ours.unlink()
     get_run_logger().info(
         "%s: %s", name, ", ".join(f"{stage} {took:.0f} s" for stage, took in seconds.items())
     )
