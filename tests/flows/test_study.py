@@ -203,6 +203,7 @@ def test_an_interrupted_study_goes_on_from_the_last_checkpoint(project: Pipeline
     ]
     write(project, with_runs(long), "long")
     (project.folder / "machine.yaml").write_text("processes: 1\ncheckpoint_every_steps: 20\n")
+    others = set((project.folder / "runs").glob("pretrain-*/step-*.pt"))
     with (project.folder / "runs/study.log").open("wb") as log:
         first = subprocess.Popen(
             [sys.executable, "-m", "flows.study", "long"],
@@ -212,7 +213,7 @@ def test_an_interrupted_study_goes_on_from_the_last_checkpoint(project: Pipeline
 
     def saved() -> bool:
         assert first.poll() is None, (project.folder / "runs/study.log").read_text()
-        return bool(list((project.folder / "runs").glob("pretrain-*/step-*.pt")))
+        return not others.issuperset((project.folder / "runs").glob("pretrain-*/step-*.pt"))
 
     wait_until(saved, 240, "a checkpoint")
     begin = time.monotonic()
