@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,8 @@ def sharded(settings: Fetch, folder: Path) -> Path:
     """Shards of a source in `folder`, made unless they are there."""
     if not folder.exists():
         raw, source = folder.with_suffix(".raw"), open_source(settings)
-        raw.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(raw, ignore_errors=True)  # of a run that was stopped
+        raw.mkdir(parents=True)
         write_manifest(stream(source, raw), raw, settings, source.root, source.classes)
         write_shards(raw, folder, KEPT, SHARD)
     return folder

@@ -27,9 +27,9 @@ def write(folder: Path, values: dict[str, object]) -> Path:
     return folder
 
 
-def test_there_are_the_seven_studies_each_with_both_grids() -> None:
+def test_there_are_the_eight_studies_each_with_both_grids() -> None:
     assert names(STUDIES) == [
-        "data", "mechanisms", "momentum", "shuffle-bn", "temperature", "v1-v2", "width",
+        "data", "length", "mechanisms", "momentum", "shuffle-bn", "temperature", "v1-v2", "width",
     ]  # fmt: skip
     assert all(set(load_study(name, STUDIES).scales) == set(SCALES) for name in names(STUDIES))
 

@@ -362,21 +362,22 @@ def test_what_does_not_go_together_is_one_line(arguments, changes, problem):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("neck", "steps"), [("c4", 100), ("fpn", 200)])
+@pytest.mark.parametrize(("neck", "steps"), [("c4", 100), ("fpn", 300)])
 def test_it_learns_two_scenes_by_heart(neck, steps):
     torch.manual_seed(0)
     images, targets = zip(scene(0), scene(1), strict=True)
     numbers = {"width": 32, "rois_per_image": 32, "proposals_test": (200, 50)}
     model = small("instances", neck, roi_size=8 if neck == "c4" else 14, **numbers)
-    optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.015, momentum=0.9, weight_decay=1e-4)
+    # So short a training is settled by rounding, and by the processor, unless it ends slowly: all of 13 seeds pass so.
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=10)
-    drop = torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps * 4 // 5])
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, decay], [10])
     for _ in range(steps):
         optimizer.zero_grad()
         sum(model(list(images), list(targets)).values()).backward()
         optimizer.step()
-        warm_up.step()
-        drop.step()
+        schedule.step()
     with torch.inference_mode():
         results = model.eval()(list(images))
     for found, target in zip(results, targets, strict=True):
