@@ -112,10 +112,10 @@ def test_slurm_runs_one_task_on_each_node(slurm: SlurmCluster) -> None:
 def test_a_node_without_power_is_down_and_its_job_starts_again_elsewhere(
     slurm: SlurmCluster, tmp_path: Path
 ) -> None:
-    task = "srun bash -c 'touch $SLURMD_NODENAME; sleep 600'"
-    slurm.run(["sbatch", "-N2", "--requeue", "-o", os.devnull, "--wrap", task], cwd=tmp_path, check=True)
-    # A node that dies while srun still starts its tasks fails the job instead.
-    wait_until(lambda: (tmp_path / "n1").exists() and (tmp_path / "n2").exists(), 20, "it runs")
+    task, log = "srun -v sleep 600", tmp_path / "log"
+    slurm.run(["sbatch", "-N2", "--requeue", "-o", log.name, "--wrap", task], cwd=tmp_path, check=True)
+    # A node that dies before srun has heard of its tasks fails the job instead.
+    wait_until(lambda: log.exists() and log.read_text().count("tasks started") == 2, 20, "srun says it runs")
     slurm.power_off("n2")
     wait_until(lambda: slurm.node_states()["n2"] == "down*", 60, "the node is down")
     wait_until(lambda: slurm.jobs()[0].state == "RUNNING", 60, "the job runs again")
