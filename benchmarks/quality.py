@@ -2,10 +2,10 @@
 
 import statistics
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from benchmarks.measure import Row, found, machine, parser_of, save
+from benchmarks.photographs import KEPT
 from benchmarks.quality_proof import same_images, same_start, same_work
 from benchmarks.quality_runs import (
     ALIKE,
@@ -22,6 +22,7 @@ from benchmarks.quality_runs import (
 )
 from benchmarks.quality_sides import training_images
 from moco.cluster.machine import cores
+from moco.errors import MocoError
 from moco.evaluation.linear import Evaluation
 from moco.training.setup import build
 
@@ -115,7 +116,7 @@ def main() -> None:
     """Fashion-MNIST, and CIFAR-10 where there is a copy."""
     parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, help="runs of each side (default: 3; 1 if quick)")
-    parser.add_argument("--cifar10", type=Path, help="folder that holds cifar-10-batches-py or its archive")
+    parser.add_argument("--cifar10", type=Path, default=KEPT / "cifar10", help="folder of cifar-10-batches-py or its archive, which is downloaded there unless it has one (default: %(default)s)")  # fmt: skip
     parser.add_argument("--workers", type=int, default=0, help="loader processes of lightly's side (default: as many as are best for it; if quick, one less than cores)")  # fmt: skip
     arguments = parser.parse_args()
     quick, begun = arguments.quick, machine()
@@ -127,13 +128,14 @@ def main() -> None:
     if not found("lightly"):
         table.append(Row("Fashion-MNIST", "accuracy and time", "", peer_name=PEER, not_run="not installed; `make bench` does"))  # fmt: skip
     else:
-        cases.append(partial(fashion_mnist, *size))
-        if arguments.cifar10:
-            cases.append(partial(cifar10, arguments.cifar10, *size))
-        else:
-            table.append(Row("CIFAR-10", "CIFAR-10, accuracy and time", "", peer_name=PEER, not_run="no copy of it was named; `python -m benchmarks.quality --cifar10 FOLDER`"))  # fmt: skip
-    for make in cases:
-        more, said = measure(make(), seeds, workers)
+        cases.append(fashion_mnist(*size))
+        try:
+            cases.append(cifar10(arguments.cifar10, *size))
+        except MocoError as error:
+            print(error, flush=True)
+            table.append(Row("CIFAR-10", "CIFAR-10, accuracy and time", "", peer_name=PEER, not_run="neither at hand nor to be downloaded; `python -m benchmarks.quality --cifar10 FOLDER` takes a copy"))  # fmt: skip
+    for case in cases:
+        more, said = measure(case, seeds, workers)
         table, proofs = table + more, proofs + said
     save("quality", table, proofs, begun, quick)
 

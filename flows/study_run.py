@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 import threading
 import time
 from collections import defaultdict
@@ -17,7 +18,9 @@ from flows.running import tracked
 from flows.stages import Slots, bring_up_to_date, check_out, save, worth_another_try
 from flows.study_plan import Planned, Site, code_of
 from moco.cluster.machine import cores
+from moco.config import load_params
 from moco.errors import Interrupted, MocoError
+from moco.study.definition import SECTIONS
 from moco.study.record import Record, epochs_of, write
 from moco.training import checkpoints
 from moco.training.curves import read_rows
@@ -78,10 +81,14 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
         raise MocoError(
             f"code that the stages of {site.workspace / 'dvc.yaml'} depend on was edited while the study ran; start it again"
         )
+    values = load_params(folder / "params.yaml")  # likewise
+    if any(getattr(values, section) != getattr(planned.params, section) for section in SECTIONS):
+        raise MocoError(f"{site.workspace / 'params.yaml'} was edited while the study ran; start it again")
     commit, edited = worktree.commit_of(site.workspace)
     training = Path(site.env["MOCO_RUNS"]) / f"pretrain-{planned.training}"
-    ours = training.with_name(f"{training.name}.study")
+    ours = training / "study"  # goes aside with the folder, if somebody begins that training anew
     if not training.exists():
+        training.mkdir(parents=True)
         ours.touch()
     (folder / "dvc.lock").write_bytes(planned.data.lock)
     check_out(
@@ -95,6 +102,7 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
         seconds[stage] = round(time.monotonic() - began, 1)
     with worktree.ONE_AT_A_TIME:
         save(name, site.stages, folder, env | worktree.identity(folder))
+        worktree.forget_experiments(folder, name)
     outputs = folder / "outputs"
     record = Record(
         name=name, series=planned.run.series, x=planned.run.x, seed=planned.run.seed, place=planned.place,
@@ -106,8 +114,8 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
     write(site.folder(planned.run.study, planned.run.scale) / f"{name}.json", record)
     if ours.exists():  # the encoder is in the experiment, and a study has many runs
         checkpoints.forget(training)
-        if not training.exists():  # all was restored; who trains it later is somebody else
-            ours.unlink()
+        if list(training.iterdir()) == [ours]:  # all was restored; who trains it later is somebody else
+            shutil.rmtree(training)
     get_run_logger().info(
         "%s: %s", name, ", ".join(f"{stage} {took:.0f} s" for stage, took in seconds.items())
     )

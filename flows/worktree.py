@@ -96,7 +96,8 @@ def remove(workspace: Path, folder: Path) -> None:
 def commit_of(workspace: Path) -> tuple[str, bool]:
     """The commit that is checked out, and whether files that git tracks were changed since."""
     return _git(workspace, "rev-parse", "HEAD"), bool(
-        _git(workspace, "status", "--porcelain", "--untracked-files=no")
+        # A lock on the index would be in the way of a run that is just making its worktree.
+        _git(workspace, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
     )
 
 
@@ -104,6 +105,20 @@ def experiments(workspace: Path) -> set[str]:
     """Names of all DVC experiments, whichever commit they began with."""
     refs = _git(workspace, "for-each-ref", "--format=%(refname)", "refs/exps").splitlines()
     return {ref.rsplit("/", 1)[-1] for ref in refs}
+
+
+def forget_experiments(folder: Path, name: str) -> None:
+    """Remove the DVC experiments of a name that began with other commits than the folder's: DVC asks which one is meant.
+
+    Args:
+        folder: the workspace, or a worktree whose experiment stays.
+        name: of the experiments.
+    """
+    head = _git(folder, "rev-parse", "HEAD")
+    for ref in _git(folder, "for-each-ref", "--format=%(refname)", "refs/exps").splitlines():
+        *_, start, rest, last = ref.split("/")  # refs/exps/AB/CDEF…/NAME
+        if last == name and start + rest != head:
+            _git(folder, "update-ref", "-d", ref)
 
 
 def identity(folder: Path) -> dict[str, str]:

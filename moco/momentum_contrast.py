@@ -73,6 +73,9 @@ class MoCo(nn.Module):
     Attributes:
         encoder_q: the query encoder; its parameters are the optimiser's.
         dictionary: the mechanism.
+
+    Raises:
+        ValueError: `mechanism` is none of the four.
     """
 
     def __init__(
@@ -89,6 +92,8 @@ class MoCo(nn.Module):
             "end-to-end": EndToEnd,
             "momentum-batch": lambda: MomentumBatch(encoder, momentum),
         }
+        if mechanism not in dictionaries:
+            raise ValueError(f"mechanism = {mechanism!r}; choose one of {', '.join(dictionaries)}")
         self.dictionary = dictionaries[mechanism]()
         self.temperature, self.symmetric = temperature, symmetric
 

@@ -200,6 +200,7 @@ def _write_outputs(
             for name in ("knn_top1", "spread", "effective_rank", "leak")
         },
         "steps": int(last["step"]),
+        "precision": state.get("precision"),  # missing in a checkpoint of an earlier version
     }
     stage.write_json(outputs / "metrics.json", metrics)
     tracked.results(metrics)

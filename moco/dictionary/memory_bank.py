@@ -56,8 +56,16 @@ class MemoryBank(nn.Module):
         return self.bank.index_select(0, indices_on(self.bank.device, self.drawn(batch.samples, batch.step)))
 
     def drawn(self, samples: Integers, step: int) -> Integers:
-        """Which rows are a step's negatives: int64 [K], distinct, none of `samples`; a function of seed and step."""
+        """Which rows are a step's negatives: int64 [K], distinct, none of `samples`; a function of seed and step.
+
+        Raises:
+            ValueError: the bank has no K rows beside those of `samples`.
+        """
         n, wanted = len(self.bank), self.size + len(samples)
+        if wanted > n:
+            raise ValueError(
+                f"{self.size} negatives cannot be drawn from a bank of {n} images, less the {len(samples)} of a step"
+            )
         rows = permute(np.arange(wanted), n, key_of(self.seed, _PURPOSE, step))
         return rows[np.isin(rows, samples, invert=True)][: self.size]
 

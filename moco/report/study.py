@@ -223,6 +223,7 @@ def _context(outcome: Outcome) -> dict[str, Any]:
         "study": study, "grid": study.scales[outcome.scale], "command": outcome.command,
         "align": "l" * (len(head) - 2 - published) + "rr" + "r" * published, "head": " | ".join(head),
         "rows": [_row(study, point, several, published) for point in points],
+        "beside": _beside(outcome),
         "below": "Means over the seeds ± the deviation of a sample of them, in the figure as bars." if any(p.std is not None for p in points) else "One seed each.",
         "sentences": [*sentences, *verdicts(study, points)], "sources": _sources(study, points),
         "left_out": _by_reason(outcome.left_out) + [escape(line) for line in outcome.failed],
@@ -244,6 +245,22 @@ def _row(study: Study, point: Point, several: bool, published: bool) -> str:
         shown = "–" if value is None else value if isinstance(value, str) else f"{value:.1f} %"
         cells.append(f"{shown}{MARKS[point.known or 'published']}")
     return " | ".join(cells)
+
+
+def _beside(outcome: Outcome) -> str:
+    """What the same images give without training, by the same evaluation, in a sentence; nothing where it was not measured."""
+    found = []
+    for kind, words in (("random", "untrained encoders"), ("pixels", "raw pixels")):
+        values = [
+            100 * figures[outcome.study.metric]
+            for record in outcome.records
+            if (figures := record.metrics["linear"].get(kind))
+            and figures.get(outcome.study.metric) is not None
+        ]
+        if values:
+            low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+            found.append(f"{words} {low} %" if low == high else f"{words} {low} to {high} %")
+    return f"Without training, by the same evaluation: {', '.join(found)}." if found else ""
 
 
 def _sources(study: Study, points: Sequence[Point]) -> list[str]:
@@ -285,5 +302,8 @@ def _made(records: Sequence[Record]) -> dict[str, str]:
         "commit": ", ".join(commits),
         "data": ", ".join(dict.fromkeys(record.data_hash for record in records)),
         "machine": ", ".join(dict.fromkeys(record.machine for record in records)),
+        "precision": ", ".join(
+            dict.fromkeys(r.metrics["pretrain"].get("precision") or "not noted" for r in records)
+        ),
         "seconds": f"{ran:.0f} s, the runs' stages one after the other{note}",
     }

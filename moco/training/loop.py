@@ -92,9 +92,8 @@ def _pretrain(run: Run, writer: bool) -> None:
     model.to(memory_format=torch.channels_last)
     spec = specification(settings, model, run.name)
     optimizer = sgd(model, settings)
-    autocast = torch.autocast(
-        processes.device.type, torch.bfloat16, enabled=use_bf16(settings, processes.device)
-    )
+    bf16 = use_bf16(settings, processes.device)
+    autocast = torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16)
     encode_queries = average_gradients(model.encoder_q, settings, processes)
     first, painter = resume(run.folder, model, optimizer, processes, writer)
     painter = painter_of(painter, processes)
@@ -120,7 +119,7 @@ def _pretrain(run: Run, writer: bool) -> None:
     def save(done: int) -> None:
         with averaged_running_statistics(model, processes) as statistics:
             if writer:
-                state = state_of(model, optimizer, done, plan, settings, statistics, painter)
+                state = state_of(model, optimizer, done, plan, settings, statistics, painter, bf16)
                 checkpoints.save(run.folder, done, state, machine.keep_checkpoints)
         processes.barrier()  # a slow disk is waited for here, not within a step
 

@@ -83,6 +83,7 @@ def state_of(
     settings: Pretrain,
     statistics: Tensor,
     painter: str,
+    bf16: bool,
 ) -> dict[str, Any]:
     """Everything that is not a function of the settings and the step, and where in the plan the run stands.
 
@@ -94,6 +95,7 @@ def state_of(
         settings: of the run.
         statistics: every process's own running statistics, world_size x n.
         painter: of the views, from `painter_of`.
+        bf16: whether the encoders run in bfloat16, which `precision: auto` leaves to the processor.
     """
     epoch, position = divmod(step, plan.steps_per_epoch)
     return {
@@ -101,6 +103,7 @@ def state_of(
         "epoch": epoch,
         "position": position * settings.global_batch,
         "loader": {"order": "stream" if settings.stream else "index", "views": painter},
+        "precision": "bf16" if bf16 else "fp32",
         "model": model.state_dict(),
         "running_statistics": statistics,
         "optimizer": optimizer.state_dict(),

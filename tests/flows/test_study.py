@@ -134,8 +134,18 @@ def test_changed_code_or_parameters_are_run_again(project: Pipeline) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_whose_code_was_edited_after_the_start_does_not_train(project: Pipeline) -> None:
-    runs = [{"series": "MoCo", "x": x, "set": {"pretrain.queue_size": x}} for x in (112, 128)]
+@pytest.mark.parametrize(
+    ("sizes", "edited", "change", "reason"),
+    [
+        ((112, 128), "pipelines/linear.py", ("if __name__", "# changed\nif __name__"), "code that the stages of "),
+        ((144, 160), "params.yaml", ("temperature: 0.2", "temperature: 0.3"), "params.yaml was edited while the study ran"),
+    ],
+)  # fmt: skip
+def test_a_run_does_not_train_if_code_or_parameters_were_edited_after_the_start(
+    project: Pipeline, sizes: tuple[int, int], edited: str, change: tuple[str, str], reason: str
+) -> None:
+    done, late = (f"late-laptop-moco-{size}-s0" for size in sizes)
+    runs = [{"series": "MoCo", "x": x, "set": {"pretrain.queue_size": x}} for x in sizes]
     write(project, with_runs(runs), "late")
     log = project.folder / "runs/late.log"
     with log.open("wb") as file:
@@ -144,14 +154,17 @@ def test_a_run_whose_code_was_edited_after_the_start_does_not_train(project: Pip
             cwd=project.folder, env=project.env, stdout=file, stderr=subprocess.STDOUT,
         )  # fmt: skip
     wait_until(lambda: "pretrain: step 0 of" in log.read_text(), 240, "the first run trains")
-    code = project.folder / "pipelines/linear.py"
-    code.write_text(code.read_text() + "# changed\n")
+    file = project.folder / edited
+    before = file.read_text()
+    assert change[0] in before
+    file.write_text(before.replace(*change, 1))
     assert process.wait(240) == 1
-    project.git("checkout", "--", ".")
+    file.write_text(before)
     said = log.read_text()
-    assert "late-laptop-moco-128-s0: code that the stages of " in said
+    assert reason in next(line for line in said.splitlines() if f"{late}: " in line)
     assert said.count("pretrain: step 0 of") == 1
-    assert (project.folder / "runs/studies/late-laptop/late-laptop-moco-112-s0.json").exists()
+    assert (project.folder / f"runs/studies/late-laptop/{done}.json").exists()
+    assert not (project.folder / f"runs/studies/late-laptop/{late}.json").exists()
 
 
 @pytest.mark.slow

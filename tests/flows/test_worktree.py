@@ -115,6 +115,17 @@ def test_an_experiment_saved_in_the_worktree_is_listed_in_the_workspace(alone: P
     assert load_params(alone.folder / "params.yaml").pretrain.epochs == 3
 
 
+def test_experiments_of_other_commits_are_forgotten_by_name(alone: Pipeline) -> None:
+    here = alone.git("rev-parse", "HEAD").strip()
+    places = {"here": f"{here[:2]}/{here[2:]}", "there": f"{'a' * 2}/{'b' * 38}"}
+    refs = [f"refs/exps/{place}/{name}" for place in places.values() for name in ("trial", "trial-2")]
+    for ref in refs:
+        alone.git("update-ref", ref, here)
+    worktree.forget_experiments(alone.folder, "trial")
+    left = alone.git("for-each-ref", "--format=%(refname)", "refs/exps").split()
+    assert left == sorted(ref for ref in refs if ref != f"refs/exps/{places['there']}/trial")
+
+
 def test_a_folder_left_by_an_earlier_attempt_is_replaced(alone: Pipeline) -> None:
     first = worktree.make(alone.folder, "trial", CHANGES)
     (first / "debris").write_text("")

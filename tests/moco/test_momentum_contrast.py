@@ -108,3 +108,10 @@ def test_the_host_never_waits_for_a_gpu_within_a_step(mechanism):
             optimizer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_mechanism_that_is_none_is_refused_with_those_that_there_are():
+    with pytest.raises(
+        ValueError, match="mechanism = 'memory_bank'; choose one of momentum-queue, memory-bank"
+    ):
+        MoCo(Backbone(), nn.Linear(10, 5), 5, 10, mechanism="memory_bank")

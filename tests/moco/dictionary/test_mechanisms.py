@@ -154,6 +154,10 @@ def test_a_bank_draws_distinct_rows_of_other_images_and_in_the_end_all_of_them()
     assert bank.drawn(samples, 0).tolist() != bank.drawn(samples, 1).tolist()
     fullest = MemoryBank(2, images=50, size=40, momentum=0.5, seed=3)
     assert sorted(fullest.drawn(samples, 0)) == sorted(seen)
+    with pytest.raises(
+        ValueError, match="41 negatives cannot be drawn from a bank of 50 images, less the 10"
+    ):
+        MemoryBank(2, images=50, size=41, momentum=0.5, seed=3).drawn(samples, 0)
 
 
 def test_the_rank_within_a_batch_counts_other_keys_above_the_own_one():

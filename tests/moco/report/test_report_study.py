@@ -65,6 +65,29 @@ def test_the_figure_has_all_points_of_a_series_and_all_published_ones_in_whateve
     ]
 
 
+def test_the_page_says_what_no_training_gives_and_which_precision_was_used(tmp_path: Path) -> None:
+    page = write_study(tmp_path, outcome("momentum"))
+    assert "Without training" not in page
+    assert "not noted" in page
+    records = [
+        record.model_copy(
+            update={
+                "metrics": {
+                    "pretrain": {"precision": precision},
+                    "linear": record.metrics["linear"] | {"random": {"linear_top1": low}, "pixels": {"linear_top1": 0.84}},
+                }
+            }
+        )
+        for record, precision, low in zip(outcome("momentum").records, ("bf16", "fp32", "bf16"), (0.8, 0.81, 0.805), strict=False)
+    ]  # fmt: skip
+    page = write_study(tmp_path, outcome("momentum", records=records))
+    assert (
+        "Without training, by the same evaluation: untrained encoders 80.0 to 81.0 %, raw pixels 84.0 %."
+        in page
+    )
+    assert "bf16, fp32" in page
+
+
 def test_the_same_results_make_the_same_bytes(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_study(tmp_path / folder, outcome("mechanisms"))

@@ -27,11 +27,13 @@ def write(folder: Path, values: dict[str, object]) -> Path:
     return folder
 
 
-def test_there_are_the_eight_studies_each_with_both_grids() -> None:
+def test_there_are_the_nine_studies_each_with_both_grids() -> None:
     assert names(STUDIES) == [
-        "data", "length", "mechanisms", "momentum", "shuffle-bn", "temperature", "v1-v2", "width",
+        "data", "family", "length", "mechanisms", "momentum", "shuffle-bn", "temperature", "v1-v2", "width",
     ]  # fmt: skip
     assert all(set(load_study(name, STUDIES).scales) == set(SCALES) for name in names(STUDIES))
+    page = (ROOT / "docs/study.md").read_text()
+    assert all(f"| `{name}` | " in page for name in names(STUDIES))
 
 
 @pytest.mark.parametrize(("name", "scale"), GRIDS)
