@@ -113,7 +113,7 @@ def measure(case: Case, seeds: int, workers: int) -> tuple[list[Row], list[str]]
 
 
 def main() -> None:
-    """Fashion-MNIST, and CIFAR-10 where there is a copy."""
+    """Fashion-MNIST, and CIFAR-10 where it is at hand or can be downloaded."""
     parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, help="runs of each side (default: 3; 1 if quick)")
     parser.add_argument("--cifar10", type=Path, default=KEPT / "cifar10", help="folder of cifar-10-batches-py or its archive, which is downloaded there unless it has one (default: %(default)s)")  # fmt: skip

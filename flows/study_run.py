@@ -86,10 +86,11 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
         raise MocoError(f"{site.workspace / 'params.yaml'} was edited while the study ran; start it again")
     commit, edited = worktree.commit_of(site.workspace)
     training = Path(site.env["MOCO_RUNS"]) / f"pretrain-{planned.training}"
-    ours = training / "study"  # goes aside with the folder, if somebody begins that training anew
-    if not training.exists():
-        training.mkdir(parents=True)
-        ours.touch()
+    mark = training / "study"  # goes aside with the folder, if somebody begins that training anew
+    ours = mark.exists() or not training.exists()
+    if ours:
+        training.mkdir(parents=True, exist_ok=True)
+        mark.touch()
     (folder / "dvc.lock").write_bytes(planned.data.lock)
     check_out(
         str(SHARDS), folder, env
@@ -112,9 +113,10 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
         machine=this_machine(), tracked=pipeline_run,
     )  # fmt: skip
     write(site.folder(planned.run.study, planned.run.scale) / f"{name}.json", record)
-    if ours.exists():  # the encoder is in the experiment, and a study has many runs
+    if ours:  # the encoder is in the experiment, and a study has many runs
         checkpoints.forget(training)
-        if list(training.iterdir()) == [ours]:  # all was restored; who trains it later is somebody else
+        mark.touch()  # changed code has begun a new folder
+        if list(training.iterdir()) == [mark]:  # all was restored; who trains it later is somebody else
             shutil.rmtree(training)
     get_run_logger().info(
         "%s: %s", name, ", ".join(f"{stage} {took:.0f} s" for stage, took in seconds.items())
