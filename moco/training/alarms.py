@@ -92,7 +92,7 @@ class Watch:
             row["epoch"] - self._at_chance_since["epoch"] >= 1 - 1e-9  # sums of fractions
             and row["step"] - self._at_chance_since["step"] >= FEWEST_STEPS
         ):
-            what = f"the loss ({row['loss']:.2f}) has been at chance ({row['chance']:.2f}) for a whole epoch, and nothing is learned"
+            what = f"the loss ({row['loss']:.2f}) has been at chance ({row['chance']:.2f}) for a whole epoch, and nothing is learned yet"
             found.append(Alarm("chance", what, self._calmer))
         return self._new(found)
 
@@ -133,8 +133,12 @@ class Watch:
     @property
     def _calmer(self) -> str:
         rate = f"lower pretrain.lr_per_256 (now {self.settings.lr_per_256})"
-        if self.settings.mechanism in ("momentum-queue", "momentum-batch"):
-            return f"raise pretrain.momentum (now {self.settings.momentum}) or {rate}"
+        slower = f"raise pretrain.momentum (now {self.settings.momentum}) or {rate}"
+        if self.settings.mechanism == "momentum-queue":
+            # As far from random keys as can be is one direction for all queries; deep encoders do not find out of it.
+            return f"{slower}, or, for a deep encoder, pretrain.queue_size (now {self.settings.queue_size}), whose keys are random at first"
+        if self.settings.mechanism == "momentum-batch":
+            return slower
         return f"{rate} or raise pretrain.temperature (now {self.settings.temperature})"
 
     @property

@@ -37,7 +37,15 @@ def test_queries_in_one_direction_are_a_collapse_from_the_first_epoch_on():
     (alarm,) = alarms(SETTINGS, UNLABELLED, curves(3, feature_std=0.01), [])
     assert alarm.name == "collapse"
     assert "spread 0.01" in alarm.what
-    assert "raise pretrain.momentum (now 0.99) or lower pretrain.lr_per_256 (now 0.09)" in alarm.remedy
+    assert "raise pretrain.momentum (now 0.99) or lower pretrain.lr_per_256 (now 0.09), or" in alarm.remedy
+    assert "pretrain.queue_size (now 4096)" in alarm.remedy
+    (alarm,) = alarms(
+        SETTINGS.model_copy(update={"mechanism": "momentum-batch"}),
+        UNLABELLED,
+        curves(3, feature_std=0.01),
+        [],
+    )
+    assert alarm.remedy == "raise pretrain.momentum (now 0.99) or lower pretrain.lr_per_256 (now 0.09)"
 
 
 def test_a_rank_near_one_or_far_below_the_first_reading_is_told():
