@@ -144,7 +144,7 @@ def _points(axes: Axes, study: Study, series: Mapping[str, list[Placed]], styles
         )
         axes.xaxis.set_minor_locator(NullLocator())
     elif not ordered:
-        axes.set_xticks(range(len(names)), [fill(name, 9) for name in names])
+        axes.set_xticks(range(len(names)), [fill(name, 10) for name in names])
         axes.margins(x=0.12)
     _percent(axes)
 
