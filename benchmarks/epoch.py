@@ -37,7 +37,7 @@ def counted(
     Args:
         batches: begins to make them; None: `fixed` is trained on again and again.
         train: a step; None: they are thrown away.
-    """  # fmt: skip
+    """
 
     def take() -> tuple[int, float, float]:
         data = batches() if batches else iter(lambda: fixed, None)
@@ -87,7 +87,7 @@ def their_sides(settings: Pretrain, count: int, workers: int, threads: int) -> d
     model = build(settings, 0).to(device())
     step, _ = official_step(
         same_weights(model, settings), queue_of(model).keys, settings.momentum, settings.temperature, 0.03, False
-    )  # fmt: skip
+    )
 
     def train(views: list[Tensor]) -> Tensor:
         return step(*(view.to(device(), non_blocking=True) for view in views))
@@ -97,7 +97,9 @@ def their_sides(settings: Pretrain, count: int, workers: int, threads: int) -> d
 
 def rows(settings: Pretrain, costs: dict[str, Cost]) -> list[Row]:
     """Images/s of the whole beside those of the slower part, and beside the official recipe's."""
-    loader, step, both, theirs = (costs[name] for name in ("ours, loader", "ours, step", "ours, both", "official, both"))  # fmt: skip
+    loader, step, both, theirs = (
+        costs[name] for name in ("ours, loader", "ours, step", "ours, both", "official, both")
+    )
     slower, name = max((loader, "loader alone"), (step, "step alone"), key=lambda part: part[0].wall)
     rate, note = (
         settings.global_batch,
@@ -106,11 +108,28 @@ def rows(settings: Pretrain, costs: dict[str, Cost]) -> list[Row]:
     ours_cpu = 1e3 * both.cpu
     return [
         Row(
-            title(settings), "loader and step at once", "images/s", rate / both.wall, name, rate / slower.wall,
-            at_least=0.9, limit=rate / slower.wall, limit_name="the slower part", note=note,
+            title(settings),
+            "loader and step at once",
+            "images/s",
+            rate / both.wall,
+            name,
+            rate / slower.wall,
+            at_least=0.9,
+            limit=rate / slower.wall,
+            limit_name="the slower part",
+            note=note,
         ),
-        Row(title(settings), "loader and step at once", "ms", 1e3 * both.wall, "official, fp32", 1e3 * theirs.wall, ours_cpu, 1e3 * theirs.cpu),
-    ]  # fmt: skip
+        Row(
+            title(settings),
+            "loader and step at once",
+            "ms",
+            1e3 * both.wall,
+            "official, fp32",
+            1e3 * theirs.wall,
+            ours_cpu,
+            1e3 * theirs.cpu,
+        ),
+    ]
 
 
 def main() -> None:
@@ -123,7 +142,14 @@ def main() -> None:
     if torch.cuda.is_available():
         cases = [(case("resnet50", 224, 256, 65536), 14, 2)]
     else:
-        table.append(Row("resnet50, 224 px, batch 256, K 65536", "the whole epoch of ResNet-50 on a GPU", "images/s", not_run="no GPU"))  # fmt: skip
+        table.append(
+            Row(
+                "resnet50, 224 px, batch 256, K 65536",
+                "the whole epoch of ResNet-50 on a GPU",
+                "images/s",
+                not_run="no GPU",
+            )
+        )
     for settings, workers, threads in cases[: 1 if quick else None]:
         arguments = (settings, 4 if quick else 8, workers, threads)
         with apart(our_sides, *arguments) as mine, apart(their_sides, *arguments) as theirs:

@@ -19,7 +19,7 @@ from benchmarks.loader_proof import same_distribution, same_views
 from benchmarks.measure import Cost, Row, Side, cpu_seconds, found, interleaved, machine, options, save
 from benchmarks.photographs import photograph_shards
 from benchmarks.scaling_model import preset
-from moco.encoders import normalise
+from moco.encoders.normalize import normalize
 from moco.images import fused_views
 from moco.images.decode import decode
 from moco.images.index import ShardSet
@@ -67,8 +67,8 @@ def ours(images: Any, workers: int, compiled: bool = False) -> Iterator[Tensor]:
 
 
 def ours_as_float(images: Any, workers: int) -> Iterator[Tensor]:
-    """The same, normalised to float32 where they arrive, which the training step does otherwise."""
-    return (normalise(batch.flatten(0, 1)) for batch in ours(images, workers))
+    """The same, normalized to float32 where they arrive, which the training step does otherwise."""
+    return (normalize(batch.flatten(0, 1)) for batch in ours(images, workers))
 
 
 @contextmanager
@@ -113,13 +113,24 @@ def rows_beside(table: str, costs: dict[str, Cost], limit: float, at: int) -> li
     """Each of our paths beside every other side."""
     return [
         Row(
-            table, mine, "ms", 1e3 * costs[mine].wall, name, 1e3 * cost.wall, 1e3 * costs[mine].cpu, 1e3 * cost.cpu,
-            at_least=GOALS[mine].get(name, (None, None))[at], limit=1e3 * limit, limit_name="decoding alone",
+            table,
+            mine,
+            "ms",
+            1e3 * costs[mine].wall,
+            name,
+            1e3 * cost.wall,
+            1e3 * costs[mine].cpu,
+            1e3 * cost.cpu,
+            at_least=GOALS[mine].get(name, (None, None))[at],
+            limit=1e3 * limit,
+            limit_name="decoding alone",
             note=loader_peers.NOTES.get(name, ""),
         )
-        for mine in GOALS if mine in costs
-        for name, cost in costs.items() if not name.startswith("ours")
-    ]  # fmt: skip
+        for mine in GOALS
+        if mine in costs
+        for name, cost in costs.items()
+        if not name.startswith("ours")
+    ]
 
 
 def decoding(images: ShardSet, rounds: int) -> float:
@@ -177,24 +188,31 @@ def main() -> None:
         limit = decoding(images, rounds)
         timed = {name: in_process(make, count) for name, make in (sides | peers).items()}
         timed["ours, from plain files"] = in_process(partial(ours, files), count)
-        timed["ours, then normalised to float32"] = in_process(partial(ours_as_float, images), count)
+        timed["ours, then normalized to float32"] = in_process(partial(ours_as_float, images), count)
         timed |= {name: make(1) for name, make in alone.items()}
         costs = interleaved(timed, rounds)
     table = "One core, ms an image"
     rows = rows_beside(table, costs, limit, 0)
     for mine, other, goal in (
-        (PLAIN, "ours, from plain files", 0.97), ("ours, then normalised to float32", "official, as written", None),
-    ):  # fmt: skip
+        (PLAIN, "ours, from plain files", 0.97),
+        ("ours, then normalized to float32", "official, as written", None),
+    ):
         own, beside = costs[mine], costs[other]
-        rows.append(Row(table, mine, "ms", 1e3 * own.wall, other, 1e3 * beside.wall, 1e3 * own.cpu, 1e3 * beside.cpu, goal))  # fmt: skip
+        rows.append(
+            Row(table, mine, "ms", 1e3 * own.wall, other, 1e3 * beside.wall, 1e3 * own.cpu, 1e3 * beside.cpu, goal)
+        )
     both = {name: with_workers(make, 2 * count) for name, make in (sides | peers).items()}
     both |= {name: make(2) for name, make in alone.items()}
-    rows += rows_beside(
-        "Two workers to the main process, ms an image", interleaved(both, rounds), limit / 2, 1
-    )
+    rows += rows_beside("Two workers to the main process, ms an image", interleaved(both, rounds), limit / 2, 1)
     rows.append(
-        Row("Starting", "resume in the midst of an epoch of 1.28 million images", "s", seconds_to_resume(images, rounds), at_most=1.0)
-    )  # fmt: skip
+        Row(
+            "Starting",
+            "resume in the midst of an epoch of 1.28 million images",
+            "s",
+            seconds_to_resume(images, rounds),
+            at_most=1.0,
+        )
+    )
     rows += [Row("Two views", name, "ms", not_run=reason) for name, reason in missing.items()]
     save("loader", rows, proofs, begun, quick)
 

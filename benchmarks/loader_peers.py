@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import official
 from benchmarks.measure import Side, found
-from moco.encoders import IMAGENET_MEAN, IMAGENET_STD
+from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 
 NOTES = {
     "official, ending in uint8": "without ToTensor and Normalize, which the step would do",
@@ -26,9 +26,7 @@ def with_workers(
     sides: dict[str, Callable[[int], Iterator[Any]]] = {
         "official, as written": partial(make, official.moco_v2(size)),
         "official, ending in uint8": partial(make, official.moco_v2(size, as_uint8=True)),
-        "torchvision v2 on tensors": partial(
-            make, official.moco_v2_on_tensors(size), read=official.read_tensor
-        ),
+        "torchvision v2 on tensors": partial(make, official.moco_v2_on_tensors(size), read=official.read_tensor),
     }
     missing = {}
     if found("lightly"):
@@ -45,11 +43,7 @@ def with_workers(
 
 
 def endless(
-    folder: Path,
-    batch: int,
-    views: Callable[[Any], Any],
-    workers: int,
-    read: Callable[[str], Any] = official.read_pil,
+    folder: Path, batch: int, views: Callable[[Any], Any], workers: int, read: Callable[[str], Any] = official.read_pil
 ) -> Iterator[Any]:
     loader = official.folder_loader(folder, views, batch, workers, read, epochs=1000 if workers else 1)
     while True:
@@ -71,9 +65,7 @@ def _views_of_first(views: official.TwoCrops, sample: tuple[Any]) -> Any:
     return tuple(views(sample[0]))
 
 
-def in_process(
-    folder: Path, size: int, batch: int
-) -> tuple[dict[str, Callable[[int], Side]], dict[str, str]]:
+def in_process(folder: Path, size: int, batch: int) -> tuple[dict[str, Callable[[int], Side]], dict[str, str]]:
     """Sides with threads of their own, so many; and why others are missing."""
     sides: dict[str, Callable[[int], Side]] = {}
     missing = {}
@@ -97,21 +89,34 @@ def _dali(folder: Path, size: int, batch: int, threads: int) -> Side:
         if fn.random.coin_flip(probability=0.8):
             brightness, contrast, saturation = (fn.random.uniform(range=[0.6, 1.4]) for _ in range(3))
             out = fn.color_twist(
-                out, brightness=brightness, contrast=contrast, saturation=saturation, hue=fn.random.uniform(range=[-36.0, 36.0])
-            )  # fmt: skip
+                out,
+                brightness=brightness,
+                contrast=contrast,
+                saturation=saturation,
+                hue=fn.random.uniform(range=[-36.0, 36.0]),
+            )
         if fn.random.coin_flip(probability=0.2):
             out = fn.saturation(out, saturation=0.0)
         if fn.random.coin_flip(probability=0.5):
             out = fn.gaussian_blur(out, sigma=fn.random.uniform(range=[0.1, 2.0]))
         return fn.crop_mirror_normalize(
-            out, mirror=fn.random.coin_flip(), dtype=types.FLOAT, output_layout="CHW",
-            mean=[255 * x for x in IMAGENET_MEAN], std=[255 * x for x in IMAGENET_STD],
-        )  # fmt: skip
+            out,
+            mirror=fn.random.coin_flip(),
+            dtype=types.FLOAT,
+            output_layout="CHW",
+            mean=[255 * x for x in IMAGENET_MEAN],
+            std=[255 * x for x in IMAGENET_STD],
+        )
 
     @pipeline_def(
-        batch_size=batch, num_threads=threads, device_id=None, enable_conditionals=True, exec_async=False,
-        exec_pipelined=False, seed=0,
-    )  # fmt: skip
+        batch_size=batch,
+        num_threads=threads,
+        device_id=None,
+        enable_conditionals=True,
+        exec_async=False,
+        exec_pipelined=False,
+        seed=0,
+    )
     def pipeline() -> Any:
         data, _ = fn.readers.file(file_root=str(folder), random_shuffle=True)
         images = fn.decoders.image(data, device="cpu", output_type=types.RGB)
@@ -143,11 +148,16 @@ def _ffcv(folder: Path, size: int, batch: int, threads: int) -> Side:
         DatasetWriter(str(stored), fields, num_workers=1).from_indexed_dataset(_Pairs(paths))
     pipelines = {
         name: [
-            RandomResizedCropRGBImageDecoder((size, size), scale=(0.2, 1.0)), RandomHorizontalFlip(),
-            RandomBrightness(0.4, 0.8), RandomContrast(0.4, 0.8), RandomSaturation(0.4, 0.8), ToTensor(), ToTorchImage(),
+            RandomResizedCropRGBImageDecoder((size, size), scale=(0.2, 1.0)),
+            RandomHorizontalFlip(),
+            RandomBrightness(0.4, 0.8),
+            RandomContrast(0.4, 0.8),
+            RandomSaturation(0.4, 0.8),
+            ToTensor(),
+            ToTorchImage(),
         ]
         for name in ("query", "key")
-    }  # fmt: skip
+    }
     loader = Loader(str(stored), batch, threads, order=OrderOption.RANDOM, pipelines=pipelines)
 
     def take() -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.official import repainted
 from moco.config import Views
-from moco.encoders import IMAGENET_MEAN, IMAGENET_STD
+from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.images.decode import decode
 from moco.images.index import ShardSet
 from moco.images.views import choose, draw, paint, place
@@ -39,7 +39,7 @@ def same_views(images: ShardSet, settings: Views, size: int) -> str:
 
 
 def same_distribution(mine: Iterator[Any], peers: dict[str, Iterator[Any]], batches: int) -> list[str]:
-    """Compare means and deviations of the colours and the mean step between neighbouring pixels, over whole epochs.
+    """Compare means and deviations of the colors and the mean step between neighboring pixels, over whole epochs.
 
     Args:
         mine: our batches.
@@ -57,7 +57,7 @@ def same_distribution(mine: Iterator[Any], peers: dict[str, Iterator[Any]], batc
         assert apart < AT_MOST, f"{name}: another distribution, {apart:.1f} standard errors apart"
         lines.append(f"{name} {apart:.1f}")
     return [
-        "colours' means and deviations, and the step between neighbouring pixels, are within sampling error of every peer's"
+        "colors' means and deviations, and the step between neighboring pixels, are within sampling error of every peer's"
         f" (the largest difference in standard errors: {', '.join(lines)})"
     ]
 

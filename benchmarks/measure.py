@@ -22,9 +22,21 @@ from benchmarks import page
 
 RESULTS = Path(__file__).parent / "results.json"
 PACKAGES = (
-    "torch", "torchvision", "numpy", "numba", "opencv-python-headless", "pillow", "webdataset", "lightly",
-    "nvidia-dali-cuda130", "ffcv", "simplejpeg", "pycocotools", "faster-coco-eval", "torchmetrics",
-)  # fmt: skip
+    "torch",
+    "torchvision",
+    "numpy",
+    "numba",
+    "opencv-python-headless",
+    "pillow",
+    "webdataset",
+    "lightly",
+    "nvidia-dali-cuda130",
+    "ffcv",
+    "simplejpeg",
+    "pycocotools",
+    "faster-coco-eval",
+    "torchmetrics",
+)
 Side = Callable[[], int | tuple[int, float, float]]
 """Does a round's work and returns how many units of it (images, steps, …) it did; with the seconds on the clock and
 the CPU seconds, where only a part of the call counts."""
@@ -145,9 +157,7 @@ def apart(make: Callable[..., Mapping[str, Side]], *arguments: Any) -> Iterator[
         process.join()
 
 
-def _serve(
-    connection: Connection, make: Callable[..., Mapping[str, Side]], arguments: tuple[Any, ...]
-) -> None:
+def _serve(connection: Connection, make: Callable[..., Mapping[str, Side]], arguments: tuple[Any, ...]) -> None:
     multiprocessing.set_start_method(None, force=True)  # the sides' own processes begin as they do elsewhere
     sides = make(*arguments)
     connection.send(list(sides))
@@ -177,7 +187,9 @@ def machine() -> dict[str, Any]:
     import torch  # takes seconds, which every process of the sharding would pay too
 
     names = Path("/proc/cpuinfo")
-    models = [line for line in names.read_text().splitlines() if line.startswith("model name")] if names.exists() else []  # fmt: skip
+    models = (
+        [line for line in names.read_text().splitlines() if line.startswith("model name")] if names.exists() else []
+    )
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -198,9 +210,7 @@ def machine() -> dict[str, Any]:
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
     """The command line that every benchmark has."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer images and rounds, under two minutes; noisier"
-    )
+    parser.add_argument("--quick", action="store_true", help="fewer images and rounds, under two minutes; noisier")
     return parser
 
 

@@ -23,7 +23,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from moco.encoders import IMAGENET_MEAN, IMAGENET_STD
+from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.images.decode import Pixels
 
 Views = Callable[[Image.Image], Any]
@@ -50,33 +50,41 @@ class TwoCrops:
 
 
 def moco_v2(size: int, as_uint8: bool = False) -> TwoCrops:
-    """MoCo v2's augmentation on Pillow images, ending in normalised float32 as the official code does."""
-    end = [transforms.PILToTensor()] if as_uint8 else [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]  # fmt: skip
+    """MoCo v2's augmentation on Pillow images, ending in normalized float32 as the official code does."""
+    end = (
+        [transforms.PILToTensor()]
+        if as_uint8
+        else [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    )
     return TwoCrops(
-        transforms.Compose([
-            transforms.RandomResizedCrop(size, scale=(0.2, 1.0)),
-            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-            transforms.RandomGrayscale(0.2),
-            transforms.RandomApply([PilBlur(0.1, 2.0)], p=0.5),
-            transforms.RandomHorizontalFlip(),
-            *end,
-        ])
-    )  # fmt: skip
+        transforms.Compose(
+            [
+                transforms.RandomResizedCrop(size, scale=(0.2, 1.0)),
+                transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+                transforms.RandomGrayscale(0.2),
+                transforms.RandomApply([PilBlur(0.1, 2.0)], p=0.5),
+                transforms.RandomHorizontalFlip(),
+                *end,
+            ]
+        )
+    )
 
 
 def moco_v2_on_tensors(size: int) -> TwoCrops:
     """The same by torchvision v2 on uint8 tensors; its blur needs a kernel of one size, here 13."""
     return TwoCrops(
-        v2.Compose([
-            v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True),
-            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-            v2.RandomGrayscale(0.2),
-            v2.RandomApply([v2.GaussianBlur(13, (0.1, 2.0))], p=0.5),
-            v2.RandomHorizontalFlip(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-        ])
-    )  # fmt: skip
+        v2.Compose(
+            [
+                v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True),
+                v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+                v2.RandomGrayscale(0.2),
+                v2.RandomApply([v2.GaussianBlur(13, (0.1, 2.0))], p=0.5),
+                v2.RandomHorizontalFlip(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            ]
+        )
+    )
 
 
 def read_pil(path: str) -> Image.Image:
@@ -105,12 +113,14 @@ def folder_loader(
 
 
 def repainted(image: Pixels, view: NDArray[np.void], size: int) -> Pixels:
-    """A view with the parameters that ours has drawn, painted by Pillow, and by torchvision on tensors for the colours.
+    """A view with the parameters that ours has drawn, painted by Pillow, and by torchvision on tensors for the colors.
 
     Pillow's hue has 256 steps, so that torchvision's two paths themselves differ at 41 to 47 dB.
     """
     top, left, height, width = (int(view[name]) for name in ("top", "left", "height", "width"))
-    whole = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, (left, top, left + width, top + height))  # fmt: skip
+    whole = Image.fromarray(image).resize(
+        (size, size), Image.Resampling.BILINEAR, (left, top, left + width, top + height)
+    )
     tensor = torch.from_numpy(np.array(whole)).permute(2, 0, 1)
     jitters = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
     if view["order"][0] >= 0:
@@ -180,7 +190,7 @@ class OfficialMoCo(nn.Module):
 def official_step(
     encoder: nn.Module, keys: Tensor, momentum: float, temperature: float, lr: float, bf16: bool
 ) -> tuple[Callable[[Tensor, Tensor], Tensor], list[nn.Parameter]]:
-    """One step of the official loop on normalised float32 views, and the parameters it trains.
+    """One step of the official loop on normalized float32 views, and the parameters it trains.
 
     Args:
         encoder: as `resnet` makes it.
@@ -213,9 +223,7 @@ class LightlyMoCo(nn.Module):
         ImportError: lightly is not installed.
     """
 
-    def __init__(
-        self, backbone: nn.Module, head: Any, keys: Tensor, momentum: float, temperature: float
-    ) -> None:
+    def __init__(self, backbone: nn.Module, head: Any, keys: Tensor, momentum: float, temperature: float) -> None:
         from lightly.loss import NTXentLoss
         from lightly.models.modules import MoCoProjectionHead
         from lightly.models.utils import deactivate_requires_grad, update_momentum

@@ -52,9 +52,7 @@ def chain(folder: Path, length: int, env: dict[str, str], project: Path) -> None
 
 def main() -> None:
     """Measure and print a Markdown table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=3, help="repetitions; the median is shown (default: 3)")
     times = parser.parse_args().times
     project = Path.cwd()
@@ -70,15 +68,12 @@ def main() -> None:
             whole["dvc repro", length] = seconds([*DVC, "repro"], folder, env, times)
             whole["the flow", length] = seconds(FLOW, folder, env, times)
             one_by_one = " && ".join(
-                f"{sys.executable} -m dvc --wait-for-lock repro --single-item s{number}"
-                for number in range(length)
+                f"{sys.executable} -m dvc --wait-for-lock repro --single-item s{number}" for number in range(length)
             )
             whole["one `dvc repro --single-item` a stage", length] = seconds(
                 ["sh", "-c", one_by_one], folder, env, times
             )
-        print(
-            f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; median of {times}\n"
-        )
+        print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; median of {times}\n")
         print(f"| driver, nothing to do | {SHORT} stages, s | {LONG} stages, s | each stage, s | start, s |")
         print("| --- | --- | --- | --- | --- |")
         for driver in dict.fromkeys(name for name, _ in whole):

@@ -9,7 +9,7 @@ TOPICS = {
     "loader": (
         "Two views of an image",
         "An image is one decode and two random views of 224 x 224 of MoCo v2's distribution. Ours hands over uint8, which the"
-        " step normalises; the peers end as they are written, in normalised float32, unless the line says uint8.",
+        " step normalizes; the peers end as they are written, in normalized float32, unless the line says uint8.",
     ),
     "reading": (
         "Reading without decoding",
@@ -18,7 +18,7 @@ TOPICS = {
     "step": (
         "The training step",
         "Forward and backward of both encoders, loss, queue, momentum update and SGD, on images that are in memory already."
-        " Ours begins at uint8 and normalises them; the peers are given normalised float32.",
+        " Ours begins at uint8 and normalizes them; the peers are given normalized float32.",
     ),
     "epoch": (
         "Loader and step at once",
@@ -26,18 +26,18 @@ TOPICS = {
     ),
     "probe": (
         "Linear classification on frozen features",
-        "Exact mode is the paper's protocol: random crops and flips, encoded anew every epoch. Fast mode encodes one centre view"
+        "Exact mode is the paper's protocol: random crops and flips, encoded anew every epoch. Fast mode encodes one center view"
         " of each image once. They are different protocols; the difference in accuracy is stated.",
     ),
     "quality": (
         "Accuracy of whole runs",
-        "The same images, encoder, first weights, first keys, epochs, batch, views, optimiser and evaluation; lightly's loop is made of its"
+        "The same images, encoder, first weights, first keys, epochs, batch, views, optimizer and evaluation; lightly's loop is made of its"
         " documented parts, in float32, with batch norm over the whole batch. Ours stands beside it twice: with its own settings, batch norm in"
         " shuffled groups and the precision of the machine, and with lightly's. Accuracies are means over the seeds, times medians.",
     ),
     "transfer_step": (
         "Fine-tuning a detector",
-        "From image files to the optimiser's step, one loader worker on each side, random weights. torchvision's reference loop reads with"
+        "From image files to the optimizer's step, one loader worker on each side, random weights. torchvision's reference loop reads with"
         " Pillow, hands over float32 and resizes in the model; ours resizes in the worker and hands over uint8.",
     ),
     "transfer_evaluation": (
@@ -104,9 +104,18 @@ def _table(title: str, rows: list[dict[str, Any]]) -> str:
     for row in rows:
         limit = f"{number(row['limit'])}, {row['limit_name']}" if row["limit"] is not None else "–"
         cells = [
-            row["name"], row["peer_name"] or "–", row["unit"], number(row["ours"]), number(row["peer"]),
-            number(row["ratio"]), _goal(row), limit, number(row["ours_cpu"]), number(row["peer_cpu"]), row["note"],
-        ]  # fmt: skip
+            row["name"],
+            row["peer_name"] or "–",
+            row["unit"],
+            number(row["ours"]),
+            number(row["peer"]),
+            number(row["ratio"]),
+            _goal(row),
+            limit,
+            number(row["ours_cpu"]),
+            number(row["peer_cpu"]),
+            row["note"],
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

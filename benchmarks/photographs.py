@@ -9,20 +9,18 @@ import numpy as np
 from PIL import Image
 
 from moco.config import Fetch, Shard
-from moco.disk import move_folder
-from moco.images.hashing import stream
+from moco.files import move_folder
 from moco.images.index import ShardSet, open_split
-from moco.images.shards import write_shards
-from moco.images.sources import open_source
-from moco.images.splits import write_manifest
+from moco.shards.write import write_shards
+from moco.sources.hashing import stream
+from moco.sources.manifest import write_manifest
+from moco.sources.origins import open_source
 
 KEPT = Path("runs/benchmarks")
 """Where photographs are kept from run to run; not versioned."""
 WALLPAPERS = (Path("/usr/share/backgrounds"), Path("/usr/share/wallpapers"))
 SHAPES = ((500, 375), (500, 375), (500, 375), (500, 333), (375, 500), (333, 500), (500, 500), (640, 480))
-SHARD = Shard(
-    samples_per_shard=5000, megabytes_per_shard=256, max_side=None, jpeg_quality=92, max_bad_fraction=0.0
-)
+SHARD = Shard(samples_per_shard=5000, megabytes_per_shard=256, max_side=None, jpeg_quality=92, max_bad_fraction=0.0)
 
 
 def photographs(count: int) -> tuple[Path, str]:
@@ -47,9 +45,7 @@ def photographs(count: int) -> tuple[Path, str]:
             data = _jpeg(image, int(115_000 * np.exp(0.3 * random.standard_normal())))
             (part / "all" / f"{number:06d}.jpg").write_bytes(data)
         size = sum(file.stat().st_size for file in (part / "all").iterdir()) / count
-        origin = (
-            f"cut from {len(sources)} photographs" if sources else "synthetic, for no photographs were found"
-        )
+        origin = f"cut from {len(sources)} photographs" if sources else "synthetic, for no photographs were found"
         note.write_text(json.dumps(f"{count} JPEGs of {size / 1e3:.0f} kB on average, {origin}"))
         move_folder(part, folder)
     return folder, json.loads(note.read_text())
@@ -58,9 +54,7 @@ def photographs(count: int) -> tuple[Path, str]:
 def photograph_shards(count: int) -> tuple[ShardSet, Path, str]:
     """The same photographs as tars with an index, the folder of files, and where they come from."""
     folder, origin = photographs(count)
-    settings = Fetch(
-        source="folder", path=str(folder), labels="folders", val_fraction=0, test_fraction=0, split_seed=0
-    )
+    settings = Fetch(source="folder", path=str(folder), labels="folders", val_fraction=0, test_fraction=0, split_seed=0)
     return open_split(sharded(settings, KEPT / f"shards-{count}"), "train"), folder, origin
 
 

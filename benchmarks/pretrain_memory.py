@@ -14,12 +14,13 @@ import torch
 
 from benchmarks.sharding import SHARD, fetched, small_images
 from moco.cluster.machine import Machine
-from moco.cluster.process_group import Processes
 from moco.config import load_params
-from moco.disk import readable
+from moco.cores import cores
+from moco.files import readable
 from moco.images.index import open_split
-from moco.images.shards import processors, write_shards
-from moco.training.curves import read_rows
+from moco.processes import Processes
+from moco.runs.curves import read_rows
+from moco.shards.write import write_shards
 from moco.training.loop import Run, pretrain
 from moco.training.monitor import Monitor
 
@@ -29,9 +30,7 @@ STEPS = 20
 def train(shards: Path, runs: Path) -> None:
     """So many steps with the project's own settings; prints the peak of this process and of its loader, in kB."""
     images, val = open_split(shards, "train"), open_split(shards, "val")
-    settings = load_params().pretrain.model_copy(
-        update={"epochs": 1, "knn_every_epochs": 0, "log_every_steps": STEPS}
-    )
+    settings = load_params().pretrain.model_copy(update={"epochs": 1, "knn_every_epochs": 0, "log_every_steps": STEPS})
     machine = Machine(num_workers=1, device="cpu")
 
     def end() -> None:
@@ -49,15 +48,8 @@ def peak(images: Path, scratch: Path) -> int:
     """Peak resident bytes of a training process on a folder of images."""
     raw, shards = scratch / f"{images.name}-raw", scratch / f"{images.name}-shards"
     fetched(images, raw)
-    write_shards(raw, shards, scratch / "runs", SHARD, processors())
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.pretrain_memory",
-        "--train",
-        str(shards),
-        str(scratch / images.name),
-    ]
+    write_shards(raw, shards, scratch / "runs", SHARD, cores())
+    command = [sys.executable, "-m", "benchmarks.pretrain_memory", "--train", str(shards), str(scratch / images.name)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return 1024 * int(done.stdout.rsplit("peak ", 1)[1].split()[0])
 

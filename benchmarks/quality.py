@@ -21,7 +21,7 @@ from benchmarks.quality_runs import (
     trained_once,
 )
 from benchmarks.quality_sides import training_images
-from moco.cluster.machine import cores
+from moco.cores import cores
 from moco.errors import MocoError
 from moco.evaluation.linear import Evaluation
 from moco.training.setup import build
@@ -33,7 +33,7 @@ def rows(case: Case, runs: dict[str, list[Run]], untrained: Evaluation, workers:
     table = (
         f"{case.name}, {len(training_images(settings, case.shards)):,} images, {settings.epochs} epochs, {settings.encoder} at"
         f" {settings.image_size} px, batch {settings.global_batch}, K {settings.queue_size}; {seeds} {'seed' if seeds == 1 else 'seeds'}"
-    )  # fmt: skip
+    )
     theirs = runs[PEER]
     found = []
     for side in (OURS, ALIKE):
@@ -41,23 +41,40 @@ def rows(case: Case, runs: dict[str, list[Run]], untrained: Evaluation, workers:
         for metric, name in METRICS.items():
             a, b = ([100 * getattr(run, metric) for run in some] for some in (mine, theirs))
             found.append(
-                Row(table, f"{side}: {name}", "% top-1", statistics.mean(a), PEER, statistics.mean(b), note=spread(a, b))
-            )  # fmt: skip
-        found.append(
-            Row(
-                table, f"{side}: training", "images/s", statistics.median(run.speed for run in mine), PEER,
-                statistics.median(run.speed for run in theirs), at_least=1.0,
+                Row(
+                    table, f"{side}: {name}", "% top-1", statistics.mean(a), PEER, statistics.mean(b), note=spread(a, b)
+                )
             )
-        )  # fmt: skip
-        wall, peer_wall, cpu, peer_cpu = (
-            statistics.median(getattr(run, field) for run in some) for field in ("wall", "cpu") for some in (mine, theirs)
-        )  # fmt: skip
         found.append(
             Row(
-                table, f"{side}: from the command to the weights", "s", wall, PEER, peer_wall, cpu, peer_cpu, at_least=1.0,
+                table,
+                f"{side}: training",
+                "images/s",
+                statistics.median(run.speed for run in mine),
+                PEER,
+                statistics.median(run.speed for run in theirs),
+                at_least=1.0,
+            )
+        )
+        wall, peer_wall, cpu, peer_cpu = (
+            statistics.median(getattr(run, field) for run in some)
+            for field in ("wall", "cpu")
+            for some in (mine, theirs)
+        )
+        found.append(
+            Row(
+                table,
+                f"{side}: from the command to the weights",
+                "s",
+                wall,
+                PEER,
+                peer_wall,
+                cpu,
+                peer_cpu,
+                at_least=1.0,
                 note=f"start-up and checkpoint included; lightly's with {workers} loader {'process' if workers == 1 else 'processes'}",
             )
-        )  # fmt: skip
+        )
     loss = {side: statistics.mean(run.loss for run in some) for side, some in runs.items()}
     found[-1].note += "; loss at the end: " + ", ".join(f"{side} {value:.3f}" for side, value in loss.items())
     for name, value in (("linear classification", untrained.linear_top1), ("kNN", untrained.knn_top1)):
@@ -68,11 +85,18 @@ def rows(case: Case, runs: dict[str, list[Run]], untrained: Evaluation, workers:
 def each_run(table: str, runs: dict[str, list[Run]]) -> list[Row]:
     """The accuracies that the means are of."""
     return [
-        Row(table, f"seed {seed}, {side}: {name}", "% top-1", 100 * getattr(mine, metric), PEER, 100 * getattr(theirs, metric))
+        Row(
+            table,
+            f"seed {seed}, {side}: {name}",
+            "% top-1",
+            100 * getattr(mine, metric),
+            PEER,
+            100 * getattr(theirs, metric),
+        )
         for side in (OURS, ALIKE)
         for metric, name in METRICS.items()
         for seed, (mine, theirs) in enumerate(zip(runs[side], runs[PEER], strict=True))
-    ]  # fmt: skip
+    ]
 
 
 def spread(mine: Sequence[float], theirs: Sequence[float]) -> str:
@@ -116,8 +140,18 @@ def main() -> None:
     """Fashion-MNIST, and CIFAR-10 where it is at hand or can be downloaded."""
     parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, help="runs of each side (default: 3; 1 if quick)")
-    parser.add_argument("--cifar10", type=Path, default=KEPT / "cifar10", help="folder of cifar-10-batches-py or its archive, which is downloaded there unless it has one (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--workers", type=int, default=0, help="loader processes of lightly's side (default: as many as are best for it; if quick, one less than cores)")  # fmt: skip
+    parser.add_argument(
+        "--cifar10",
+        type=Path,
+        default=KEPT / "cifar10",
+        help="folder of cifar-10-batches-py or its archive, which is downloaded there unless it has one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="loader processes of lightly's side (default: as many as are best for it; if quick, one less than cores)",
+    )
     arguments = parser.parse_args()
     quick, begun = arguments.quick, machine()
     seeds, size = arguments.seeds or (1 if quick else 3), (0.1, 2, 5_000) if quick else (0.25, 5, 100_000)
@@ -126,14 +160,24 @@ def main() -> None:
     proofs: list[str] = []
     cases = []
     if not found("lightly"):
-        table.append(Row("Fashion-MNIST", "accuracy and time", "", peer_name=PEER, not_run="not installed; `make bench` does"))  # fmt: skip
+        table.append(
+            Row("Fashion-MNIST", "accuracy and time", "", peer_name=PEER, not_run="not installed; `make bench` does")
+        )
     else:
         cases.append(fashion_mnist(*size))
         try:
             cases.append(cifar10(arguments.cifar10, *size))
         except MocoError as error:
             print(error, flush=True)
-            table.append(Row("CIFAR-10", "CIFAR-10, accuracy and time", "", peer_name=PEER, not_run="neither at hand nor to be downloaded; `python -m benchmarks.quality --cifar10 FOLDER` takes a copy"))  # fmt: skip
+            table.append(
+                Row(
+                    "CIFAR-10",
+                    "CIFAR-10, accuracy and time",
+                    "",
+                    peer_name=PEER,
+                    not_run="neither at hand nor to be downloaded; `python -m benchmarks.quality --cifar10 FOLDER` takes a copy",
+                )
+            )
     for case in cases:
         more, said = measure(case, seeds, workers)
         table, proofs = table + more, proofs + said

@@ -7,7 +7,7 @@ from benchmarks.quality_runs import ALIKE, PEER, Case, Run, decoded
 from benchmarks.quality_sides import Pictures, lightly_model, lightly_views, training_images
 from benchmarks.step import gradient
 from moco.dictionary import Contrast
-from moco.encoders import normalise
+from moco.encoders.normalize import normalize
 from moco.images import fused_views
 from moco.images.decode import decode
 from moco.images.loader import ViewBatches
@@ -29,14 +29,14 @@ def same_images(case: Case) -> str:
     batch = min(2000, len(images))
     plan = EpochPlan(len(images), batch, 0)
     views = ViewBatches(images, plan, settings.views, settings.image_size, compiled=fused_views.available())
-    ours = normalise(views[0]).flatten(0, 1)
+    ours = normalize(views[0]).flatten(0, 1)
     theirs = Pictures(pixels[mine[plan.batch(0)]], lightly_views(settings.views, settings.image_size))
     torch.manual_seed(0)
     others = torch.stack([view for i in range(batch) for view in theirs[i]])
     mean, deviation = (float(abs(of(ours) - of(others))) for of in (torch.mean, torch.std))
     assert max(mean, deviation) < 0.05, f"views differ by {mean:.3f} in mean, {deviation:.3f} in deviation"
     return (
-        f"{case.name}: every tenth image is the same, pixel by pixel; normalised pixels of the views of {batch:,} images differ by {mean:.3f} in"
+        f"{case.name}: every tenth image is the same, pixel by pixel; normalized pixels of the views of {batch:,} images differ by {mean:.3f} in"
         f" their mean and {deviation:.3f} in their deviation"
     )
 
@@ -50,16 +50,12 @@ def same_start(case: Case) -> str:
     settings = case.of(ALIKE, 0)
     images = training_images(settings, case.shards)
     plan = EpochPlan(len(images), settings.global_batch, 0)
-    views = ViewBatches(images, plan, settings.views, settings.image_size, compiled=fused_views.available())[
-        0
-    ]
-    query, key = normalise(views).double()
+    views = ViewBatches(images, plan, settings.views, settings.image_size, compiled=fused_views.available())[0]
+    query, key = normalize(views).double()
     found = []
     for model in (build(settings, 0).double(), lightly_model(settings).double()):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.03)
-        for _ in range(
-            2
-        ):  # the second sees what the first has put into the dictionary, and the moved key encoder
+        for _ in range(2):  # the second sees what the first has put into the dictionary, and the moved key encoder
             optimizer.zero_grad()
             made = model(query, key)
             loss = made.loss if isinstance(made, Contrast) else made

@@ -22,14 +22,15 @@ from benchmarks.measure import timed
 from benchmarks.photographs import KEPT, sharded
 from benchmarks.quality_sides import lightly_weights, our_weights, pixels_of
 from benchmarks.scaling_model import preset
-from moco.cluster.machine import cores
 from moco.config import Fetch, Linear, Pretrain, load_params
-from moco.encoders import FrozenEncoder, ResNet
-from moco.evaluation.features import Extractor
-from moco.evaluation.linear import Evaluation, Labelled, evaluate
+from moco.cores import cores
+from moco.encoders.frozen import FrozenEncoder
+from moco.encoders.resnet import ResNet
+from moco.evaluation.linear import Evaluation, evaluate
+from moco.features.extract import Extractor, Labelled
 from moco.images.index import open_split
-from moco.training.curves import read_rows
-from moco.training.job import Job, write_job
+from moco.runs.curves import read_rows
+from moco.runs.job import Job, write_job
 from moco.training.setup import build, specification
 
 OURS, ALIKE, PEER = "ours", "ours, batch norm and precision as lightly's", "lightly"
@@ -98,11 +99,14 @@ def fashion_mnist(fraction: float, epochs: int, labelled: int) -> Case:
 def cifar10(folder: Path, fraction: float, epochs: int, labelled: int) -> Case:
     """The same encoder on a copy of CIFAR-10, with the views of the preset for it but for larger crops: epochs are few."""
     small, views = load_params(Path(moco.__file__).parent / "presets/small.yaml"), preset("cifar").views
-    fetch = Fetch(source="cifar10", path=str(folder), labels="folders", val_fraction=0.1, test_fraction=0, split_seed=0)  # fmt: skip
+    fetch = Fetch(source="cifar10", path=str(folder), labels="folders", val_fraction=0.1, test_fraction=0, split_seed=0)
     settings = {
-        "images_fraction": fraction, "epochs": epochs, "knn_every_epochs": 0, "image_size": 32,
+        "images_fraction": fraction,
+        "epochs": epochs,
+        "knn_every_epochs": 0,
+        "image_size": 32,
         "views": views.model_copy(update={"crop_scale_min": 0.2}),
-    }  # fmt: skip
+    }
     shards = sharded(fetch, KEPT / "cifar10-split")
     return Case("CIFAR-10", shards, small.pretrain.model_copy(update=settings), small.linear, labelled)
 
@@ -142,15 +146,17 @@ def train(case: Case, side: str, seed: int, workers: int, folder: Path) -> tuple
 
 def best_workers(case: Case) -> int:
     """The number of loader processes with which lightly's side is fastest on this machine, of one, one a core and one fewer."""
-    short = case.settings.model_copy(
-        update={"images_fraction": case.settings.images_fraction / 6, "epochs": 3}
-    )  # fmt: skip
+    short = case.settings.model_copy(update={"images_fraction": case.settings.images_fraction / 6, "epochs": 3})
     found = {}
     for workers in {1, max(1, cores() - 1), cores()}:
         with tempfile.TemporaryDirectory() as folder:
             train(replace(case, settings=short), PEER, 0, workers, Path(folder))
             found[workers] = speed_of(Path(folder))
-    print("lightly's images/s by loader processes:", {workers: round(speed) for workers, speed in found.items()}, flush=True)  # fmt: skip
+    print(
+        "lightly's images/s by loader processes:",
+        {workers: round(speed) for workers, speed in found.items()},
+        flush=True,
+    )
     return max(found, key=found.__getitem__)
 
 

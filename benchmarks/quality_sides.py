@@ -21,11 +21,11 @@ from moco.config import Pretrain, Views
 from moco.dictionary import MomentumQueue
 from moco.images.index import ShardSet, open_split
 from moco.images.subset import subset
-from moco.training.checkpoints import load_newest
-from moco.training.curves import Curve
-from moco.training.job import read_job
+from moco.runs.checkpoints import load_newest
+from moco.runs.curves import Curve
+from moco.runs.job import read_job
 from moco.training.setup import build
-from moco.training.worker import train
+from moco.worker import train
 
 LAST = "lightly.pt"
 """Weights that lightly's side leaves: those of the backbone, and how many numbers were trained."""
@@ -76,7 +76,7 @@ class Pictures(Dataset[list[Tensor]]):
 
     Args:
         pixels: uint8 N x H x W x 3.
-        views: of one image, in normalised float32.
+        views: of one image, in normalized float32.
     """
 
     def __init__(self, pixels: NDArray[np.uint8], views: TwoCrops) -> None:
@@ -94,10 +94,19 @@ def lightly_views(views: Views, size: int) -> TwoCrops:
     from lightly.transforms import MoCoV2Transform
 
     transform: TwoCrops = MoCoV2Transform(
-        input_size=size, cj_prob=views.jitter_p, cj_strength=1.0, cj_bright=views.brightness, cj_contrast=views.contrast,
-        cj_sat=views.saturation, cj_hue=views.hue, min_scale=views.crop_scale_min, random_gray_scale=views.grayscale_p,
-        gaussian_blur=views.blur_p, sigmas=(views.blur_sigma_min, views.blur_sigma_max), hf_prob=views.flip_p,
-    )  # fmt: skip
+        input_size=size,
+        cj_prob=views.jitter_p,
+        cj_strength=1.0,
+        cj_bright=views.brightness,
+        cj_contrast=views.contrast,
+        cj_sat=views.saturation,
+        cj_hue=views.hue,
+        min_scale=views.crop_scale_min,
+        random_gray_scale=views.grayscale_p,
+        gaussian_blur=views.blur_p,
+        sigmas=(views.blur_sigma_min, views.blur_sigma_max),
+        hf_prob=views.flip_p,
+    )
     return transform
 
 
@@ -113,7 +122,7 @@ def lightly(folder: Path, workers: int) -> None:
     """lightly's loop as its documentation has it, in float32, from the weights and keys that ours begins with.
 
     Nothing shuffles the keys: with batch norm over the whole batch it would change nothing. Workers live through all
-    epochs, which is in lightly's favour.
+    epochs, which is in lightly's favor.
 
     Args:
         folder: of the run; receives the figures and the weights.
@@ -126,13 +135,21 @@ def lightly(folder: Path, workers: int) -> None:
     model = lightly_model(settings).to(device)
     torch.manual_seed(settings.seed)
     data = DataLoader(
-        Pictures(np.array(pixels if chosen is None else pixels[chosen]), lightly_views(settings.views, settings.image_size)),
-        settings.global_batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0,
-    )  # fmt: skip
+        Pictures(
+            np.array(pixels if chosen is None else pixels[chosen]), lightly_views(settings.views, settings.image_size)
+        ),
+        settings.global_batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
     optimizer = torch.optim.SGD(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=settings.lr_per_256 * settings.global_batch / 256, momentum=settings.sgd_momentum, weight_decay=settings.weight_decay,
-    )  # fmt: skip
+        lr=settings.lr_per_256 * settings.global_batch / 256,
+        momentum=settings.sgd_momentum,
+        weight_decay=settings.weight_decay,
+    )
     total = settings.epochs * len(data)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
     curves = Curve(folder / "curves.csv", ["step", "loss", "learning_rate"], upto=0)
@@ -153,9 +170,7 @@ def lightly(folder: Path, workers: int) -> None:
                 curves.add({"step": done, "loss": float(torch.stack(losses).mean()), "learning_rate": rate})
                 speed.add({"step": done, "images_per_second": images / (time.monotonic() - began)})
                 losses, began, images = [], time.monotonic(), 0
-    torch.save(
-        {"backbone": model.backbone.state_dict(), "trained": trained(model), "steps": done}, folder / LAST
-    )
+    torch.save({"backbone": model.backbone.state_dict(), "trained": trained(model), "steps": done}, folder / LAST)
 
 
 if __name__ == "__main__":

@@ -119,21 +119,37 @@ def speeds(name: str, images: ShardSet, paths: list[str], count: int, rounds: in
         "pread": partial(read_in_order, images, count),
     }
     if found("webdataset"):
-        sides["wds.WebDataset, in the tars' order"] = partial(
-            take, raw_webdataset(images), max(256, count // 8)
-        )
+        sides["wds.WebDataset, in the tars' order"] = partial(take, raw_webdataset(images), max(256, count // 8))
     costs = interleaved(sides, rounds)
     own = costs["ours"]
     rows = [
         Row(
-            f"{name}, samples a second", "by index, in a global random order", "samples/s", 1 / own.wall, other, 1 / cost.wall,
-            1 / own.cpu, 1 / cost.cpu, 10.0 if "wds" in other else None, limit=1 / costs["pread"].wall, limit_name="pread alone, in order",
+            f"{name}, samples a second",
+            "by index, in a global random order",
+            "samples/s",
+            1 / own.wall,
+            other,
+            1 / cost.wall,
+            1 / own.cpu,
+            1 / cost.cpu,
+            10.0 if "wds" in other else None,
+            limit=1 / costs["pread"].wall,
+            limit_name="pread alone, in order",
             note="reads the sample's json too" if "wds" in other else "",
         )
-        for other, cost in costs.items() if other not in ("ours", "pread")
-    ]  # fmt: skip
+        for other, cost in costs.items()
+        if other not in ("ours", "pread")
+    ]
     if not found("webdataset"):
-        rows.append(Row(f"{name}, samples a second", "by index", "samples/s", peer_name="wds.WebDataset", not_run="not installed"))  # fmt: skip
+        rows.append(
+            Row(
+                f"{name}, samples a second",
+                "by index",
+                "samples/s",
+                peer_name="wds.WebDataset",
+                not_run="not installed",
+            )
+        )
     return rows
 
 
@@ -151,9 +167,7 @@ def virtual(images: ShardSet, count: int) -> Path:
 
 def peaks(folder: Path) -> tuple[float, float]:
     """Peak resident and unshared kilobytes of a process that reads 20,480 random samples."""
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, str(folder)], check=True, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", PEAK, str(folder)], check=True, capture_output=True, text=True)
     resident, unshared = map(float, done.stdout.split())
     return resident, unshared
 
@@ -171,10 +185,13 @@ def main() -> None:
     begun = machine()
     rounds = 5 if quick else 15
     photographs, _, _ = photograph_shards(256)
-    fetch = Fetch(source="fashion-mnist", path="none", labels="folders", val_fraction=0, test_fraction=0, split_seed=0)  # fmt: skip
+    fetch = Fetch(source="fashion-mnist", path="none", labels="folders", val_fraction=0, test_fraction=0, split_seed=0)
     small = open_split(sharded(fetch, KEPT / "fashion-mnist"), "test")
     proofs, rows = [], []
-    for name, images, count in (("Photographs of 81 kB", photographs, 2048), ("Fashion-MNIST, PNG of half a kB", small, 8192)):  # fmt: skip
+    for name, images, count in (
+        ("Photographs of 81 kB", photographs, 2048),
+        ("Fashion-MNIST, PNG of half a kB", small, 8192),
+    ):
         paths = plain_files(images, KEPT / f"plain-{len(images)}")
         proofs.append(f"{name}: {same_bytes(images, paths)}")
         rows += speeds(name, images, paths, count, rounds)
@@ -184,13 +201,27 @@ def main() -> None:
     rows.append(Row(table, "open the index and read a sample of its midst", "s", opening, at_most=1.0))
     if sys.platform == "linux":
         for what, at, goal, note in (
-            ("peak resident memory", 0, None, "with the pages of the mapped index that were read, which belong to the page cache"),
+            (
+                "peak resident memory",
+                0,
+                None,
+                "with the pages of the mapped index that were read, which belong to the page cache",
+            ),
             ("memory of its own, unshared", 1, 0.9, ""),
-        ):  # fmt: skip
+        ):
             many_mb, few_mb = (peaks(folder)[at] / 1e3 for folder in (many, few))
             rows.append(
-                Row(table, f"{what}, reading 20,480 at random", "MB", many_mb, "ten thousand samples", few_mb, at_least=goal, note=note)
-            )  # fmt: skip
+                Row(
+                    table,
+                    f"{what}, reading 20,480 at random",
+                    "MB",
+                    many_mb,
+                    "ten thousand samples",
+                    few_mb,
+                    at_least=goal,
+                    note=note,
+                )
+            )
     save("reading", rows, proofs, begun, quick)
 
 

@@ -47,15 +47,15 @@ from benchmarks.training_steps import (
     seconds_side_by_side,
     stepper,
 )
-from moco.cluster.process_group import Processes
-from moco.cluster.shuffle_bn import from_slots, positions_of_slots, to_slots
 from moco.config import Pretrain
+from moco.dictionary.shuffle_bn import from_slots, positions_of_slots, to_slots
+from moco.processes import Processes
 from moco.training.setup import use_bf16
 
 THIN = preset("small")
 RESNET18 = THIN.model_copy(
     update={"encoder": "resnet18", "stem": "imagenet", "image_size": 64, "global_batch": 64, "bn_group_size": 32}
-)  # fmt: skip
+)
 LARGE = 1 << 24  # bytes of the message that measures a link
 
 
@@ -67,9 +67,7 @@ def scaling_table(rounds: int, steps: int) -> str:
     ]
     for settings in (THIN, RESNET18):
         medians = alternating(
-            {str(world_size): (world_size, seconds_of_steps, settings) for world_size in (1, 2)},
-            rounds,
-            steps,
+            {str(world_size): (world_size, seconds_of_steps, settings) for world_size in (1, 2)}, rounds, steps
         )
         for world_size, middle in medians.items():
             shares = (
@@ -86,10 +84,7 @@ def scaling_table(rounds: int, steps: int) -> str:
 
 def exchange_in_ring(buffer: Tensor, arriving: Tensor, processes: Processes) -> None:
     """Every process sends to the next and receives from the one before."""
-    following, before = (
-        (processes.rank + 1) % processes.world_size,
-        (processes.rank - 1) % processes.world_size,
-    )
+    following, before = ((processes.rank + 1) % processes.world_size, (processes.rank - 1) % processes.world_size)
     pending = dist.isend(buffer, following), dist.irecv(arriving, before)
     for work in pending:
         if work is not None:
@@ -142,8 +137,7 @@ def check_tables(rounds: int, steps: int) -> str:
     for world_size in (2, 4):
         ranks = on_ranks(world_size, collectives, size, 10 * rounds)
         measured = {
-            name: statistics.median(map(max, zip(*(rank[name] for rank in ranks), strict=True)))
-            for name in ranks[0]
+            name: statistics.median(map(max, zip(*(rank[name] for rank in ranks), strict=True))) for name in ranks[0]
         }
         latency, bandwidth = measured["latency"], LARGE / measured["large message"]
         links[world_size] = Network(world_size, bandwidth, bandwidth, latency, latency)
@@ -264,15 +258,11 @@ def calls_alone_table(device: torch.device, backend: str, rounds: int) -> str:
 
 def main() -> None:
     """Measure, check or predict, and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and steps")
     parser.add_argument("--check", action="store_true", help="the model beside this machine's collectives")
     parser.add_argument("--model", action="store_true", help="the model's tables")
-    parser.add_argument(
-        "--images-per-second", type=float, help="of one GPU, for a table of its own in --model"
-    )
+    parser.add_argument("--images-per-second", type=float, help="of one GPU, for a table of its own in --model")
     options = parser.parse_args()
     rounds, steps = (1, 8) if options.quick else (3, 30)
     if options.model:

@@ -12,10 +12,7 @@ from moco.config import Pretrain
 from moco.settings import read_yaml
 from moco.training.setup import build
 
-PUBLISHED = {
-    "V100, float32": 1_281_167 * 200 / (53 * 3600) / 8,
-    "A100, mixed precision": 2470 * 3 / 4,
-}
+PUBLISHED = {"V100, float32": 1_281_167 * 200 / (53 * 3600) / 8, "A100, mixed precision": 2470 * 3 / 4}
 """Images a second of one GPU, ResNet-50 at 224 pixels; none of them measured by us.
 
 V100: the official code's 53 h for 200 epochs on 8 of them, its loading and its collectives included. A100:
@@ -150,7 +147,7 @@ def collectives_table(size: Sizes, gigabits: int) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for world_size, per_gpu, remark in rows():
-        ms = {name: 1e3 * seconds for name, seconds in parts(world_size, per_gpu, size, cluster(gigabits)).items()}  # fmt: skip
+        ms = {name: 1e3 * seconds for name, seconds in parts(world_size, per_gpu, size, cluster(gigabits)).items()}
         away = 1 - 1 / world_size
         gradients = 2 * away * size.gradients
         keys = (world_size - 1) * per_gpu * KEY

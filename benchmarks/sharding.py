@@ -25,25 +25,22 @@ import cv2
 from benchmarks.measure import Row, found, interleaved, machine, parser_of, save, timed
 from benchmarks.photographs import photographs
 from moco.config import Fetch, Shard
-from moco.images import tars
-from moco.images.hashing import stream
+from moco.cores import cores
 from moco.images.index import key_of
-from moco.images.shards import processors, write_shards
-from moco.images.sources import Files, open_source
-from moco.images.splits import write_manifest
+from moco.shards import tars
+from moco.shards.write import write_shards
+from moco.sources.hashing import stream
+from moco.sources.manifest import write_manifest
+from moco.sources.origins import Files, open_source
 
-SHARD = Shard(
-    samples_per_shard=5000, megabytes_per_shard=64, max_side=None, jpeg_quality=92, max_bad_fraction=0.0
-)
+SHARD = Shard(samples_per_shard=5000, megabytes_per_shard=64, max_side=None, jpeg_quality=92, max_bad_fraction=0.0)
 MEMORY = Path("/dev/shm")
 TABLE = "Files a second"
 
 
 def settings(source: Literal["folder", "list", "fashion-mnist"], path: Path) -> Fetch:
     """A split as params.yaml makes it."""
-    return Fetch(
-        source=source, path=str(path), labels="none", val_fraction=0.1, test_fraction=0.1, split_seed=0
-    )
+    return Fetch(source=source, path=str(path), labels="none", val_fraction=0.1, test_fraction=0.1, split_seed=0)
 
 
 def small_images(folder: Path, count: int) -> None:
@@ -82,9 +79,7 @@ def with_webdataset(files: list[Path], target: Path) -> int:
     with wds.ShardWriter(f"{target}/%06d.tar", maxcount=5000, maxsize=64e6, verbose=0) as writer:
         for number, file in enumerate(files):
             about = {"label": -1, "class": None, "path": file.name}
-            writer.write(
-                {"__key__": key_of("train", number), file.suffix[1:]: file.read_bytes(), "json": about}
-            )
+            writer.write({"__key__": key_of("train", number), file.suffix[1:]: file.read_bytes(), "json": about})
     return len(files)
 
 
@@ -114,9 +109,7 @@ def whole_stage(raw: Path, target: Path, scratch: Path, processes: int, count: i
     return count
 
 
-def beside_others(
-    name: str, images: Path, scratch: Path, rounds: int, processes: int, goals: bool
-) -> list[Row]:
+def beside_others(name: str, images: Path, scratch: Path, rounds: int, processes: int, goals: bool) -> list[Row]:
     """Our stage and our writer beside cp and webdataset's writer."""
     raw, target = scratch / f"{images.name}-raw", scratch / "written"
     with redirect_stdout(io.StringIO()):
@@ -144,21 +137,25 @@ def beside_others(
         for other, goal in (("wds.ShardWriter", 2.0), ("cp -r", 0.7)):
             if other not in costs:
                 rows.append(
-                    Row(
-                        TABLE,
-                        f"{name}: {words}",
-                        "files/s",
-                        peer_name=other,
-                        not_run="webdataset is not installed",
-                    )
+                    Row(TABLE, f"{name}: {words}", "files/s", peer_name=other, not_run="webdataset is not installed")
                 )
                 continue
             own, peer = costs[mine], costs[other]
-            rows.append(Row(
-                TABLE, f"{name}: {words}", "files/s", 1 / own.wall, other, 1 / peer.wall,
-                None if mine == "stage" else 1 / own.cpu, 1 / peer.cpu,  # the stage's processes are no children of this one
-                at_least=goal if goals and mine == "writer" else None, limit=1 / costs["cp -r"].wall, limit_name="cp",
-            ))  # fmt: skip
+            rows.append(
+                Row(
+                    TABLE,
+                    f"{name}: {words}",
+                    "files/s",
+                    1 / own.wall,
+                    other,
+                    1 / peer.wall,
+                    None if mine == "stage" else 1 / own.cpu,
+                    1 / peer.cpu,  # the stage's processes are no children of this one
+                    at_least=goal if goals and mine == "writer" else None,
+                    limit=1 / costs["cp -r"].wall,
+                    limit_name="cp",
+                )
+            )
     return rows
 
 
@@ -178,9 +175,7 @@ def same_members(images: Path, scratch: Path) -> str:
         for path in sorted(target.glob("*.tar")):
             with tarfile.open(path) as tar:
                 members |= {item.name: tar.extractfile(item).read() for item in tar if item.isfile()}  # type: ignore[union-attr]
-        contents.append(
-            {name: json.loads(data) if name.endswith(".json") else data for name, data in members.items()}
-        )
+        contents.append({name: json.loads(data) if name.endswith(".json") else data for name, data in members.items()})
     assert all(content == contents[0] for content in contents), "the tars hold other files"
     return f"the tars of {len(files)} files hold the same members, byte for byte, json by its values"
 
@@ -215,16 +210,8 @@ def memory(images: Path, scratch: Path, times: int, processes: int) -> list[int]
     files = [str(file.relative_to(scratch)) for file in sorted(images.rglob("*.png"))]
     listing.write_text("path\n" + "\n".join(files * times) + "\n")
     fetched(listing, raw, "list")
-    arguments = [
-        str(raw),
-        str(scratch / "shards"),
-        str(scratch / "runs"),
-        SHARD.model_dump_json(),
-        str(processes),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *arguments], check=True, capture_output=True, text=True
-    )
+    arguments = [str(raw), str(scratch / "shards"), str(scratch / "runs"), SHARD.model_dump_json(), str(processes)]
+    done = subprocess.run([sys.executable, "-c", MEASURED, *arguments], check=True, capture_output=True, text=True)
     shutil.rmtree(scratch / "shards")
     return [int(value) for value in json.loads(done.stdout.splitlines()[-1])]
 
@@ -232,11 +219,11 @@ def memory(images: Path, scratch: Path, times: int, processes: int) -> list[int]
 def main() -> None:
     """Make the images, measure, save."""
     parser = parser_of(__doc__)
-    parser.add_argument("--folder", type=Path, help="where to make and write the images (default: /dev/shm, else here)")  # fmt: skip
+    parser.add_argument("--folder", type=Path, help="where to make and write the images (default: /dev/shm, else here)")
     arguments = parser.parse_args()
     quick, begun = arguments.quick, machine()
     share, rounds = (10, 3) if quick else (1, 5)
-    processes = processors()
+    processes = cores()
     folder = arguments.folder or (MEMORY if MEMORY.is_dir() else Path())
     with tempfile.TemporaryDirectory(dir=folder, prefix=".sharding-") as name:
         scratch = Path(name)
@@ -248,9 +235,7 @@ def main() -> None:
         before, after = (memory(scratch / "small", scratch, times, processes) for times in (1, 10))
     table = f"Peak memory of the stage, {600_000 // share:,} images beside {60_000 // share:,}"
     goal = None if quick else 0.9  # fewer images than two shards keep one worker busy
-    for what, one, ten in zip(
-        ("parent", "largest worker", "all workers, unshared"), before, after, strict=True
-    ):
+    for what, one, ten in zip(("parent", "largest worker", "all workers, unshared"), before, after, strict=True):
         rows.append(Row(table, what, "MB", ten / 1e6, "a tenth of the images", one / 1e6, at_least=goal))
     save("sharding", rows, proofs, begun, quick)
 

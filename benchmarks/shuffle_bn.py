@@ -28,10 +28,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from moco.cluster.process_group import Processes, join, leave
-from moco.cluster.shuffle_bn import from_slots, positions_of_slots, to_slots
-from moco.encoders import normalise
-from moco.images.plan import Integers
+from moco.dictionary.shuffle_bn import from_slots, positions_of_slots, to_slots
+from moco.encoders.normalize import normalize
+from moco.permutation import Integers
+from moco.processes import Processes, join, leave
 
 SIDE, DIM, PER_RANK = 224, 128, 32
 IMAGE = 3 * SIDE * SIDE  # bytes as uint8; four times that as float32
@@ -42,13 +42,13 @@ Encode = Callable[[Tensor], Tensor]
 
 def ours(images: Tensor, positions: Integers, processes: Processes, encode: Encode) -> Tensor:
     """Keys of all positions, B x C, from this process's uint8 images, N x 3 x S x S."""
-    return from_slots(encode(normalise(to_slots(images, positions, processes))), positions, processes)
+    return from_slots(encode(normalize(to_slots(images, positions, processes))), positions, processes)
 
 
 def official(images: Tensor, positions: Integers, processes: Processes, encode: Encode) -> Tensor:
     """The same keys by the official scheme; `positions` is read on process 0 and broadcast."""
     local = slice(processes.rank * len(images), (processes.rank + 1) * len(images))
-    everything = gathered(normalise(images), processes)  # B x 3 x S x S
+    everything = gathered(normalize(images), processes)  # B x 3 x S x S
     order = torch.from_numpy(positions).to(images.device)
     if processes.rank:
         order = torch.empty_like(order)
@@ -161,19 +161,20 @@ def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> 
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with ProcessPoolExecutor(world_size, mp_context=get_context("spawn")) as pool:
-        waiting = [
-            pool.submit(_as_rank, rank, world_size, port, function, arguments) for rank in range(world_size)
-        ]
+        waiting = [pool.submit(_as_rank, rank, world_size, port, function, arguments) for rank in range(world_size)]
         return [item.result() for item in waiting]
 
 
-def _as_rank(
-    rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> Any:
+def _as_rank(rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": loopback(),
-    }  # fmt: skip
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": loopback(),
+    }
     torch.set_num_threads(1)
     processes = join("cpu")
     try:
@@ -202,7 +203,7 @@ def race(processes: Processes, rounds: int) -> dict[str, list[tuple[float, float
     """
     images = torch.randint(
         256, (PER_RANK, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(processes.rank)
-    ).contiguous(memory_format=torch.channels_last)  # fmt: skip
+    ).contiguous(memory_format=torch.channels_last)
     schemes = {"ours": ours, "official": official}
     found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in schemes}
     for number in range(rounds + 2):
@@ -218,9 +219,7 @@ def race(processes: Processes, rounds: int) -> dict[str, list[tuple[float, float
             processes.barrier()
             if number >= 2:  # the first two warm the connections up
                 found[name].append((*spent, sent_on_loopback() - wire))
-        assert torch.equal(keys["ours"], keys["official"]), (
-            "the two schemes' keys differ; one of them is wrong"
-        )
+        assert torch.equal(keys["ours"], keys["official"]), "the two schemes' keys differ; one of them is wrong"
     return found
 
 
@@ -236,7 +235,7 @@ def time_table(world_sizes: list[int], rounds: int) -> str:
         for name in ("ours", "official"):
             by_round = list(zip(*(result[name] for result in results), strict=True))  # round, rank, measure
             wall[name] = 1e3 * statistics.median(max(item[0] for item in ranks) for ranks in by_round)
-            cpu[name] = 1e3 * statistics.median(statistics.mean(item[1] for item in ranks) for ranks in by_round)  # fmt: skip
+            cpu[name] = 1e3 * statistics.median(statistics.mean(item[1] for item in ranks) for ranks in by_round)
             wire[name] = statistics.median(ranks[0][2] for ranks in by_round) / world_size
         lines.append(
             f"| {world_size} | {wall['ours']:.1f} | {wall['official']:.1f} | {wall['official'] / wall['ours']:.1f}"
@@ -261,7 +260,7 @@ def main() -> None:
         print(f"\nAt a global batch of {batch}:\n")
         print(traffic_table([(world_size, batch // world_size) for world_size in ranks], steps))
     print(
-        f"\nTime from {PER_RANK} uint8 images a rank to all keys on every rank, normalising included, encoding not;"
+        f"\nTime from {PER_RANK} uint8 images a rank to all keys on every rank, normalizing included, encoding not;"
         f" gloo on the loopback,\none thread a rank, {platform.machine()}, {os.cpu_count()} cores; medians of {rounds} alternating rounds,"
         " the slowest rank's time.\nBoth gave the same keys in every round, to the bit.\n"
     )

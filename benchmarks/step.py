@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import Cost, Row, Side, apart, found, interleaved, machine, options, save
 from benchmarks.official import lightly_step, official_step, resnet
 from benchmarks.scaling_model import preset
-from moco.cluster.process_group import Processes
-from moco.cluster.shuffle_bn import positions_of_slots
 from moco.config import Pretrain
 from moco.dictionary import Batch, MomentumQueue
-from moco.encoders import normalise
+from moco.dictionary.shuffle_bn import positions_of_slots
+from moco.encoders.normalize import normalize
 from moco.momentum_contrast import MoCo
+from moco.processes import Processes
 from moco.training.setup import build, keep_freed_memory, sgd
 
 LIGHTLY = found("lightly")
@@ -27,16 +27,22 @@ def case(encoder: str, side: int, batch: int, keys: int) -> Pretrain:
     """MoCo v2's settings at another size; batch norm over the whole batch, which is what the peers do."""
     return preset("v2").model_copy(
         update={
-            "encoder": encoder, "stem": "imagenet", "image_size": side, "global_batch": batch, "bn_group_size": batch,
-            "queue_size": keys, "precision": "fp32", "weight_decay": 1e-4,
+            "encoder": encoder,
+            "stem": "imagenet",
+            "image_size": side,
+            "global_batch": batch,
+            "bn_group_size": batch,
+            "queue_size": keys,
+            "precision": "fp32",
+            "weight_decay": 1e-4,
         }
-    )  # fmt: skip
+    )
 
 
 def images_of(settings: Pretrain, device: torch.device) -> Tensor:
     """Random views, uint8 2 x N x 3 x S x S, channels-last in memory as the loader makes them.
 
-    Large patches of colour: the encoder hardly tells images of mere noise apart, and the gradient would be
+    Large patches of color: the encoder hardly tells images of mere noise apart, and the gradient would be
     that of rounding errors.
     """
     side, random = settings.image_size, torch.Generator().manual_seed(0)
@@ -48,11 +54,7 @@ def images_of(settings: Pretrain, device: torch.device) -> Tensor:
 
 
 def ours(
-    settings: Pretrain,
-    device: torch.device,
-    bf16: bool,
-    compiled: bool = False,
-    dtype: torch.dtype = torch.float32,
+    settings: Pretrain, device: torch.device, bf16: bool, compiled: bool = False, dtype: torch.dtype = torch.float32
 ) -> tuple[Callable[[Tensor], Tensor], MoCo]:
     """Our step on uint8 views, as moco.training.loop has it but for curves and checkpoints.
 
@@ -66,7 +68,7 @@ def ours(
     processes = Processes(0, 1, device)
     model = build(settings, 0).to(device, dtype)
     model.to(memory_format=torch.channels_last)
-    if dtype != torch.float32:  # the step normalises to float32
+    if dtype != torch.float32:  # the step normalizes to float32
         for encoder in (model.encoder_q, queue_of(model).encoder_k):
             encoder.register_forward_pre_hook(lambda _, given: given[0].to(dtype))
     optimizer = sgd(model, settings)
@@ -118,12 +120,14 @@ def peers(
     makers = {"official": official_step} | ({"lightly": lightly_step} if LIGHTLY else {})
     for name, make in makers.items():
         for kind, bf16, channels_last in (
-            ("fp32", False, False), ("bf16 autocast", True, False), ("bf16 autocast, channels_last", True, True),
-        ):  # fmt: skip
+            ("fp32", False, False),
+            ("bf16 autocast", True, False),
+            ("bf16 autocast, channels_last", True, True),
+        ):
             layout = torch.channels_last if channels_last else torch.contiguous_format
             encoder = copy.deepcopy(start).to(memory_format=layout)
             train, parameters = make(encoder, keys, settings.momentum, settings.temperature, 0.03, bf16)
-            views = [normalise(part).to(dtype).contiguous(memory_format=layout) for part in images]
+            views = [normalize(part).to(dtype).contiguous(memory_format=layout) for part in images]
             found[f"{name}, {kind}"] = partial(train, *views), parameters
     return found
 
@@ -168,17 +172,20 @@ def peak(dtype: torch.dtype, device: torch.device) -> float:
     a, b = torch.randn(2, n, n, dtype=dtype, device=device)
     x = torch.randn(64, 256, 32, 32, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
     w = torch.randn(256, 256, 3, 3, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
-    works = {"product": (lambda: a @ b, 2 * n**3), "convolution": (lambda: torch.conv2d(x, w, padding=1), 2 * 9 * 256**2 * 64 * 32**2)}  # fmt: skip
+    works = {
+        "product": (lambda: a @ b, 2 * n**3),
+        "convolution": (lambda: torch.conv2d(x, w, padding=1), 2 * 9 * 256**2 * 64 * 32**2),
+    }
 
     def side(work: Callable[[], Tensor]) -> Side:
-        return lambda: synchronised(work, device)
+        return lambda: synchronized(work, device)
 
     with torch.inference_mode():
         costs = interleaved({name: side(work) for name, (work, _) in works.items()}, 10)
     return max(works[name][1] / cost.least for name, cost in costs.items())
 
 
-def synchronised(step: Step, device: torch.device) -> int:
+def synchronized(step: Step, device: torch.device) -> int:
     """Run one step to its end on the device."""
     step()
     if device.type == "cuda":
@@ -200,13 +207,13 @@ def our_sides(settings: Pretrain, device: torch.device, compiled: bool) -> dict[
     steps = {f"ours, {kind}": ours(settings, device, kind == "bf16")[0] for kind in ("bf16", "fp32")}
     if compiled:
         steps["ours, bf16, torch.compile"] = ours(settings, device, True, True)[0]
-    return {name: partial(synchronised, partial(step, images), device) for name, step in steps.items()}
+    return {name: partial(synchronized, partial(step, images), device) for name, step in steps.items()}
 
 
 def their_sides(settings: Pretrain, device: torch.device) -> dict[str, Side]:
     """The peers' steps."""
     steps = peers(settings, images_of(settings, device))
-    return {name: partial(synchronised, step, device) for name, (step, _) in steps.items()}
+    return {name: partial(synchronized, step, device) for name, (step, _) in steps.items()}
 
 
 def measure(settings: Pretrain, device: torch.device, rounds: int, compiled: bool) -> list[Row]:
@@ -215,31 +222,50 @@ def measure(settings: Pretrain, device: torch.device, rounds: int, compiled: boo
         costs = interleaved(mine | theirs, rounds, 3)
     train = ours(settings, device, bf16=False)[0]
     work = flops(partial(train, images_of(settings, device)))
-    limits = {kind: 1e3 * work / peak(dtype, device) for kind, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))}  # fmt: skip
+    limits = {
+        kind: 1e3 * work / peak(dtype, device) for kind, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
+    }
     table = title(settings)
-    rows = [row(table, costs, mine, name, limits) for mine in ("bf16", "fp32") for name in costs if beside(mine, name)]  # fmt: skip
+    rows = [row(table, costs, mine, name, limits) for mine in ("bf16", "fp32") for name in costs if beside(mine, name)]
     for one in rows:
         one.at_least = goal(settings, one, device)
     if device.type == "cuda":
         achieved = work / costs["ours, bf16"].wall / 1e12
         rows.append(
-            Row(table, "TFLOP/s in bf16", "TFLOP/s", achieved, limit=work / limits["bf16"] / 1e9, limit_name="matrix product")
-        )  # fmt: skip
+            Row(
+                table,
+                "TFLOP/s in bf16",
+                "TFLOP/s",
+                achieved,
+                limit=work / limits["bf16"] / 1e9,
+                limit_name="matrix product",
+            )
+        )
     return rows
 
 
 def beside(mine: str, name: str) -> bool:
     """Whether our step in this precision is shown beside that side."""
-    return (name.startswith("ours, bf16, ") and mine == "bf16") or (not name.startswith("ours") and (mine == "bf16" or "fp32" in name))  # fmt: skip
+    return (name.startswith("ours, bf16, ") and mine == "bf16") or (
+        not name.startswith("ours") and (mine == "bf16" or "fp32" in name)
+    )
 
 
 def row(table: str, costs: dict[str, Cost], mine: str, name: str, limits: dict[str, float]) -> Row:
     """Our step beside one other."""
     own, other = costs[f"ours, {mine}"], costs[name]
     return Row(
-        table, f"ours, {mine}", "ms", 1e3 * own.wall, name, 1e3 * other.wall, 1e3 * own.cpu, 1e3 * other.cpu,
-        limit=limits[mine], limit_name=f"operations at the peak of {mine}",
-    )  # fmt: skip
+        table,
+        f"ours, {mine}",
+        "ms",
+        1e3 * own.wall,
+        name,
+        1e3 * other.wall,
+        1e3 * own.cpu,
+        1e3 * other.cpu,
+        limit=limits[mine],
+        limit_name=f"operations at the peak of {mine}",
+    )
 
 
 def goal(settings: Pretrain, row: Row, device: torch.device) -> float | None:
@@ -268,11 +294,11 @@ def main() -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         rows += measure(case("resnet50", 224, 256, 65536), torch.device("cuda"), 10, not quick)
     else:
-        rows.append(Row("resnet50, 224 px, batch 256, K 65536", "the step of ResNet-50 on a GPU", "ms", not_run="no GPU"))  # fmt: skip
-    if not LIGHTLY:
         rows.append(
-            Row("lightly", "the step", "ms", peer_name="lightly", not_run="not installed; `make bench` does")
+            Row("resnet50, 224 px, batch 256, K 65536", "the step of ResNet-50 on a GPU", "ms", not_run="no GPU")
         )
+    if not LIGHTLY:
+        rows.append(Row("lightly", "the step", "ms", peer_name="lightly", not_run="not installed; `make bench` does"))
     save("step", rows, proofs, begun, quick)
 
 

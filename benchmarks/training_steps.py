@@ -14,18 +14,16 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.shuffle_bn import on_ranks
-from moco.cluster.process_group import Processes
-from moco.cluster.shuffle_bn import positions_of_slots
 from moco.config import Pretrain
 from moco.dictionary import Batch, MomentumQueue
-from moco.training.agreement import Agreement
+from moco.dictionary.shuffle_bn import positions_of_slots
+from moco.processes import Processes
+from moco.runs.agreement import Agreement
 from moco.training.setup import average_gradients, build, sgd, use_bf16
 
 WARM_UP = 3  # steps
 
-IMAGES, KEYS, GRADIENTS, LATE, WISHES = (
-    "images", "keys", "gradients", "gradients after backward", "wishes",
-)  # fmt: skip
+IMAGES, KEYS, GRADIENTS, LATE, WISHES = ("images", "keys", "gradients", "gradients after backward", "wishes")
 
 
 class Watch:
@@ -105,9 +103,7 @@ def stepper(
         exchange = watch.timed(WISHES, exchange)
         if isinstance(encode_queries, DistributedDataParallel):
             encode_queries.register_comm_hook(processes, watch.gradients)
-    autocast = torch.autocast(
-        processes.device.type, torch.bfloat16, enabled=use_bf16(settings, processes.device)
-    )
+    autocast = torch.autocast(processes.device.type, torch.bfloat16, enabled=use_bf16(settings, processes.device))
     local, side = settings.global_batch // processes.world_size, settings.image_size
     random = torch.Generator().manual_seed(processes.rank)
     drawn = torch.randint(256, (2, local, side, side, 3), dtype=torch.uint8, generator=random)
@@ -175,5 +171,5 @@ def alternating(
 
 
 def seconds_side_by_side(processes: Processes, settings: Pretrain, steps: int) -> list[dict[str, float]]:
-    """Seconds of the steps of a process that trains by itself, as its neighbours do at the same time."""
+    """Seconds of the steps of a process that trains by itself, as its neighbors do at the same time."""
     return seconds_of_steps(Processes(0, 1, processes.device), settings, steps)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from moco.encoders import ResNet
-from moco.transfer.detectors import detector
-from moco.transfer.fcn import fcn
-from moco.transfer.initialisation import backbone
+from moco.encoders.resnet import ResNet
+from moco.transfer.networks.detectors import detector
+from moco.transfer.networks.fcn import fcn
+from moco.transfer.networks.initialization import backbone
 
 OBJECTS = 8
 """In the image of a detector; what it samples does not depend on how many there are."""
@@ -52,14 +52,14 @@ def detect(task: str, neck: str, classes: int, height: int, width: int) -> None:
     model: nn.Module = detector(task, neck, start, classes, seed=0, num_keypoints=points).train()  # type: ignore[arg-type]
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     corner = torch.rand(OBJECTS, 2) * torch.tensor([width * 0.6, height * 0.6])
-    boxes = torch.cat([corner, corner + 20 + torch.rand(OBJECTS, 2) * torch.tensor([width * 0.3, height * 0.3])], dim=1)  # fmt: skip
+    boxes = torch.cat([corner, corner + 20 + torch.rand(OBJECTS, 2) * torch.tensor([width * 0.3, height * 0.3])], dim=1)
     target: dict[str, Tensor] = {"boxes": boxes, "labels": torch.randint(1, classes + 1, (OBJECTS,))}
     if task == "instances":
         target["masks"] = torch.zeros(OBJECTS, height, width, dtype=torch.uint8)
         target["masks"][:, : height // 2, : width // 2] = 1
     if task == "keypoints":
-        centres = ((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None].expand(OBJECTS, points, 2)
-        target["keypoints"] = torch.cat([centres, torch.full((OBJECTS, points, 1), 2.0)], dim=2)
+        centers = ((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None].expand(OBJECTS, points, 2)
+        target["keypoints"] = torch.cat([centers, torch.full((OBJECTS, points, 1), 2.0)], dim=2)
     sum(model([image], [target]).values()).backward()
 
 
@@ -93,14 +93,15 @@ def main() -> None:
         Case("VOC segmentation, voc-seg, 513 px", 30_000 * 16, lambda: segment(21, 513), 2),
         Case("Cityscapes segmentation, cityscapes, 769 px", 90_000 * 16, lambda: segment(19, 769), 2),
         Case("for comparison: MoCo v2 pretraining, ResNet-50, ImageNet, 200 epochs", 200 * 1_281_167, contrast, 2),
-    ]  # fmt: skip
-    print(
-        f"| | images | TFLOP an image | PFLOP a run | GPU hours at {sustained:g} TFLOP/s |\n|---|---|---|---|---|"
-    )
+    ]
+    print(f"| | images | TFLOP an image | PFLOP a run | GPU hours at {sustained:g} TFLOP/s |\n|---|---|---|---|---|")
     for case in cases:
         each = count(case.train) / case.at_once
         hours = each * case.images / sustained / 3600
-        print(f"| {case.name} | {case.images:,} | {each:.2g} | {each * case.images / 1000:,.0f} | {hours:,.0f} |", flush=True)  # fmt: skip
+        print(
+            f"| {case.name} | {case.images:,} | {each:.2g} | {each * case.images / 1000:,.0f} | {hours:,.0f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.measure import Row, cpu_seconds, interleaved, machine, options, save
-from moco.transfer.annotations import AnnotatedSet, Detections
+from moco.transfer.data.annotations import AnnotatedSet, Detections
 from moco.transfer.metrics.coco import Kind, coco_ap
 from moco.transfer.metrics.segmentation import confusion, mean_iou
 from moco.transfer.metrics.voc import voc_ap
@@ -55,25 +55,35 @@ def made_up(images: int, classes: int) -> tuple[AnnotatedSet, Detections]:
     keypoints = random.uniform(boxes[:, None, :2], boxes[:, None, 2:], (objects, POINTS, 2))
     visible = np.full((objects, POINTS, 1), 2.0)
     truth = AnnotatedSet(
-        name="made up", classes=[f"class {c}" for c in range(classes)], ids=list(range(1, images + 1)),
-        paths=[Path(f"{n}.jpg") for n in range(images)], sizes=np.tile(np.array([[HEIGHT, WIDTH]], np.int32), (images, 1)),
-        first=np.arange(images + 1) * OBJECTS, boxes=boxes, labels=labels, areas=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * 0.7,
-        ignored=random.random(objects) < 0.01, annotation_ids=np.arange(objects) + 1,
+        name="made up",
+        classes=[f"class {c}" for c in range(classes)],
+        ids=list(range(1, images + 1)),
+        paths=[Path(f"{n}.jpg") for n in range(images)],
+        sizes=np.tile(np.array([[HEIGHT, WIDTH]], np.int32), (images, 1)),
+        first=np.arange(images + 1) * OBJECTS,
+        boxes=boxes,
+        labels=labels,
+        areas=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * 0.7,
+        ignored=random.random(objects) < 0.01,
+        annotation_ids=np.arange(objects) + 1,
         segments=[[corners] for corners in octagons(boxes)],
         keypoints=np.concatenate([keypoints, visible], axis=2).astype(np.float32),
-    )  # fmt: skip
+    )
     image = np.repeat(np.arange(images), DETECTIONS)
     near = image * OBJECTS + random.integers(0, OBJECTS, len(image))
     close = random.random(len(image)) < 1 / 3
-    moved = boxes[near] + random.normal(0, 0.05, (len(image), 4)) * (boxes[near, 2:] - boxes[near, :2])[:, [0, 1, 0, 1]]  # fmt: skip
+    moved = boxes[near] + random.normal(0, 0.05, (len(image), 4)) * (boxes[near, 2:] - boxes[near, :2])[:, [0, 1, 0, 1]]
     moved = np.where(close[:, None], moved, boxes_of(len(image))).astype(np.float32)
     points = keypoints[near] + random.normal(0, 5, (len(image), POINTS, 2))
     encoded = [mask.frPyObjects([corners], HEIGHT, WIDTH)[0] for corners in octagons(moved)]
     return truth, Detections(
-        image=image, boxes=moved, scores=random.random(len(image)).astype(np.float32),
-        labels=np.where(close, labels[near], random.integers(0, classes, len(image))), segments=encoded,
+        image=image,
+        boxes=moved,
+        scores=random.random(len(image)).astype(np.float32),
+        labels=np.where(close, labels[near], random.integers(0, classes, len(image))),
+        segments=encoded,
         keypoints=np.concatenate([points, np.ones((len(image), POINTS, 1))], axis=2).astype(np.float32),
-    )  # fmt: skip
+    )
 
 
 def coco_files(truth: AnnotatedSet, found: Detections, kind: Kind) -> tuple[dict[str, Any], list[Any]]:
@@ -83,17 +93,23 @@ def coco_files(truth: AnnotatedSet, found: Detections, kind: Kind) -> tuple[dict
 
     def xywh(boxes: NDArray[np.float32]) -> list[list[float]]:
         corners = boxes.astype(np.float64)
-        rows: list[list[float]] = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()  # fmt: skip
+        rows: list[list[float]] = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
         return rows
 
     annotations = [
         {
-            "id": row + 1, "image_id": row // OBJECTS + 1, "category_id": int(truth.labels[row]) + 1, "bbox": box,
-            "area": float(truth.areas[row]), "iscrowd": int(truth.ignored[row]), "segmentation": truth.segments[row],
-            "keypoints": truth.keypoints[row].astype(float).ravel().tolist(), "num_keypoints": POINTS,
+            "id": row + 1,
+            "image_id": row // OBJECTS + 1,
+            "category_id": int(truth.labels[row]) + 1,
+            "bbox": box,
+            "area": float(truth.areas[row]),
+            "iscrowd": int(truth.ignored[row]),
+            "segmentation": truth.segments[row],
+            "keypoints": truth.keypoints[row].astype(float).ravel().tolist(),
+            "num_keypoints": POINTS,
         }
         for row, box in enumerate(xywh(truth.boxes))
-    ]  # fmt: skip
+    ]
     value: dict[Kind, Callable[[int], dict[str, Any]]] = {
         "bbox": lambda row: {"bbox": boxes[row]},
         "segm": lambda row: {"segmentation": found.segments[row]},  # type: ignore[index]
@@ -101,17 +117,20 @@ def coco_files(truth: AnnotatedSet, found: Detections, kind: Kind) -> tuple[dict
     }
     boxes = xywh(found.boxes)
     results = [
-        {"image_id": int(found.image[row]) + 1, "category_id": int(found.labels[row]) + 1, "score": float(found.scores[row])} | value[kind](row)
+        {
+            "image_id": int(found.image[row]) + 1,
+            "category_id": int(found.labels[row]) + 1,
+            "score": float(found.scores[row]),
+        }
+        | value[kind](row)
         for row in range(len(found.image))
-    ]  # fmt: skip
+    ]
     images = [{"id": n, "height": HEIGHT, "width": WIDTH} for n in truth.ids]
     categories = [{"id": c + 1, "name": name} for c, name in enumerate(truth.classes)]
     return {"images": images, "categories": categories, "annotations": annotations}, results
 
 
-def by_pycocotools(
-    files: tuple[dict[str, Any], list[Any]], kind: Kind, stats: list[float]
-) -> tuple[int, float, float]:
+def by_pycocotools(files: tuple[dict[str, Any], list[Any]], kind: Kind, stats: list[float]) -> tuple[int, float, float]:
     """One evaluation; copies of the dictionaries, which it changes, are not timed."""
     annotated = files[0] | {"annotations": [dict(row) for row in files[0]["annotations"]]}
     results = [dict(row) for row in files[1]]
@@ -200,11 +219,17 @@ def main() -> None:
         )
         rows.append(
             Row(
-                table, f"COCO {kind}, {classes} class{'es' * (classes > 1)}", "s", costs["ours"].wall, "pycocotools",
-                costs["theirs"].wall, costs["ours"].cpu, costs["theirs"].cpu,
+                table,
+                f"COCO {kind}, {classes} class{'es' * (classes > 1)}",
+                "s",
+                costs["ours"].wall,
+                "pycocotools",
+                costs["theirs"].wall,
+                costs["ours"].cpu,
+                costs["theirs"].cpu,
                 note="ours from columns, theirs from the dictionaries that its JSON files become",
             )
-        )  # fmt: skip
+        )
         if kind == "bbox":
             voc = interleaved({"ours": lambda a=truth, b=found: int(bool(voc_ap(a, b)))}, rounds)["ours"]  # type: ignore[misc]
             rows.append(Row(table, f"VOC AP50, AP, AP75, {classes} classes", "s", voc.wall, ours_cpu=voc.cpu))
@@ -218,10 +243,16 @@ def main() -> None:
     proofs.append(f"mIoU is {mean[0]:.6f} on both sides")
     rows.append(
         Row(
-            "Label maps of 2,048 x 1,024 pixels, 19 classes", "mIoU, an image", "s", costs["ours"].wall, "torchmetrics",
-            costs["theirs"].wall, costs["ours"].cpu, costs["theirs"].cpu,
+            "Label maps of 2,048 x 1,024 pixels, 19 classes",
+            "mIoU, an image",
+            "s",
+            costs["ours"].wall,
+            "torchmetrics",
+            costs["theirs"].wall,
+            costs["ours"].cpu,
+            costs["theirs"].cpu,
         )
-    )  # fmt: skip
+    )
     save("transfer_evaluation", rows, proofs, begun, quick)
 
 

@@ -17,23 +17,36 @@ from torchvision.transforms.v2 import functional as TF
 
 from benchmarks.measure import Cost, Row, Side, apart, interleaved, machine, options, save
 from benchmarks.photographs import KEPT
-from moco.cluster.process_group import Processes
 from moco.images.plan import EpochPlan
-from moco.transfer.annotations import AnnotatedSet
-from moco.transfer.batch_norm import set_batch_norm
-from moco.transfer.detectors import detector
-from moco.transfer.initialisation import backbone
-from moco.transfer.loader import BoxBatches, Share, steps, with_objects
-from moco.transfer.scenes import Scenes, build_scenes
+from moco.processes import Processes
+from moco.transfer.data.annotations import AnnotatedSet
+from moco.transfer.data.loader import BoxBatches, Share, steps, with_objects
+from moco.transfer.data.voc import read_voc
+from moco.transfer.networks.batch_norm import set_batch_norm
+from moco.transfer.networks.detectors import detector
+from moco.transfer.networks.initialization import backbone
+from moco.transfer.scenes.build import Scenes, build_scenes
 from moco.transfer.schedules import BoxSizes
-from moco.transfer.voc import read_voc
 
 SIDE, BATCH, ENCODER = 480, 2, "resnet18"
 CPU = torch.device("cpu")
 SCENES = Scenes(
-    train=64, val=1, test=1, side=640, aspect_min=0.75, items_min=3, items_max=7, item_min=60, item_max=300, clutter=0.5,
-    difficult_below=0.3, jpeg_quality=92, val_fraction=0.1, split_seed=0, seed=0,
-)  # fmt: skip
+    train=64,
+    val=1,
+    test=1,
+    side=640,
+    aspect_min=0.75,
+    items_min=3,
+    items_max=7,
+    item_min=60,
+    item_max=300,
+    clutter=0.5,
+    difficult_below=0.3,
+    jpeg_quality=92,
+    val_fraction=0.1,
+    split_seed=0,
+    seed=0,
+)
 
 
 def images() -> AnnotatedSet:
@@ -74,25 +87,19 @@ def pairs(batch: Any) -> Any:
 def reference_batches(found: AnnotatedSet) -> Iterator[Any]:
     """Batches without end from one worker."""
     while True:
-        yield from DataLoader(
-            Reference(found), BATCH, shuffle=True, num_workers=1, collate_fn=pairs, drop_last=True
-        )
+        yield from DataLoader(Reference(found), BATCH, shuffle=True, num_workers=1, collate_fn=pairs, drop_last=True)
 
 
 def our_batches(found: AnnotatedSet) -> Iterator[Any]:
     """The same from our loader."""
     among = with_objects(found, False)
-    batches = BoxBatches(
-        found, Share(among, EpochPlan(len(among), BATCH, 0)), BoxSizes((SIDE,), SIDE), False, False
-    )
+    batches = BoxBatches(found, Share(among, EpochPlan(len(among), BATCH, 0)), BoxSizes((SIDE,), SIDE), False, False)
     return steps(batches, 0, 10**9, 1, CPU)
 
 
 def reference_model(classes: int) -> nn.Module:
     """torchvision's Faster R-CNN with a pyramid, batch norm trained."""
-    body = resnet_fpn_backbone(
-        backbone_name=ENCODER, weights=None, trainable_layers=5, norm_layer=nn.BatchNorm2d
-    )
+    body = resnet_fpn_backbone(backbone_name=ENCODER, weights=None, trainable_layers=5, norm_layer=nn.BatchNorm2d)
     return FasterRCNN(body, classes + 1, min_size=SIDE, max_size=1333)
 
 
@@ -100,7 +107,7 @@ def our_model(classes: int) -> nn.Module:
     """Ours: it differs by the batch norm in the pyramid."""
     found = backbone("random", ENCODER, "imagenet", 0)
     model = detector("detection", "fpn", found, classes, seed=0)
-    return set_batch_norm(model, "synchronised", Processes(0, 1, CPU)).to(memory_format=torch.channels_last)
+    return set_batch_norm(model, "synchronized", Processes(0, 1, CPU)).to(memory_format=torch.channels_last)
 
 
 def side(model: nn.Module, batches: Iterator[Any], bf16: bool, count: int) -> Side:
@@ -157,7 +164,16 @@ def row(costs: dict[str, Cost], mine: str) -> Row:
     """Ours beside torchvision's."""
     own, peer = costs[mine], costs["torchvision"]
     table = f"Faster R-CNN, {ENCODER} FPN, short side {SIDE}, batch {BATCH}, images to gradients"
-    return Row(table, mine, "images/s", 1 / own.wall, "torchvision's reference loop, fp32", 1 / peer.wall, 1 / own.cpu, 1 / peer.cpu)  # fmt: skip
+    return Row(
+        table,
+        mine,
+        "images/s",
+        1 / own.wall,
+        "torchvision's reference loop, fp32",
+        1 / peer.wall,
+        1 / own.cpu,
+        1 / peer.cpu,
+    )
 
 
 def main() -> None:
@@ -170,9 +186,7 @@ def main() -> None:
     with apart(ours, 2 if quick else 4) as mine, apart(theirs, 2 if quick else 4) as others:
         costs = interleaved(mine | others, 3 if quick else 7)
     rows = [row(costs, "ours, fp32"), row(costs, "ours, bf16")]
-    rows.append(
-        Row(rows[0].table, "our loader alone, one worker", "images/s", 1 / costs["our loader alone"].wall)
-    )
+    rows.append(Row(rows[0].table, "our loader alone, one worker", "images/s", 1 / costs["our loader alone"].wall))
     proof = (
         f"{len(found)} scenes of 640 px on both sides, torchvision {torchvision.__version__}; our model has {extra:,} parameters more,"
         " those of batch norm in the pyramid less the biases that it replaces"

@@ -40,9 +40,7 @@ class Result:
     tail: tuple[str, ...]
 
 
-def run(
-    command: Sequence[str], folder: Path, env: Mapping[str, str], on_line: Callable[[str], None]
-) -> Result:
+def run(command: Sequence[str], folder: Path, env: Mapping[str, str], on_line: Callable[[str], None]) -> Result:
     """Run a command in its own session until it ends, handing over every line as it comes.
 
     Args:
@@ -120,9 +118,7 @@ def _start(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> subp
 
 
 def _kill(children: Sequence[subprocess.Popen[str]], grace: float) -> None:
-    groups = [
-        child.pid for child in children
-    ]  # a group has its leader's number, taken while one member lives
+    groups = [child.pid for child in children]  # a group has its leader's number, taken while one member lives
     try:
         if grace > 0:
             alive = [group for group in groups if _signal(group, signal.SIGTERM)]

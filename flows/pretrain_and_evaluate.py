@@ -56,11 +56,7 @@ def pretrain_and_evaluate(
     changes = overrides(given, load_params(workspace / "params.yaml"))
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", flow_run.get_name() or "run").strip("-")
     run_id = str(flow_run.get_id())
-    with (
-        _place(workspace, name, changes) as folder,
-        tracked(name, run_id) as pipeline_run,
-        no_child_left(),
-    ):
+    with _place(workspace, name, changes) as folder, tracked(name, run_id) as pipeline_run, no_child_left():
         env = environment(workspace, run_id, pipeline_run)
         stages = run_stages(folder, env, retries)
         if changes:
@@ -108,9 +104,7 @@ def _show_result(workspace: Path, folder: Path, experiment: str | None) -> None:
 def main() -> None:
     """Run the flow here and now."""
     parser = argparse.ArgumentParser(prog="python -m flows.pretrain_and_evaluate", description=__doc__)
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value")
     parser.add_argument(
         "--retries", type=whole(0, MOST_RETRIES), default=1, help="further tries of a stage that crashed (1)"
     )

@@ -13,7 +13,7 @@ from pydantic import Field
 from flows import children, graph
 from flows.stages import Slots, run_stage
 from moco import tracking
-from moco.cluster.machine import cores
+from moco.cores import cores
 
 MOST_SIDE_BY_SIDE = 8
 MOST_RETRIES = 10
@@ -57,9 +57,14 @@ def run_stages(
     stages = graph.stages_in_order(folder, pipeline)
     for stage, needed in (graph.up_to(until, stages) if until else stages).items():
         futures[stage] = run_stage.with_options(retries=retries).submit(
-            stage, folder, env, remote, slots if stage.startswith(f"{pipeline}:") else None,
-            wait_for=[futures[name] for name in needed], return_state=False,
-        )  # fmt: skip
+            stage,
+            folder,
+            env,
+            remote,
+            slots if stage.startswith(f"{pipeline}:") else None,
+            wait_for=[futures[name] for name in needed],
+            return_state=False,
+        )
     for future in futures.values():
         future.wait()
     for future in futures.values():
@@ -103,11 +108,7 @@ def no_child_left() -> Iterator[None]:
 
 @contextlib.contextmanager
 def tracked(
-    name: str,
-    run_id: str,
-    parent: str | None = None,
-    key: tuple[str, str] | None = None,
-    kind: str = "pipeline",
+    name: str, run_id: str, parent: str | None = None, key: tuple[str, str] | None = None, kind: str = "pipeline"
 ) -> Iterator[str | None]:
     """The MLflow run that others hang under; arguments as of `tracking.start_pipeline_run`."""
     pipeline_run = tracking.start_pipeline_run(name, flow_run=run_id, parent=parent, key=key, kind=kind)

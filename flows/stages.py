@@ -68,9 +68,7 @@ def worth_another_try(task: Any, task_run: TaskRun, state: State[Any]) -> bool:
     retry_delay_seconds=5,
     retry_condition_fn=worth_another_try,
 )
-def run_stage(
-    stage: str, folder: Path, env: Mapping[str, str], remote: bool, slots: Slots | None = None
-) -> None:
+def run_stage(stage: str, folder: Path, env: Mapping[str, str], remote: bool, slots: Slots | None = None) -> None:
     """Bring one stage up to date: `dvc repro --single-item`, which skips it if nothing it depends on changed.
 
     Where a default DVC remote is configured, missing outputs are pulled and new ones pushed. With `slots` it waits
@@ -84,9 +82,7 @@ def run_stage(
             slots.put(share)
 
 
-def bring_up_to_date(
-    stage: str, folder: Path, env: Mapping[str, str], remote: bool, bar: str | None = None
-) -> bool:
+def bring_up_to_date(stage: str, folder: Path, env: Mapping[str, str], remote: bool, bar: str | None = None) -> bool:
     """What `run_stage` does, within the task that calls it.
 
     Args:
@@ -143,16 +139,12 @@ def _command(arguments: list[str]) -> list[str]:
     return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
 
 
-def _dvc(
-    stage: str, arguments: list[str], folder: Path, env: Mapping[str, str], bar: str | None = None
-) -> bool:
+def _dvc(stage: str, arguments: list[str], folder: Path, env: Mapping[str, str], bar: str | None = None) -> bool:
     """Run a command of DVC's, and say whether it ran a stage."""
     reporter = _Reporter(bar or stage)
     result = children.run(_command(arguments), folder, env, reporter.line)
     if result.code:
-        said = (
-            result.error or " | ".join(result.tail[-3:]) or f"`dvc {arguments[0]}` ended with {result.code}"
-        )
+        said = result.error or " | ".join(result.tail[-3:]) or f"`dvc {arguments[0]}` ended with {result.code}"
         raise StageFailedError(f"{stage}: {said}", again=result.error is None)
     return reporter.ran
 

@@ -23,10 +23,10 @@ from flows.study_run import run_point
 from moco import tracking
 from moco.config import load_params, settings_hash
 from moco.errors import Interrupted, MocoError
+from moco.files import exclusive
 from moco.report.study import FIGURE, PAGE_FILE, TABLE, Outcome, shortened, write_study
 from moco.study.definition import SCALES, SECTIONS, Run, Scale, Study, load_study, names, runs_of, slug
 from moco.study.record import read
-from moco.training.run_folder import exclusive
 from pipelines.stage import errors_in_one_line, whole
 
 ALL = "all"
@@ -43,9 +43,7 @@ Seeds = Annotated[
 
 @flow(name="study", persist_result=False)
 def study(
-    study: Annotated[
-        Name, Field(description="A file of studies/, or all of them, one after the other.")
-    ] = ALL,
+    study: Annotated[Name, Field(description="A file of studies/, or all of them, one after the other.")] = ALL,
     scale: Annotated[Scale, Field(description="Which of the file's two grids.")] = "laptop",
     seeds: Seeds = None,
     side_by_side: SideBySide = None,
@@ -107,11 +105,7 @@ class Asked:
 def _asked(name: str, scale: Scale, seeds: list[int] | None) -> list[Asked]:
     """The studies of that name; of all, those that have the scale."""
     found = {one: load_study(one) for one in (names() if name == ALL else [name])}
-    return [
-        Asked(one, study, scale, seeds)
-        for one, study in found.items()
-        if name != ALL or scale in study.scales
-    ]
+    return [Asked(one, study, scale, seeds) for one, study in found.items() if name != ALL or scale in study.scales]
 
 
 @contextlib.contextmanager
@@ -135,9 +129,7 @@ def _run_study(site: Site, asked: Asked, side_by_side: int | None, retries: int)
         which = [run for run, why in planned.left_out.items() if why == reason]
         log.warning("left out: %s (%s)", reason, shortened(which))
     to_do = [one for one in planned.runs if not one.record]
-    log.info(
-        "study %s: %d runs, %d of them done before", name, len(planned.runs), len(planned.runs) - len(to_do)
-    )
+    log.info("study %s: %d runs, %d of them done before", name, len(planned.runs), len(planned.runs) - len(to_do))
     key = ("study", f"{name} {scale} {_basis(site, planned)}")
     with tracked(f"study {name}, {scale}", str(flow_run.get_id()), key=key, kind="study") as parent:
         slots = shares(side_by_side, at_most=len(to_do))
@@ -153,9 +145,7 @@ def _run_study(site: Site, asked: Asked, side_by_side: int | None, retries: int)
                 future.result()
             except MocoError as error:
                 failures.append(str(error))
-            except (
-                Exception
-            ) as error:  # its traceback is in the log; the others' results are shown all the same
+            except Exception as error:  # its traceback is in the log; the others' results are shown all the same
                 failures.append(f"{one.run.name}: {type(error).__name__}: {error}")
         _show(site, asked, planned, failures, parent)
         if failures:
@@ -190,13 +180,9 @@ def _show(site: Site, asked: Asked, planned: Plan, failures: list[str], parent: 
 def main() -> None:
     """Run the flow here and now."""
     parser = argparse.ArgumentParser(prog="python -m flows.study", description=__doc__)
-    parser.add_argument(
-        "study", nargs="?", default=ALL, help=f"{ALL} (default), or one of: {', '.join(names())}"
-    )
+    parser.add_argument("study", nargs="?", default=ALL, help=f"{ALL} (default), or one of: {', '.join(names())}")
     parser.add_argument("--scale", default="laptop", choices=SCALES, help="which grid (laptop)")
-    parser.add_argument(
-        "--seeds", type=whole(0), nargs="+", metavar="SEED", help="in the place of the study's own"
-    )
+    parser.add_argument("--seeds", type=whole(0), nargs="+", metavar="SEED", help="in the place of the study's own")
     parser.add_argument("--side-by-side", type=whole(1), help="runs at once (one a GPU, or one a core)")
     parser.add_argument(
         "--retries", type=whole(0, MOST_RETRIES), default=1, help="further tries of a run that crashed (1)"

@@ -12,10 +12,10 @@ from moco.config import Params, load_params, settings_hash
 from moco.errors import MocoError
 from moco.images.index import ShardSet, open_split
 from moco.images.subset import subset
+from moco.runs.folder import training_hash
 from moco.study.definition import SECTIONS, Run, Study, place
 from moco.study.record import Record, read
 from moco.tracking import dvc_digest
-from moco.training.run_folder import training_hash
 from moco.training.setup import check
 from pipelines.stage import SHARDS
 

@@ -17,13 +17,13 @@ from flows import children, worktree
 from flows.running import tracked
 from flows.stages import Slots, bring_up_to_date, check_out, save, worth_another_try
 from flows.study_plan import Planned, Site, code_of
-from moco.cluster.machine import cores
 from moco.config import load_params
+from moco.cores import cores
 from moco.errors import Interrupted, MocoError
+from moco.runs import checkpoints
+from moco.runs.curves import read_rows
 from moco.study.definition import SECTIONS
 from moco.study.record import Record, epochs_of, write
-from moco.training import checkpoints
-from moco.training.curves import read_rows
 from pipelines.stage import SHARDS
 
 _TRAININGS = defaultdict[str, threading.Lock](threading.Lock)
@@ -92,9 +92,7 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
         training.mkdir(parents=True, exist_ok=True)
         mark.touch()
     (folder / "dvc.lock").write_bytes(planned.data.lock)
-    check_out(
-        str(SHARDS), folder, env
-    )  # not by stages fetch and shard: DVC would hash all images for each run
+    check_out(str(SHARDS), folder, env)  # not by stages fetch and shard: DVC would hash all images for each run
     seconds, restored = {}, []
     for stage in site.stages:
         began = time.monotonic()
@@ -106,21 +104,29 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
         worktree.forget_experiments(folder, name)
     outputs = folder / "outputs"
     record = Record(
-        name=name, series=planned.run.series, x=planned.run.x, seed=planned.run.seed, place=planned.place,
-        fingerprint=planned.fingerprint, commit=commit, edited=edited, data_hash=planned.data.digest, seconds=seconds,
-        restored=restored, metrics={stage: _json(outputs / stage / "metrics.json") for stage in ("pretrain", "linear")},
+        name=name,
+        series=planned.run.series,
+        x=planned.run.x,
+        seed=planned.run.seed,
+        place=planned.place,
+        fingerprint=planned.fingerprint,
+        commit=commit,
+        edited=edited,
+        data_hash=planned.data.digest,
+        seconds=seconds,
+        restored=restored,
+        metrics={stage: _json(outputs / stage / "metrics.json") for stage in ("pretrain", "linear")},
         epochs=epochs_of(read_rows(outputs / "pretrain/curves.csv"), read_rows(outputs / "pretrain/readings.csv")),
-        machine=this_machine(), tracked=pipeline_run,
-    )  # fmt: skip
+        machine=this_machine(),
+        tracked=pipeline_run,
+    )
     write(site.folder(planned.run.study, planned.run.scale) / f"{name}.json", record)
     if ours:  # the encoder is in the experiment, and a study has many runs
         checkpoints.forget(training)
         mark.touch()  # changed code has begun a new folder
         if list(training.iterdir()) == [mark]:  # all was restored; who trains it later is somebody else
             shutil.rmtree(training)
-    get_run_logger().info(
-        "%s: %s", name, ", ".join(f"{stage} {took:.0f} s" for stage, took in seconds.items())
-    )
+    get_run_logger().info("%s: %s", name, ", ".join(f"{stage} {took:.0f} s" for stage, took in seconds.items()))
 
 
 def this_machine() -> str:

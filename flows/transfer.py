@@ -1,4 +1,4 @@
-"""The flow of transfer/dvc.yaml: fine-tuning on other tasks from every initialisation.
+"""The flow of transfer/dvc.yaml: fine-tuning on other tasks from every initialization.
 
 `python -m flows.transfer` runs it here and now, without a server.
 """
@@ -21,14 +21,11 @@ REPORT = Path("outputs/transfer/report")
 
 
 @flow(name="transfer", persist_result=False)
-def transfer(
-    side_by_side: SideBySide = None,
-    retries: Retries = 1,
-) -> None:
+def transfer(side_by_side: SideBySide = None, retries: Retries = 1) -> None:
     """The encoder is judged by fine-tuning it on other tasks, beside random and supervised weights.
 
     Runs the stages of `transfer/dvc.yaml`, and those of `dvc.yaml` that they build on where these are out of date:
-    every task from every initialisation, side by side, then one page with the table and with predictions beside ground
+    every task from every initialization, side by side, then one page with the table and with predictions beside ground
     truth. A stage whose inputs did not change is skipped. What is trained, on what and how, is in `transfer/params.yaml`.
 
     **If a stage fails**, the run's message is the line that says what to mend. Run it again then: trials that are
@@ -49,9 +46,7 @@ def transfer(
 def main() -> None:
     """Run the flow here and now."""
     parser = argparse.ArgumentParser(prog="python -m flows.transfer", description=__doc__)
-    parser.add_argument(
-        "--side-by-side", type=whole(1), help="fine-tuning stages at once (one a GPU, or one a core)"
-    )
+    parser.add_argument("--side-by-side", type=whole(1), help="fine-tuning stages at once (one a GPU, or one a core)")
     parser.add_argument(
         "--retries", type=whole(0, MOST_RETRIES), default=1, help="further tries of a stage that crashed (1)"
     )

@@ -59,9 +59,7 @@ def _make(workspace: Path, folder: Path, changes: Mapping[str, Any]) -> None:
     _git(workspace, "worktree", "add", "--quiet", "--detach", str(folder), "HEAD")
     # Else a file that was written again with the same content makes `stash create` fail without a word.
     _git(workspace, "update-index", "-q", "--refresh", check=False)
-    if edited := _git(
-        workspace, "stash", "create"
-    ):  # a commit of the uncommitted changes; they stay where they are
+    if edited := _git(workspace, "stash", "create"):  # a commit of the uncommitted changes; they stay where they are
         _git(folder, "read-tree", "-u", "--reset", edited)
     for path in CARRIED:
         if (workspace / path).exists():

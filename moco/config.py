@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -19,6 +19,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Strength = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Fetch(Settings):
@@ -42,16 +44,12 @@ class Fetch(Settings):
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="Share set aside for testing, where the source has no test set of its own."
     )
-    split_seed: Seed = Field(
-        description="Seed of the split. An image's side depends on this and its content only."
-    )
+    split_seed: Seed = Field(description="Seed of the split. An image's side depends on this and its content only.")
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> "Fetch":
         if self.val_fraction + self.test_fraction >= 1:
-            raise ValueError(
-                "val_fraction + test_fraction must be below 1, else no image is left to train on"
-            )
+            raise ValueError("val_fraction + test_fraction must be below 1, else no image is left to train on")
         return self
 
 
@@ -59,9 +57,7 @@ class Shard(Settings):
     """How images become WebDataset tars."""
 
     samples_per_shard: int = Field(ge=1, description="A shard is closed at this many images,")
-    megabytes_per_shard: int = Field(
-        ge=1, description="or before its images exceed this many MB (10^6 bytes)."
-    )
+    megabytes_per_shard: int = Field(ge=1, description="or before its images exceed this many MB (10^6 bytes).")
     max_side: int | None = Field(
         ge=16,
         description="Longest side in pixels; larger images are resized and stored as JPEG. Null: bytes are copied as they are.",
@@ -81,14 +77,14 @@ class Views(Settings):
     crop_scale_min: Annotated[float, Field(gt=0, le=1)] = Field(
         description="Smallest share of the area that a crop keeps; the largest is 1."
     )
-    jitter_p: Fraction = Field(description="Probability of colour jitter.")
+    jitter_p: Fraction = Field(description="Probability of color jitter.")
     brightness: Strength = Field(description="Factor drawn from [max(0, 1-x), 1+x].")
     contrast: Strength = Field(description="Factor drawn from [max(0, 1-x), 1+x].")
     saturation: Strength = Field(description="Factor drawn from [max(0, 1-x), 1+x].")
     hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        description="Shift drawn from [-x, x], in turns of the colour circle."
+        description="Shift drawn from [-x, x], in turns of the color circle."
     )
-    grayscale_p: Fraction = Field(description="Probability of dropping colour.")
+    grayscale_p: Fraction = Field(description="Probability of dropping color.")
     blur_p: Fraction = Field(description="Probability of Gaussian blur (0 in v1).")
     blur_sigma_min: Positive = Field(description="Smallest standard deviation of the blur, pixels.")
     blur_sigma_max: Positive = Field(description="Largest standard deviation of the blur, pixels.")
@@ -115,7 +111,7 @@ class Stream(Settings):
 
 
 class Pretrain(Settings):
-    """Momentum Contrast: encoder, dictionary, views, optimisation."""
+    """Momentum Contrast: encoder, dictionary, views, optimization."""
 
     images: Literal["all", "labelled", "unlabelled"] = Field(
         description="Which training images to learn from. Labels are never shown; the choice is for mixed sets, of which"
@@ -133,7 +129,7 @@ class Pretrain(Settings):
     )
     image_size: int = Field(ge=8, le=1024, description="Side of a view in pixels.")
     eval_crop_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
-        description="Evaluation resizes the short side to image_size / this, then crops the centre (224/256 = 0.875; 1: no border lost)."
+        description="Evaluation resizes the short side to image_size / this, then crops the center (224/256 = 0.875; 1: no border lost)."
     )
     head: Literal["linear", "mlp", "mlp-bn"] = Field(
         description="Projection head: linear (v1), 2-layer MLP with ReLU (v2), or 3-layer MLP with batch norm (v3)."
@@ -172,9 +168,7 @@ class Pretrain(Settings):
     shuffle_bn: bool = Field(
         description="Shuffle the keys over the BN groups (paper, section 3.3); false only for the ablation."
     )
-    lr_per_256: Positive = Field(
-        description="Learning rate for 256 images a step; scaled linearly with global_batch."
-    )
+    lr_per_256: Positive = Field(description="Learning rate for 256 images a step; scaled linearly with global_batch.")
     sgd_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="Momentum of SGD.")
     weight_decay: Strength = Field(description="Weight decay, on all parameters.")
     schedule: Literal["cosine", "steps"] = Field(description="Learning rate over time.")
@@ -185,9 +179,7 @@ class Pretrain(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         description="auto: bfloat16 autocast where the processor has it in hardware. Logits and loss are float32 always."
     )
-    seed: Seed = Field(
-        description="Seeds the weights, the queue, the order of images, the views and the shuffles."
-    )
+    seed: Seed = Field(description="Seeds the weights, the queue, the order of images, the views and the shuffles.")
     log_every_steps: int = Field(ge=1, description="Steps between two rows of the curves.")
     knn_every_epochs: int = Field(
         ge=0,
@@ -216,7 +208,10 @@ class Pretrain(Settings):
     @model_validator(mode="after")
     def _mechanism_can_do_it(self) -> "Pretrain":
         if self.mechanism in ("memory-bank", "end-to-end"):
-            for name, value, only in (("symmetric", self.symmetric, False), ("momentum_schedule", self.momentum_schedule, "constant")):  # fmt: skip
+            for name, value, only in (
+                ("symmetric", self.symmetric, False),
+                ("momentum_schedule", self.momentum_schedule, "constant"),
+            ):
                 if value != only:
                     raise ValueError(
                         f"{name} ({value}) needs a momentum encoder; with mechanism {self.mechanism} it must be {only}"
@@ -235,21 +230,18 @@ class Pretrain(Settings):
 class Linear(Settings):
     """Linear classification on frozen features (paper, section 4.1), and weighted kNN."""
 
-    views: Literal["centre", "augmented"] = Field(
-        description="centre: features of one centre view, extracted once. augmented: the paper's random crops and flips, extracted anew each epoch."
+    views: Literal["center", "augmented"] = Field(
+        description="center: features of one center view, extracted once. augmented: the paper's random crops and flips, extracted anew each epoch."
     )
     epochs: int = Field(
-        ge=1,
-        description="Passes over the labelled training images; the rate is divided by 10 at 60 % and 80 %.",
+        ge=1, description="Passes over the labelled training images; the rate is divided by 10 at 60 % and 80 %."
     )
     batch_size: int = Field(ge=1, description="Images a step.")
-    learning_rates: list[Positive] = Field(
-        min_length=1, description="Probed together in one pass; validation chooses."
-    )
+    learning_rates: list[Positive] = Field(min_length=1, description="Probed together in one pass; validation chooses.")
     sgd_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="Momentum of SGD.")
     weight_decay: Strength = Field(description="Weight decay.")
-    knn_k: int = Field(ge=1, description="Neighbours that vote.")
-    knn_temperature: Positive = Field(description="A neighbour's vote weighs exp(similarity / this).")
+    knn_k: int = Field(ge=1, description="Neighbors that vote.")
+    knn_temperature: Positive = Field(description="A neighbor's vote weighs exp(similarity / this).")
     seed: Seed = Field(description="Seeds the classifier and the order of images.")
 
 
@@ -257,8 +249,8 @@ class Report(Settings):
     """The page of tables and pictures."""
 
     views: int = Field(ge=1, le=32, description="Images whose views are shown.")
-    queries: int = Field(ge=1, le=32, description="Images whose nearest neighbours are shown.")
-    neighbours: int = Field(ge=1, le=32, description="Neighbours shown for each.")
+    queries: int = Field(ge=1, le=32, description="Images whose nearest neighbors are shown.")
+    neighbors: int = Field(ge=1, le=32, description="Neighbors shown for each.")
     map_images: int = Field(ge=16, le=20000, description="Images in the 2-D map of the features.")
     seed: Seed = Field(description="Seeds the choice of images and the map.")
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from moco.batch_norm import parts
-from moco.cluster.process_group import Processes
 from moco.dictionary import (
     Batch,
     Contrast,
@@ -23,7 +21,9 @@ from moco.dictionary import (
     info_nce,
     info_nce_in_batch,
 )
-from moco.encoders import normalise
+from moco.encoders.batch_norm import parts
+from moco.encoders.normalize import normalize
+from moco.processes import Processes
 
 Mechanism = Literal["momentum-queue", "memory-bank", "end-to-end", "momentum-batch"]
 
@@ -42,7 +42,7 @@ class Encoder(nn.Module):
         self.backbone, self.head, self.predictor = backbone, head, predictor
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images N x 3 x H x W to vectors N x C of length 1, float32 under autocast too."""
+        """Normalized images N x 3 x H x W to vectors N x C of length 1, float32 under autocast too."""
         projected = self.head(self.backbone(images))
         if self.predictor is not None:
             projected = self.predictor(projected)
@@ -71,7 +71,7 @@ class MoCo(nn.Module):
         generator: draws the first keys.
 
     Attributes:
-        encoder_q: the query encoder; its parameters are the optimiser's.
+        encoder_q: the query encoder; its parameters are the optimizer's.
         dictionary: the mechanism.
 
     Raises:
@@ -79,10 +79,21 @@ class MoCo(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, dim: int = 128, queue_size: int = 65536, momentum: float = 0.999,
-        temperature: float = 0.07, *, mechanism: Mechanism = "momentum-queue", symmetric: bool = False,
-        predictor: nn.Module | None = None, images: int = 0, seed: int = 0, generator: torch.Generator | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        dim: int = 128,
+        queue_size: int = 65536,
+        momentum: float = 0.999,
+        temperature: float = 0.07,
+        *,
+        mechanism: Mechanism = "momentum-queue",
+        symmetric: bool = False,
+        predictor: nn.Module | None = None,
+        images: int = 0,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         encoder = Encoder(backbone, head)
         self.encoder_q = Encoder(backbone, head, predictor) if predictor else encoder
@@ -100,9 +111,9 @@ class MoCo(nn.Module):
     def forward(self, view_1: Tensor, view_2: Tensor) -> Contrast:
         """One step on one device: compare the queries with the dictionary, and put their keys into it.
 
-        The caller calls `loss.backward()` and steps an optimiser over `encoder_q.parameters()`. Keys are encoded in
+        The caller calls `loss.backward()` and steps an optimizer over `encoder_q.parameters()`. Keys are encoded in
         another order than queries, which hides the ones from the others where the backbone's batch norms work in
-        groups (`moco.batch_norm.split_batch_norm`).
+        groups (`moco.encoders.batch_norm.split_batch_norm`).
 
         Args:
             view_1: float, N x 3 x H x W, as the backbone expects them; the queries.
@@ -140,9 +151,7 @@ class MoCo(nn.Module):
         """
         self.dictionary.update_encoder(self.encoder_q)
         with autocast:
-            keys = [
-                self.dictionary.look_up(batch, of_key, encode_queries) for _, of_key in self._ways
-            ]  # B x C
+            keys = [self.dictionary.look_up(batch, of_key, encode_queries) for _, of_key in self._ways]  # B x C
         negatives = self.dictionary.negatives(batch)
         queries, losses, ranks = [], [], []
         for (of_query, _), k in zip(self._ways, keys, strict=True):
@@ -151,7 +160,7 @@ class MoCo(nn.Module):
                 wait = not last and isinstance(encode_queries, DistributedDataParallel)
                 with encode_queries.no_sync() if wait else nullcontext():  # type: ignore[attr-defined]
                     with autocast:
-                        q = encode_queries(normalise(batch.views[of_query][part]))  # at_once x C
+                        q = encode_queries(normalize(batch.views[of_query][part]))  # at_once x C
                     one = self._compare(q, k, negatives, batch.first + part.start)
                     loss = one.loss * (len(q) / batch.count / len(keys))
                     loss.backward()

@@ -28,9 +28,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _INT]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    _INT, re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"), list("-+0123456789")
-)
+_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"), list("-+0123456789"))
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -54,9 +52,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     return values
 
 
-def validate(
-    values: dict[str, Any], origin: str, schema: type[Section], overrides: Sequence[str] = ()
-) -> Section:
+def validate(values: dict[str, Any], origin: str, schema: type[Section], overrides: Sequence[str] = ()) -> Section:
     """Validate a mapping against a schema after applying overrides; errors as in `load_params`."""
     for text in overrides:
         _override(values, text, list(schema.model_fields))

@@ -15,8 +15,8 @@ import torch
 
 from moco.config import Linear, settings_hash
 from moco.evaluation.linear import Evaluation
-from moco.images.index import file_sha256
-from moco.training.run_folder import code_hash
+from moco.files import file_sha256
+from moco.runs.folder import code_hash
 from pipelines import stage
 
 
@@ -32,21 +32,9 @@ def kept(identity: Any, settings: Linear, data_hash: str, evaluate: Callable[[],
         data_hash: of the shard set.
         evaluate: makes the result.
     """
-    place = (
-        torch.__version__,
-        torch.cuda.is_available(),
-        torch.get_num_threads(),
-        torch.get_num_interop_threads(),
-    )
-    code = (
-        code_hash(),
-        *(file_sha256(Path(__file__).with_name(f"{name}.py")) for name in ("linear", "baselines")),
-    )
-    path = (
-        stage.runs_folder()
-        / "baselines"
-        / f"{settings_hash(identity, settings, data_hash, code, place)}.json"
-    )
+    place = (torch.__version__, torch.cuda.is_available(), torch.get_num_threads(), torch.get_num_interop_threads())
+    code = (code_hash(), *(file_sha256(Path(__file__).with_name(f"{name}.py")) for name in ("linear", "baselines")))
+    path = stage.runs_folder() / "baselines" / f"{settings_hash(identity, settings, data_hash, code, place)}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):  # none, or a damaged one: it is made again
         values = json.loads(path.read_text(encoding="utf-8"))
         return Evaluation(**{**values, "predicted": np.array(values["predicted"], dtype=np.int64)})

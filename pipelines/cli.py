@@ -19,7 +19,7 @@ stages, in the order of dvc.yaml (`dvc repro` runs what is out of date):
   fetch        find the images that params.yaml names; split train, val and test
   shard        pack them into WebDataset tars with an index
   pretrain     train the encoder; goes on from the last checkpoint
-  linear       measure its features: linear classifier and nearest neighbours
+  linear       measure its features: linear classifier and nearest neighbors
   report       write outputs/report/report.html
 
 on other machines:
@@ -27,7 +27,7 @@ on other machines:
 
 with a trained encoder:
   embed        features of a folder of images, to Parquet or NumPy
-  neighbours   the images of the data set that are most like a given one
+  neighbors   the images of the data set that are most like a given one
 
 settings and data:
   preset       write a published recipe into params.yaml
@@ -40,7 +40,7 @@ examples:
   moco preset v2                          ResNet-50, 224 pixels, 200 epochs
   moco pretrain --set pretrain.epochs=3   this once; params.yaml stays as it is
   moco embed photos --output photos.npy
-  moco neighbours photos/cat.jpg --k 12
+  moco neighbors photos/cat.jpg --k 12
 
 `moco COMMAND --help` says more.
 Exit codes: 0 done, 1 something to mend, 2 wrong usage, 130 stopped (the same command goes on).
@@ -64,12 +64,8 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """Every command with its options."""
     raw = argparse.RawDescriptionHelpFormatter
-    top = Parser(
-        prog="moco", description=PAGE, epilog=EXAMPLES, formatter_class=raw, usage="moco COMMAND [OPTION…]"
-    )
-    commands = top.add_subparsers(
-        dest="command", prog="moco", metavar="COMMAND", required=True, help=argparse.SUPPRESS
-    )
+    top = Parser(prog="moco", description=PAGE, epilog=EXAMPLES, formatter_class=raw, usage="moco COMMAND [OPTION…]")
+    commands = top.add_subparsers(dest="command", prog="moco", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
 
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, description=text)
@@ -80,9 +76,7 @@ def parser() -> argparse.ArgumentParser:
         command = add(name, run_stage, text)
         stage.with_parameters(command)
         if name == "pretrain":
-            command.add_argument(
-                "--restart", action="store_true", help="begin anew; checkpoints are set aside"
-            )
+            command.add_argument("--restart", action="store_true", help="begin anew; checkpoints are set aside")
 
     command = add(
         "launch",
@@ -99,9 +93,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     command = add(
-        "embed",
-        embed,
-        "Features of every image below a folder. What is no readable image is named and skipped.",
+        "embed", embed, "Features of every image below a folder. What is no readable image is named and skipped."
     )
     command.add_argument("folder", type=Path, metavar="FOLDER")
     _encoder(command)
@@ -112,34 +104,24 @@ def parser() -> argparse.ArgumentParser:
         help="FILE.parquet, or FILE.npy with the paths in FILE.txt (default: features.parquet)",
     )
 
-    command = add(
-        "neighbours", neighbours, "The images of the data set whose features are most like an image's."
-    )
+    command = add("neighbors", neighbors, "The images of the data set whose features are most like an image's.")
     command.add_argument("image", type=Path, metavar="IMAGE")
     _encoder(command)
-    command.add_argument(
-        "--shards", type=Path, default=stage.SHARDS, help=f"the shards (default: {stage.SHARDS})"
-    )
-    command.add_argument(
-        "--split", choices=("train", "val", "test"), default="train", help="(default: train)"
-    )
+    command.add_argument("--shards", type=Path, default=stage.SHARDS, help=f"the shards (default: {stage.SHARDS})")
+    command.add_argument("--split", choices=("train", "val", "test"), default="train", help="(default: train)")
     command.add_argument("--k", type=stage.whole(1), default=8, help="how many (default: 8)")
     command.add_argument(
-        "--output", type=Path, default=Path("neighbours.png"), help="the picture (default: neighbours.png)"
+        "--output", type=Path, default=Path("neighbors.png"), help="the picture (default: neighbors.png)"
     )
 
     command = add("preset", preset, "Write every value of a recipe into the pretrain section of params.yaml.")
-    command.add_argument(
-        "name", choices=presets.NAMES, help="the demo, CIFAR, or the recipes of the two papers"
-    )
+    command.add_argument("name", choices=presets.NAMES, help="the demo, CIFAR, or the recipes of the two papers")
     command.add_argument("--params", type=Path, default=Path("params.yaml"), help="(default: params.yaml)")
 
     add("encoders", encoders, "The architectures that pretrain.encoder can name.")
 
     command = add("verify", verify, "Recompute the checksums and counts of a set of shards.")
-    command.add_argument(
-        "folder", type=Path, nargs="?", default=stage.SHARDS, help=f"(default: {stage.SHARDS})"
-    )
+    command.add_argument("folder", type=Path, nargs="?", default=stage.SHARDS, help=f"(default: {stage.SHARDS})")
     return top
 
 
@@ -147,7 +129,7 @@ STAGES = {
     "fetch": "Stage fetch: list the images that params.yaml names, with labels and splits, in data/raw.",
     "shard": "Stage shard: pack the images of data/raw into WebDataset tars with an index in data/shards.",
     "pretrain": "Stage pretrain: train the encoder on data/shards; goes on from the last checkpoint.",
-    "linear": "Stage linear: measure the features, beside random initialisation and raw pixels.",
+    "linear": "Stage linear: measure the features, beside random initialization and raw pixels.",
     "report": "Stage report: write one page with tables and pictures to outputs/report.",
 }
 
@@ -196,7 +178,7 @@ def launch(options: argparse.Namespace) -> None:
 
 def embed(options: argparse.Namespace) -> None:
     """Features of a folder."""
-    from moco.embed import embed_files, find_files, write_features
+    from moco.evaluation.embed import embed_files, find_files, write_features
     from moco.progress import Progress
 
     files = find_files(options.folder)
@@ -218,20 +200,19 @@ def embed(options: argparse.Namespace) -> None:
 
     written = write_features(options.output, counted(), encoder.spec.feature_dim)
     print(
-        f"{options.output}: {written} images, {encoder.spec.feature_dim} numbers each"
-        + f", {bad} skipped" * (bad > 0)
+        f"{options.output}: {written} images, {encoder.spec.feature_dim} numbers each" + f", {bad} skipped" * (bad > 0)
     )
 
 
-def neighbours(options: argparse.Namespace) -> None:
+def neighbors(options: argparse.Namespace) -> None:
     """Print and draw the nearest images."""
-    from moco.evaluation.features import embed_images
-    from moco.evaluation.neighbours import nearest
+    from moco.features.extract import embed_images
+    from moco.features.neighbors import nearest
     from moco.images.decode import UndecodableError, decode
     from moco.images.index import open_split
     from moco.images.loader import read_image
     from moco.report.pictures import Shown
-    from moco.report.pictures import neighbours as draw
+    from moco.report.pictures import neighbors as draw
 
     try:
         image = decode(options.image.read_bytes())
@@ -269,7 +250,7 @@ def encoders(options: argparse.Namespace) -> None:
     """List the architectures."""
     from torch import device
 
-    from moco.encoders import ARCHITECTURES, ResNet
+    from moco.encoders.resnet import ARCHITECTURES, ResNet
 
     with device("meta"):  # counts weights without making them
         for name in ARCHITECTURES:
@@ -280,9 +261,9 @@ def encoders(options: argparse.Namespace) -> None:
 
 def verify(options: argparse.Namespace) -> None:
     """Check the shards."""
-    from moco.images import index
+    from moco.shards.index import verify as problems_of
 
-    problems = index.verify(options.folder)
+    problems = problems_of(options.folder)
     for problem in problems:
         print(problem)
     if problems:
@@ -294,11 +275,7 @@ def verify(options: argparse.Namespace) -> None:
 
 def _encoder(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--encoder",
-        type=Path,
-        default=stage.ENCODER,
-        metavar="FOLDER",
-        help=f"the encoder (default: {stage.ENCODER})",
+        "--encoder", type=Path, default=stage.ENCODER, metavar="FOLDER", help=f"the encoder (default: {stage.ENCODER})"
     )
 
 
@@ -306,12 +283,10 @@ def _load(folder: Path) -> Any:
     import torch
 
     from moco.cluster.machine import load_machine
-    from moco.encoders import load_encoder
+    from moco.encoders.frozen import load_encoder
 
     wanted = load_machine().device
-    return load_encoder(
-        folder, ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
-    )
+    return load_encoder(folder, ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
 
 
 def _features_of(split: Any, encoder: Any, folder: Path) -> Any:
@@ -319,8 +294,8 @@ def _features_of(split: Any, encoder: Any, folder: Path) -> Any:
     import numpy as np
 
     from moco.cluster.machine import load_machine
-    from moco.evaluation.features import extract
-    from moco.images.index import file_sha256
+    from moco.features.extract import extract
+    from moco.files import file_sha256
 
     weights = file_sha256(folder / "encoder.safetensors")
     kept = stage.runs_folder() / "features" / f"{weights[:16]}-{split.data_hash[:16]}-{split.split}.npy"

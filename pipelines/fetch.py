@@ -5,11 +5,11 @@ import shutil
 
 from moco import tracking
 from moco.config import Fetch, Params
-from moco.disk import move_folder, readable, require_free
 from moco.errors import MocoError
-from moco.images.hashing import stream
-from moco.images.sources import Files, open_source
-from moco.images.splits import Manifest, write_manifest
+from moco.files import move_folder, readable, require_free
+from moco.sources.hashing import stream
+from moco.sources.manifest import Manifest, write_manifest
+from moco.sources.origins import Files, open_source
 from pipelines import stage
 
 

@@ -1,4 +1,4 @@
-"""Stage linear: what the frozen features are worth, beside random initialisation and raw pixels (outputs/linear)."""
+"""Stage linear: what the frozen features are worth, beside random initialization and raw pixels (outputs/linear)."""
 
 import csv
 import hashlib
@@ -13,10 +13,10 @@ import torch
 from moco import tracking
 from moco.cluster.machine import load_machine
 from moco.config import Linear, Params, settings_hash
-from moco.encoders import EncoderSpec, FrozenEncoder, load_encoder, random_encoder
+from moco.encoders.frozen import EncoderSpec, FrozenEncoder, load_encoder, random_encoder
 from moco.errors import MocoError
-from moco.evaluation.features import Extractor, Featuriser, pixels
-from moco.evaluation.linear import Evaluation, Labelled, evaluate, train_probes, validation_accuracies
+from moco.evaluation.linear import Evaluation, evaluate, train_probes, validation_accuracies
+from moco.features.extract import Extractor, Featurizer, Labelled, pixels
 from moco.images.index import open_split
 from moco.images.loader import read_image
 from pipelines import baselines, stage
@@ -71,9 +71,7 @@ def _evaluate_all(
     kinds: dict[str, Callable[[], Evaluation]] = {
         "moco": lambda: run(_extractor("moco", encoder.embed, before, spec)),
         "random": lambda: keep(("random", network), evaluate=lambda: run(untrained())),
-        "pixels": lambda: keep(
-            ("pixels", seen), evaluate=lambda: run(_extractor("pixels", pixels, "pixels", spec))
-        ),
+        "pixels": lambda: keep(("pixels", seen), evaluate=lambda: run(_extractor("pixels", pixels, "pixels", spec))),
     }
     results = {}
     for name, make in kinds.items():
@@ -90,9 +88,7 @@ def _evaluate_all(
     return results
 
 
-def _write_outputs(
-    results: dict[str, Evaluation], test: Labelled, settings: Linear, tracked: tracking.Run
-) -> None:
+def _write_outputs(results: dict[str, Evaluation], test: Labelled, settings: Linear, tracked: tracking.Run) -> None:
     outputs = stage.outputs("linear")
     metrics = {
         name: {metric: getattr(results[name], metric) if name in results else None for metric in METRICS}
@@ -118,12 +114,7 @@ def _write_outputs(
 
 
 def _register(
-    encoder: FrozenEncoder,
-    value: float | None,
-    train: Labelled,
-    val: Labelled,
-    settings: Linear,
-    tracked: tracking.Run,
+    encoder: FrozenEncoder, value: float | None, train: Labelled, val: Labelled, settings: Linear, tracked: tracking.Run
 ) -> None:
     """Register the encoder; it becomes champion if validation says that it is strictly better."""
     # The figure depends on the images and on how the classifier is trained: both name what is compared.
@@ -149,9 +140,9 @@ def _validation_top1(encoder: FrozenEncoder, train: Labelled, val: Labelled, set
     return validation_accuracies(extractor, probes, val)
 
 
-def _extractor(name: str, featuriser: Featuriser, fingerprint: str, spec: EncoderSpec) -> Extractor:
+def _extractor(name: str, featurizer: Featurizer, fingerprint: str, spec: EncoderSpec) -> Extractor:
     workers, cache = load_machine().workers(), stage.runs_folder() / "features"
-    return Extractor(name, featuriser, fingerprint, spec.image_size, spec.eval_crop_ratio, workers, cache)
+    return Extractor(name, featurizer, fingerprint, spec.image_size, spec.eval_crop_ratio, workers, cache)
 
 
 def _weights_hash(encoder: FrozenEncoder) -> str:

@@ -12,27 +12,27 @@ from pathlib import Path
 import numpy as np
 
 from moco import tracking
+from moco.alarms import Validation
 from moco.cluster import slurm
 from moco.cluster.launch import run_here
 from moco.cluster.machine import Machine, load_machine
 from moco.config import Params, Pretrain
-from moco.encoders import save_encoder
+from moco.encoders.frozen import save_encoder
 from moco.errors import MocoError
 from moco.images.decode import Pixels
 from moco.images.index import ShardSet, open_split
 from moco.images.loader import read_image
 from moco.images.plan import EpochPlan
 from moco.images.subset import subset
-from moco.training import checkpoints
-from moco.training.alarms import Validation
-from moco.training.curves import read_rows
-from moco.training.job import Job, error_left, write_job
+from moco.runs import checkpoints
+from moco.runs.curves import read_rows
+from moco.runs.folder import FINISHED, held, only_writer, prepare, training_hash
+from moco.runs.job import Job, error_left, write_job
+from moco.tracking.follow import followed
 from moco.training.monitor import Monitor
-from moco.training.run_folder import FINISHED, held, only_writer, prepare, training_hash
 from moco.training.setup import at_once, build, check, specification
-from moco.training.worker import train
+from moco.worker import train
 from pipelines import stage
-from pipelines.follow import followed
 
 
 def run(params: Params, restart: bool = False) -> None:
@@ -90,9 +90,7 @@ def training_images(settings: Pretrain) -> ShardSet:
     Raises:
         MocoError: there are no shards, or none of the kind that `settings.images` names.
     """
-    images = subset(
-        open_split(stage.SHARDS, "train"), settings.images, settings.images_fraction, settings.seed
-    )
+    images = subset(open_split(stage.SHARDS, "train"), settings.images, settings.images_fraction, settings.seed)
     if not len(images):
         raise MocoError(
             f"pretrain.images = {settings.images}: {stage.SHARDS} holds no such training image; set it to all"
@@ -124,19 +122,14 @@ def _check(settings: Pretrain, images: ShardSet, machine: Machine) -> None:
 
 def _help(settings: Pretrain, machine: Machine, folder: Path) -> None:
     """Train for the stage that another host runs on the same disk; that one writes the outputs."""
-    print(
-        f"pretrain: another host drives this run on the same disk; helping it at {machine.rendezvous}",
-        flush=True,
-    )
+    print(f"pretrain: another host drives this run on the same disk; helping it at {machine.rendezvous}", flush=True)
     run_here(folder, machine, processes_per_host(settings, machine))
     while held(folder):
         time.sleep(0.5)
     print("pretrain: done; the other host has written the outputs", flush=True)
 
 
-def _train(
-    settings: Pretrain, images: ShardSet, machine: Machine, folder: Path, job: slurm.Job | None
-) -> None:
+def _train(settings: Pretrain, images: ShardSet, machine: Machine, folder: Path, job: slurm.Job | None) -> None:
     processes = processes_per_host(settings, machine)
     if machine.launcher == "slurm":
         assert machine.slurm is not None
@@ -159,7 +152,7 @@ def _train(
 
 
 def _example(settings: Pretrain, images: ShardSet) -> Pixels:
-    """An image for the model's signature: the first one, or a grey where the tars are elsewhere."""
+    """An image for the model's signature: the first one, or a gray where the tars are elsewhere."""
     if (images.folder / images.shards[0]).exists():
         return read_image(images, 0)
     return np.full((settings.image_size, settings.image_size, 3), 128, dtype=np.uint8)
@@ -174,9 +167,7 @@ def _trained(settings: Pretrain, images: ShardSet, folder: Path) -> bool:
     return checkpoints.newest_step(folder) == _plan(settings, images).steps_per_epoch * settings.epochs
 
 
-def _write_outputs(
-    settings: Pretrain, name: str, folder: Path, images: ShardSet, tracked: tracking.Run
-) -> None:
+def _write_outputs(settings: Pretrain, name: str, folder: Path, images: ShardSet, tracked: tracking.Run) -> None:
     state = checkpoints.load_newest(folder)
     if state is None or not _trained(settings, images, folder):
         raise MocoError(f"{folder}: holds no checkpoint of the run's end; run the same command again")

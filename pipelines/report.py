@@ -9,7 +9,7 @@ import torch
 from moco import tracking
 from moco.cluster.machine import load_machine
 from moco.config import Params
-from moco.encoders import load_encoder
+from moco.encoders.frozen import load_encoder
 from moco.images.index import open_split
 from moco.report.results import read_results
 from moco.report.samples import gather

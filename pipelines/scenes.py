@@ -6,7 +6,7 @@ from pathlib import Path
 
 from moco import tracking
 from moco.transfer.params import PARAMS, TransferParams, load_transfer_params
-from moco.transfer.scenes import build_scenes
+from moco.transfer.scenes.build import build_scenes
 from pipelines import stage
 
 SCENES = Path("data/scenes")

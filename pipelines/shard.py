@@ -3,11 +3,9 @@
 import time
 
 from moco import tracking
-from moco.config import Params
-from moco.disk import readable
-from moco.images.index import file_sha256
-from moco.images.shards import write_shards
-from moco.images.splits import SPLITS
+from moco.config import SPLITS, Params
+from moco.files import file_sha256, readable
+from moco.shards.write import write_shards
 from pipelines import stage
 
 

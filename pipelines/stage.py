@@ -50,11 +50,7 @@ def with_parameters(parser: argparse.ArgumentParser, file: str = "params.yaml") 
     """Add the options that name a parameter file and change values of it, this once."""
     parser.add_argument("--params", default=file, help=f"the parameter file (default: {file})")
     parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override one value, this once",
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value, this once"
     )
     return parser
 
@@ -80,9 +76,7 @@ class errors_in_one_line:  # noqa: N801 - reads as a phrase where it is used
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         signal.signal(signal.SIGTERM, self._before)
         if isinstance(error, MocoError):
-            if os.environ.get("RANK", "0") == "0" or not isinstance(
-                error, Interrupted
-            ):  # one of many says it
+            if os.environ.get("RANK", "0") == "0" or not isinstance(error, Interrupted):  # one of many says it
                 print(f"error: {error}", file=sys.stderr, flush=True)
             sys.exit(error.exit_code)
         if isinstance(error, KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Stage transfer: one task from one initialisation, in several trials (outputs/transfer/results/TASK-INIT)."""
+"""Stage transfer: one task from one initialization, in several trials (outputs/transfer/results/TASK-INIT)."""
 
 import argparse
 import csv
@@ -13,10 +13,10 @@ import torch
 from moco import tracking
 from moco.cluster.launch import run_here
 from moco.cluster.machine import Machine, load_machine
-from moco.cluster.process_group import join
 from moco.errors import MocoError
-from moco.training.curves import read_rows
-from moco.training.run_folder import FINISHED, only_writer, prepare
+from moco.processes import join
+from moco.runs.curves import read_rows
+from moco.runs.folder import FINISHED, only_writer, prepare
 from moco.transfer.params import PARAMS, Comparison, Init, TransferParams, load_transfer_params
 from moco.transfer.trial import PICTURES, QUARANTINE, RESULT, Sets, Trial, name_of, run_trial, write_job
 from pipelines import stage
@@ -50,9 +50,7 @@ def transfer(params: TransferParams, task: str, weights: str, name: str) -> None
         tracked.results(metrics)
         for path in sorted(outputs.iterdir()):
             tracked.artifact(path)
-    figures = ", ".join(
-        f"{name} {value:.1%}" for name, value in flat(metrics).items() if not name.endswith("_std")
-    )
+    figures = ", ".join(f"{name} {value:.1%}" for name, value in flat(metrics).items() if not name.endswith("_std"))
     print(f"transfer: {name}: {figures}", flush=True)
 
 
@@ -89,9 +87,7 @@ def _processes(comparison: Comparison, machine: Machine) -> int:
 
 def _follow(folder: Path, number: int, tracked: tracking.Run) -> None:
     for row in read_rows(folder / "training/curves.csv"):
-        values = {
-            f"trial{number}/{name}": float(value) for name, value in row.items() if name != "step" and value
-        }
+        values = {f"trial{number}/{name}": float(value) for name, value in row.items() if name != "step" and value}
         tracked.metrics(values, int(row["step"]))
 
 
@@ -127,20 +123,20 @@ def flat(values: dict[str, Any], before: str = "") -> dict[str, float]:
     return found
 
 
-def _write_outputs(
-    outputs: Path, folders: list[Path], results: list[dict[str, Any]], metrics: dict[str, Any]
-) -> None:
+def _write_outputs(outputs: Path, folders: list[Path], results: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
     outputs.mkdir(parents=True, exist_ok=True)
     stage.write_json(outputs / "metrics.json", metrics)
     _write_rows(
-        outputs / "trials.csv", ["trial", "metric", "value"],
+        outputs / "trials.csv",
+        ["trial", "metric", "value"],
         [[number, name, value] for number, result in enumerate(results) for name, value in flat(result).items()],
-    )  # fmt: skip
+    )
     curves = [read_rows(folder / "training/curves.csv") for folder in folders]
     _write_rows(
-        outputs / "curves.csv", ["trial", "step", "loss"],
+        outputs / "curves.csv",
+        ["trial", "step", "loss"],
         [[number, row["step"], row["loss"]] for number, rows in enumerate(curves) for row in rows],
-    )  # fmt: skip
+    )
     pictures = outputs / "predictions"
     pictures.mkdir(exist_ok=True)
     if (folders[0] / PICTURES).exists():  # of the first trial; classification has none

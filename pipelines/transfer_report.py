@@ -27,8 +27,7 @@ def report(params: TransferParams) -> None:
             tracked.artifact(path)
     print((folder / "report.md").read_text(encoding="utf-8").split("![", 1)[0].strip())
     print(
-        f"\n{Path(folder) / 'report.html'}: open it in a browser; {folder / 'report.md'} is the same page",
-        flush=True,
+        f"\n{Path(folder) / 'report.html'}: open it in a browser; {folder / 'report.md'} is the same page", flush=True
     )
 
 

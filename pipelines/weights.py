@@ -12,15 +12,15 @@ from pathlib import Path
 
 from moco import tracking
 from moco.cluster.machine import load_machine
-from moco.cluster.process_group import join
-from moco.encoders import EncoderSpec, save_encoder
+from moco.encoders.frozen import EncoderSpec, save_encoder
 from moco.errors import MocoError
-from moco.evaluation.linear import Labelled
+from moco.features.extract import Labelled
 from moco.images.index import open_split
-from moco.training.run_folder import FINISHED, only_writer, prepare
-from moco.transfer.classification import Classifier, accuracies
+from moco.processes import join
+from moco.runs.folder import FINISHED, only_writer, prepare
 from moco.transfer.finetune import FineTune, finetune
-from moco.transfer.initialisation import RANDOM, Backbone, backbone
+from moco.transfer.networks.classification import Classifier, accuracies
+from moco.transfer.networks.initialization import RANDOM, Backbone, backbone
 from moco.transfer.params import PARAMS, Init, Supervised, TransferParams, load_transfer_params
 from moco.transfer.schedules import LabelSizes
 from moco.transfer.settings import sizes_of
@@ -32,7 +32,7 @@ IMAGENET = LabelSizes(224, 256)
 
 
 def weights(params: TransferParams, init: Init) -> None:
-    """Run the stage for one initialisation: outputs/transfer/weights/INIT."""
+    """Run the stage for one initialization: outputs/transfer/weights/INIT."""
     folder = stage.outputs("transfer") / "weights" / init
     shutil.rmtree(folder, ignore_errors=True)
     if init == "supervised" and (Path(params.supervised.source) / INDEX).exists():
@@ -52,10 +52,15 @@ def weights(params: TransferParams, init: Init) -> None:
 
 def _specification(params: TransferParams, found: Backbone, name: str, sizes: LabelSizes) -> EncoderSpec:
     return EncoderSpec(
-        architecture=params.random.architecture, stem=params.random.stem, image_size=sizes.crop_size,
-        eval_crop_ratio=sizes.crop_size / sizes.test_short_side, mean=found.mean, std=found.std,
-        feature_dim=found.network.feature_dim, training_hash=name,
-    )  # fmt: skip
+        architecture=params.random.architecture,
+        stem=params.random.stem,
+        image_size=sizes.crop_size,
+        eval_crop_ratio=sizes.crop_size / sizes.test_short_side,
+        mean=found.mean,
+        std=found.std,
+        feature_dim=found.network.feature_dim,
+        training_hash=name,
+    )
 
 
 def _train(params: TransferParams, folder: Path) -> None:
@@ -89,7 +94,7 @@ def _train(params: TransferParams, folder: Path) -> None:
 def main() -> None:
     """Entry point of `python -m pipelines.weights INIT`."""
     parser = stage.with_parameters(argparse.ArgumentParser(description=__doc__), str(PARAMS))
-    parser.add_argument("init", choices=("random", "supervised", "moco"), help="the initialisation")
+    parser.add_argument("init", choices=("random", "supervised", "moco"), help="the initialization")
     arguments = parser.parse_args()
     with stage.errors_in_one_line():
         weights(load_transfer_params(arguments.params, arguments.set), arguments.init)

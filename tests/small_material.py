@@ -29,7 +29,7 @@ SMALL_PRETRAIN = {
 
 
 def smooth_photo(height: int, width: int) -> np.ndarray:
-    """Smooth colour fields and an object with hard edges, uint8 height x width x 3."""
+    """Smooth color fields and an object with hard edges, uint8 height x width x 3."""
     generator = np.random.default_rng(0)
     coarse = Image.fromarray(generator.integers(0, 256, (9, 12, 3), dtype=np.uint8))
     pixels = np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
@@ -44,7 +44,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def write_images(folder: Path, classes: int = 3, each: int = 120) -> None:
-    """Colour images of varying size: each class has stripes of its own direction and colour."""
+    """Color images of varying size: each class has stripes of its own direction and color."""
     generator = np.random.default_rng(0)
     for label in range(classes):
         (folder / f"class{label}").mkdir(parents=True)
@@ -52,9 +52,9 @@ def write_images(folder: Path, classes: int = 3, each: int = 120) -> None:
             height, width = generator.integers(16, 40, 2)
             y, x = np.mgrid[:height, :width]
             wave = np.sin((x * np.cos(label) + y * np.sin(label)) * 0.7 + generator.uniform(0, 6))
-            colour = np.eye(3)[label] * 120 + generator.uniform(40, 90, 3)
+            color = np.eye(3)[label] * 120 + generator.uniform(40, 90, 3)
             noise = generator.normal(0, 20, (height, width, 3))
-            pixels = np.clip(colour * (0.7 + 0.4 * wave[:, :, None]) + noise, 0, 255).astype(np.uint8)
+            pixels = np.clip(color * (0.7 + 0.4 * wave[:, :, None]) + noise, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"class{label}" / f"{number}.{('png', 'jpg')[number % 2]}")
 
 

@@ -17,12 +17,23 @@ def records_of(name: str, scale: Scale, accuracy: Callable[[Run], float | None])
         settings = run.params(ROOT / "params.yaml").pretrain
         found.append(
             Record(
-                name=run.name, series=run.series, x=run.x, seed=run.seed,
-                place=place(study.axis.kind, run.x, settings.encoder, settings.stem), fingerprint="f", commit="c" * 40,
-                edited=False, data_hash="d.dir", seconds={"pretrain": 40.0, "linear": 20.0}, restored=[],
+                name=run.name,
+                series=run.series,
+                x=run.x,
+                seed=run.seed,
+                place=place(study.axis.kind, run.x, settings.encoder, settings.stem),
+                fingerprint="f",
+                commit="c" * 40,
+                edited=False,
+                data_hash="d.dir",
+                seconds={"pretrain": 40.0, "linear": 20.0},
+                restored=[],
                 metrics={"pretrain": {}, "linear": {"moco": {study.metric: accuracy(run)}}},
-                epochs=[{"epoch": float(e), "pretext_top1": 1 - 0.5**e, "knn_top1": 0.6 + 0.02 * e} for e in range(1, 9)],
-                machine="2 cores of a processor", tracked=None,
+                epochs=[
+                    {"epoch": float(e), "pretext_top1": 1 - 0.5**e, "knn_top1": 0.6 + 0.02 * e} for e in range(1, 9)
+                ],
+                machine="2 cores of a processor",
+                tracked=None,
             )
-        )  # fmt: skip
+        )
     return found

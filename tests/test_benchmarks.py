@@ -58,9 +58,7 @@ def test_sides_apart_run_in_a_process_of_their_own():
 def test_the_page_shows_measured_rows_goals_limits_and_why_others_were_not_run():
     text = page.render(
         results_of(
-            Row(
-                "One core", "ours", "ms", 2.0, "official", 9.0, at_least=4.0, limit=1.0, limit_name="decoding"
-            ),
+            Row("One core", "ours", "ms", 2.0, "official", 9.0, at_least=4.0, limit=1.0, limit_name="decoding"),
             Row("One core", "ours", "ms", 2.0, "DALI", 6.0, at_least=3.5),
             Row("One core", "resume", "s", 0.4, at_most=1.0),
             Row("One core", "views", "ms", peer_name="FFCV", not_run="it does not compile here"),
@@ -115,13 +113,28 @@ def stripes(tmp_path_factory) -> Case:
         for number in range(150):
             wave = np.sin(np.arange(20) * random.uniform(0.8, 1.2) + random.uniform(0, 6))
             stripe = np.tile(120 + 60 * wave, (20, 1)) + random.normal(0, 20, (20, 20))
-            grey = np.clip(stripe.T if label else stripe, 0, 255).astype(np.uint8)
-            Image.fromarray(grey).convert("RGB").save(folder / f"images/{label}/{number}.png")
-    fetch = Fetch(source="folder", path=str(folder / "images"), labels="folders", val_fraction=0.15, test_fraction=0.15, split_seed=0)  # fmt: skip
+            gray = np.clip(stripe.T if label else stripe, 0, 255).astype(np.uint8)
+            Image.fromarray(gray).convert("RGB").save(folder / f"images/{label}/{number}.png")
+    fetch = Fetch(
+        source="folder",
+        path=str(folder / "images"),
+        labels="folders",
+        val_fraction=0.15,
+        test_fraction=0.15,
+        split_seed=0,
+    )
     shards = sharded(fetch, folder / "shards")
     settings = preset("small").model_copy(
-        update={"image_size": 16, "queue_size": 96, "global_batch": 24, "bn_group_size": 12, "epochs": 3, "log_every_steps": 5, "knn_every_epochs": 0}
-    )  # fmt: skip
+        update={
+            "image_size": 16,
+            "queue_size": 96,
+            "global_batch": 24,
+            "bn_group_size": 12,
+            "epochs": 3,
+            "log_every_steps": 5,
+            "knn_every_epochs": 0,
+        }
+    )
     linear = load_params(Path(moco.__file__).parent / "presets/small.yaml").linear
     return Case("stripes", shards, settings, linear.model_copy(update={"epochs": 5}), 1000)
 
@@ -130,15 +143,13 @@ def stripes(tmp_path_factory) -> Case:
 @pytest.mark.parametrize("side", [OURS, ALIKE])
 def test_a_run_of_the_quality_benchmark_trains_and_is_scored(stripes, side):
     run = trained_once(stripes, side, seed=1, workers=1)
-    assert run.steps == list(run.rates)[-1] == 3 * (len(training_images(stripes.settings, stripes.shards)) // 24)  # fmt: skip
+    assert run.steps == list(run.rates)[-1] == 3 * (len(training_images(stripes.settings, stripes.shards)) // 24)
     assert run.speed > 0 and run.wall > 0 and run.cpu > 0 and np.isfinite(run.loss)
     assert run.knn > 0.7 and run.linear > 0.7
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not measure.found("lightly"), reason="lightly is in the environment of `make bench` alone"
-)
+@pytest.mark.skipif(not measure.found("lightly"), reason="lightly is in the environment of `make bench` alone")
 def test_lightly_side_does_the_same_steps_at_the_same_rates_on_the_same_images(stripes):
     assert "pixel by pixel" in same_images(stripes) and "same views" in same_start(stripes)
     runs = {side: [trained_once(stripes, side, seed=1, workers=1)] for side in (OURS, PEER)}

@@ -17,9 +17,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(
-    r"(?:<!-- not run: (?P<reason>[^>]+) -->\n+)?```(?P<kind>bash|python)\n(?P<code>.*?)```", re.DOTALL
-)
+BLOCK = re.compile(r"(?:<!-- not run: (?P<reason>[^>]+) -->\n+)?```(?P<kind>bash|python)\n(?P<code>.*?)```", re.DOTALL)
 NOT_RUN = 30
 """Blocks with a reason, in all pages. A new one is a decision to be seen in review."""
 
@@ -34,10 +32,7 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    return [
-        Block(match["kind"], match["code"], match["reason"])
-        for match in BLOCK.finditer((ROOT / page).read_text())
-    ]
+    return [Block(match["kind"], match["code"], match["reason"]) for match in BLOCK.finditer((ROOT / page).read_text())]
 
 
 @dataclass(frozen=True)
@@ -48,11 +43,7 @@ class Demo:
 
 def environment(folder: Path) -> dict[str, str]:
     """A newcomer's shell, but for the virtual environment, which is the one at hand."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("MOCO_", "MLFLOW_", "PREFECT_"))
-    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MOCO_", "MLFLOW_", "PREFECT_"))}
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),
@@ -79,23 +70,34 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     ):
         os.utime(file, (0, 0))  # older than what is installed, or make would point the environment here
     done = subprocess.run(
-        ["make", "demo"], cwd=folder, env=environment(folder), text=True, timeout=2400,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        ["make", "demo"],
+        cwd=folder,
+        env=environment(folder),
+        text=True,
+        timeout=2400,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert done.returncode == 0, done.stdout[-5000:]
     return Demo(folder, done.stdout)
 
 
 def run(code: str, folder: Path, shell: list[str]) -> str:
     done = subprocess.run(
-        [*shell, code], cwd=folder, env=environment(folder), text=True, timeout=900,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        [*shell, code],
+        cwd=folder,
+        env=environment(folder),
+        text=True,
+        timeout=900,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert done.returncode == 0, f"{code}\n{done.stdout[-5000:]}"
     return done.stdout
 
 
-def test_the_encoder_beats_random_initialisation_by_4_points_and_raw_pixels(demo):
+def test_the_encoder_beats_random_initialization_by_4_points_and_raw_pixels(demo):
     shown = json.loads(run("dvc metrics show --json", demo.folder, ["bash", "-ec"]))
     scores = shown[""]["data"]["outputs/linear/metrics.json"]["data"]
     moco, random, pixels = (scores[name]["linear_top1"] for name in ("moco", "random", "pixels"))
@@ -119,9 +121,7 @@ def test_another_setting_of_the_probe_runs_linear_and_report_only(demo):
     printed = run("dvc repro", demo.folder, ["bash", "-ec"])
     assert re.findall(r"Running stage '(\w+)'", printed) == ["linear", "report"]
     params.write_text(before)
-    assert "Running stage" not in run(
-        "dvc repro", demo.folder, ["bash", "-ec"]
-    )  # DVC remembers the other run
+    assert "Running stage" not in run("dvc repro", demo.folder, ["bash", "-ec"])  # DVC remembers the other run
 
 
 def test_the_demo_says_where_everything_is(demo):
@@ -149,9 +149,7 @@ def test_the_transfer_demo_in_small_makes_its_table(demo):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_work(page, demo):
-    bash = "\n".join(
-        b.code for b in blocks(page) if b.kind == "bash" and not b.reason and "make demo" not in b.code
-    )
+    bash = "\n".join(b.code for b in blocks(page) if b.kind == "bash" and not b.reason and "make demo" not in b.code)
     run(bash, demo.folder, ["bash", "-ec"])
     for block in blocks(page):
         if block.kind == "python" and not block.reason:

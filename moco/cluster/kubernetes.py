@@ -50,7 +50,9 @@ class Kubernetes(Settings):
         max_length=500,
         description="Container image with Python, torch and what else moco imports; the code comes from the volume.",
     )
-    nodes: int = Field(ge=1, description="Pods that train together, each on a node of its own if it asks for a whole one.")  # fmt: skip
+    nodes: int = Field(
+        ge=1, description="Pods that train together, each on a node of its own if it asks for a whole one."
+    )
     gpus_per_node: int = Field(
         ge=0, description="GPUs (nvidia.com/gpu) of each pod, one process each; 0: train on CPUs."
     )
@@ -72,7 +74,7 @@ class Kubernetes(Settings):
 
 
 def train_job(settings: Kubernetes, name: str, run_folder: str, processes_per_node: int) -> str:
-    """The manifest of a TrainJob whose processes each run `python -m moco.training.worker RUN_FOLDER`.
+    """The manifest of a TrainJob whose processes each run `python -m moco.worker RUN_FOLDER`.
 
     Args:
         settings: the pods.
@@ -114,7 +116,7 @@ def train_job(settings: Kubernetes, name: str, run_folder: str, processes_per_no
                     f"--rdzv-id={name}",
                     f"--max-restarts={MAX_RESTARTS}",
                     "-m",
-                    "moco.training.worker",
+                    "moco.worker",
                     str(folder),
                 ],
                 "env": [

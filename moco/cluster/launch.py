@@ -11,16 +11,23 @@ import threading
 import time
 from pathlib import Path
 
-from moco.cluster.machine import Machine, cores
+from moco.cluster.machine import Machine
+from moco.cores import cores
 from moco.errors import Interrupted, MocoError
-from moco.training.job import error_left
+from moco.runs.job import error_left
 
-WORKER = "moco.training.worker"
+WORKER = "moco.worker"
 RUN_ID = "moco"
 MAX_RESTARTS = 1000
 """The worker itself ends a run that makes no headway; lost hosts may be many in weeks."""
 
-RENDEZVOUS = {"last_call_timeout": 5, "join_timeout": 600, "keep_alive_interval": 1, "keep_alive_max_attempt": 5, "read_timeout": 60}  # fmt: skip
+RENDEZVOUS = {
+    "last_call_timeout": 5,
+    "join_timeout": 600,
+    "keep_alive_interval": 1,
+    "keep_alive_max_attempt": 5,
+    "read_timeout": 60,
+}
 """Seconds. With torchrun's own values a lost host costs 40 s instead of 7; hosts have 10 minutes to meet."""
 
 ENVIRONMENT = {
@@ -74,7 +81,12 @@ def line_of(folder: Path, machine: Machine, processes: int) -> str:
     ]
     if machine.launcher == "torchrun":
         conf = ",".join(f"{name}={value}" for name, value in RENDEZVOUS.items())
-        words += [f"--rdzv-id={RUN_ID}", "--rdzv-backend=c10d", f"--rdzv-endpoint={machine.rendezvous}", f"--rdzv-conf={conf}"]  # fmt: skip
+        words += [
+            f"--rdzv-id={RUN_ID}",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={machine.rendezvous}",
+            f"--rdzv-conf={conf}",
+        ]
     else:
         words.append("--standalone")
     words += ["-m", WORKER, str(folder)]
@@ -98,10 +110,17 @@ def run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: st
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     scratch = tempfile.TemporaryDirectory(prefix="moco-")  # torch would leave one behind for each start
     config = LaunchConfig(
-        min_nodes=fewest, max_nodes=most, nproc_per_node=processes, run_id=RUN_ID, rdzv_backend="c10d",
-        rdzv_endpoint=endpoint or "localhost:0", rdzv_configs=dict(RENDEZVOUS), max_restarts=MAX_RESTARTS,
-        monitor_interval=0.2, logs_specs=DefaultLogsSpecs(log_dir=scratch.name),
-    )  # fmt: skip
+        min_nodes=fewest,
+        max_nodes=most,
+        nproc_per_node=processes,
+        run_id=RUN_ID,
+        rdzv_backend="c10d",
+        rdzv_endpoint=endpoint or "localhost:0",
+        rdzv_configs=dict(RENDEZVOUS),
+        max_restarts=MAX_RESTARTS,
+        monitor_interval=0.2,
+        logs_specs=DefaultLogsSpecs(log_dir=scratch.name),
+    )
     ended = threading.Event()
     threading.Thread(target=_stop_on_error, args=(folder, ended), daemon=True).start()
     stopped = Interrupted(f"{folder.name}: stopped; the same command goes on from the last checkpoint")

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 
 from moco.cluster.kubernetes import Kubernetes
+from moco.cores import cores
 from moco.errors import MocoError
 from moco.settings import Settings, describe, read_yaml
 
@@ -17,17 +18,12 @@ class Slurm(Settings):
 
     nodes: int = Field(1, ge=1, description="Nodes.")
     gpus_per_node: int = Field(0, ge=0, description="GPUs of each node, one process each; 0: train on CPUs.")
-    cpus_per_node: int | None = Field(
-        None, ge=1, description="CPU cores of each node; null: Slurm's default."
-    )
+    cpus_per_node: int | None = Field(None, ge=1, description="CPU cores of each node; null: Slurm's default.")
     minutes: int = Field(
-        ge=2,
-        description="Time limit of one turn; at its end the job saves, goes back into the queue and goes on.",
+        ge=2, description="Time limit of one turn; at its end the job saves, goes back into the queue and goes on."
     )
     partition: str | None = Field(None, description="Partition; null: Slurm's default.")
-    seconds_to_save: int = Field(
-        90, ge=1, description="How long before the time limit the job saves its state."
-    )
+    seconds_to_save: int = Field(90, ge=1, description="How long before the time limit the job saves its state.")
     options: dict[str, str | int | bool] = Field(
         {}, description="Further options of sbatch by their long names: account, qos, mem, constraint, …"
     )
@@ -36,18 +32,14 @@ class Slurm(Settings):
     @model_validator(mode="after")
     def _time_to_save_fits(self) -> "Slurm":
         if self.seconds_to_save >= 60 * self.minutes:
-            raise ValueError(
-                f"seconds_to_save = {self.seconds_to_save} leaves nothing of minutes = {self.minutes}"
-            )
+            raise ValueError(f"seconds_to_save = {self.seconds_to_save} leaves nothing of minutes = {self.minutes}")
         return self
 
 
 class Machine(Settings):
     """How to run here. Every key may be left out, and so may the file."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where to compute; auto: CUDA if there is one."
-    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto: CUDA if there is one.")
     processes: int | None = Field(
         None,
         ge=1,
@@ -55,13 +47,9 @@ class Machine(Settings):
         " groups can be shared out equally.",
     )
     num_workers: int | None = Field(
-        None,
-        ge=0,
-        description="Loader processes for each training process; null: its share of the cores, less one.",
+        None, ge=0, description="Loader processes for each training process; null: its share of the cores, less one."
     )
-    checkpoint_every_steps: int | None = Field(
-        None, ge=1, description="Steps between checkpoints; null: by time only."
-    )
+    checkpoint_every_steps: int | None = Field(None, ge=1, description="Steps between checkpoints; null: by time only.")
     checkpoint_every_minutes: float = Field(2.0, gt=0, description="Minutes between checkpoints.")
     keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints that are kept.")
     max_batch_per_process: int | None = Field(
@@ -76,9 +64,7 @@ class Machine(Settings):
         " prints the tar named {shard}. Needs pretrain.stream.",
     )
     step_timeout_seconds: float = Field(
-        40.0,
-        gt=0,
-        description="How long a process waits for a silent peer within a step before it gives it up.",
+        40.0, gt=0, description="How long a process waits for a silent peer within a step before it gives it up."
     )
     launcher: Literal["local", "torchrun", "slurm"] = Field(
         "local",
@@ -146,13 +132,6 @@ class Machine(Settings):
         if self.num_workers is not None:
             return self.num_workers
         return max(1, min(16, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))
-
-
-def cores() -> int:
-    """Processor cores that this process may use; `MOCO_CORES` is a share of them, where several stages run at once."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = os.environ.get("MOCO_CORES", "")
-    return min(here, max(1, int(share))) if share.isdecimal() else here
 
 
 def load_machine(path: Path | str = "machine.yaml") -> Machine:

@@ -19,7 +19,7 @@ from typing import Any
 
 from moco.cluster.machine import Slurm
 from moco.errors import Interrupted, MocoError
-from moco.training.job import ERROR, error_left
+from moco.runs.job import ERROR, error_left
 
 LOGS = "slurm"
 """The folder in the run's folder that holds what submitit keeps of its jobs."""
@@ -44,17 +44,7 @@ _NEVER = frozenset(
 )
 """Reasons to wait that no waiting removes; sbatch accepts such jobs all the same."""
 _DONE = frozenset(
-    [
-        "BOOT_FAIL",
-        "CANCELLED",
-        "COMPLETED",
-        "DEADLINE",
-        "FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "REVOKED",
-        "TIMEOUT",
-    ]
+    ["BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT"]
 )
 
 
@@ -119,19 +109,25 @@ def submit(folder: Path, settings: Slurm, processes: int) -> str:
     }
     executor = submitit.SlurmExecutor(folder / LOGS, max_num_timeout=TURNS)
     executor.update_parameters(
-        job_name=folder.name, comment=str(folder), nodes=settings.nodes, ntasks_per_node=1, time=settings.minutes,
-        signal_delay_s=settings.seconds_to_save, setup=["export TORCH_CPP_LOG_LEVEL=ERROR", *settings.setup], srun_args=srun,
-        teardown=_teardown(folder), additional_parameters=options, **{key: value for key, value in asked.items() if value},
-    )  # fmt: skip
+        job_name=folder.name,
+        comment=str(folder),
+        nodes=settings.nodes,
+        ntasks_per_node=1,
+        time=settings.minutes,
+        signal_delay_s=settings.seconds_to_save,
+        setup=["export TORCH_CPP_LOG_LEVEL=ERROR", *settings.setup],
+        srun_args=srun,
+        teardown=_teardown(folder),
+        additional_parameters=options,
+        **{key: value for key, value in asked.items() if value},
+    )
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
             job = executor.submit(Training(str(folder), processes))
     except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
         text = str(getattr(error, "stderr", None) or error)
         said = [line for line in text.splitlines() if line.startswith("sbatch: ")] or text.splitlines()
-        raise MocoError(
-            f"machine.yaml: Slurm refuses the job: {'; '.join(said)}; mend the section slurm"
-        ) from None
+        raise MocoError(f"machine.yaml: Slurm refuses the job: {'; '.join(said)}; mend the section slurm") from None
     return str(job.job_id)
 
 
@@ -218,9 +214,7 @@ class Training:
         import psutil
         import submitit
 
-        signal.signal(
-            signal.SIGTERM, signal.SIG_IGN
-        )  # preemption sends it too; what has to be done is done here
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # preemption sends it too; what has to be done is done here
         workers = psutil.Process().children()
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
@@ -233,9 +227,7 @@ class _Logs:
 
     def __init__(self, folder: Path, number: str) -> None:
         self.folder, self.number = folder, number
-        self._read = {
-            path: path.stat().st_size for path in self._paths()
-        }  # of a job found again: what is new
+        self._read = {path: path.stat().st_size for path in self._paths()}  # of a job found again: what is new
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob(f"{self.number}_*_log.*"))
@@ -289,9 +281,7 @@ def _slurm(*command: str, check: bool = True) -> str:
     deadline = time.monotonic() + 60
     while True:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        unreachable = (
-            "Unable to contact slurm controller" in done.stderr or "Connection refused" in done.stderr
-        )
+        unreachable = "Unable to contact slurm controller" in done.stderr or "Connection refused" in done.stderr
         if done.returncode == 0 or not (check or unreachable):
             return done.stdout
         if not unreachable or time.monotonic() > deadline:

@@ -8,6 +8,13 @@ from moco.dictionary.momentum_queue import MomentumQueue
 from moco.dictionary.protocol import Batch, Dictionary
 
 __all__ = [
-    "Batch", "Contrast", "Dictionary", "EndToEnd", "MemoryBank", "MomentumBatch", "MomentumQueue", "info_nce",
+    "Batch",
+    "Contrast",
+    "Dictionary",
+    "EndToEnd",
+    "MemoryBank",
+    "MomentumBatch",
+    "MomentumQueue",
+    "info_nce",
     "info_nce_in_batch",
-]  # fmt: skip
+]

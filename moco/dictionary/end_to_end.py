@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from moco.cluster.shuffle_bn import from_slots, to_slots
 from moco.dictionary.protocol import Batch, Encode
-from moco.encoders import normalise
+from moco.dictionary.shuffle_bn import from_slots, to_slots
+from moco.encoders.normalize import normalize
 
 
 class EndToEnd(nn.Module):
@@ -22,7 +22,7 @@ class EndToEnd(nn.Module):
     def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:
         """Keys of the step's images with their gradient, encoded in the company that the shuffle gives them."""
         shuffled = to_slots(batch.views[view], batch.positions, batch.processes)  # N x 3 x S x S
-        return from_slots(encode(normalise(shuffled)), batch.positions, batch.processes)
+        return from_slots(encode(normalize(shuffled)), batch.positions, batch.processes)
 
     def negatives(self, batch: Batch) -> None:
         """None but the batch's other keys."""

@@ -30,9 +30,9 @@ def info_nce(queries: Tensor, positives: Tensor, negatives: Tensor, temperature:
     """InfoNCE: the log loss of a (1+K)-way softmax classifier that tries to pick out the positive key.
 
     Args:
-        queries: N x C, L2-normalised; the gradient flows to them alone.
-        positives: N x C, L2-normalised, row n the key of query n.
-        negatives: K x C, L2-normalised, keys of other images.
+        queries: N x C, L2-normalized; the gradient flows to them alone.
+        positives: N x C, L2-normalized, row n the key of query n.
+        negatives: K x C, L2-normalized, keys of other images.
         temperature: tau, above 0.
 
     Chance is ln(1+K). The arithmetic is done in float32 (float64 for float64 input), whatever the encoders ran in, within
@@ -48,8 +48,8 @@ def info_nce_in_batch(queries: Tensor, keys: Tensor, own: Tensor, temperature: f
     """InfoNCE where the batch is the dictionary: the negatives of a query are all keys but its own.
 
     Args:
-        queries: N x C, L2-normalised.
-        keys: B x C, L2-normalised; the gradient flows to them too, if they take one.
+        queries: N x C, L2-normalized.
+        keys: B x C, L2-normalized; the gradient flows to them too, if they take one.
         own: int64 [N], the row of each query's own key.
         temperature: tau, above 0.
 
@@ -73,11 +73,13 @@ class _LogLoss(torch.autograd.Function):
 
     The N x (1+K) logits are never stored. With p the softmax of a query's logits and k+ its positive, the
     gradient is (sum over keys of p k - k+) / (tau N): the sum is accumulated, in units of the largest
-    logit so far, along with the normaliser of p.
+    logit so far, along with the normalizer of p.
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def forward(
+        ctx: Any, queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
         N = len(queries)
         scaled = queries / temperature  # N x C
         positive = (scaled * positives).sum(dim=1)  # N

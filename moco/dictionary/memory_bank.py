@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moco.cluster.shuffle_bn import indices_on
 from moco.dictionary.protocol import Batch, Encode
-from moco.images.plan import Integers, key_of, permute
+from moco.dictionary.shuffle_bn import indices_on
+from moco.permutation import Integers, key_of, permute
 
 _PURPOSE = 0xBA  # keeps this draw apart from the epoch plan's under the same seed
 
@@ -26,19 +26,13 @@ class MemoryBank(nn.Module):
         generator: draws the first keys.
 
     Attributes:
-        bank: n x C, L2-normalised, row i the key of training image i.
+        bank: n x C, L2-normalized, row i the key of training image i.
     """
 
     bank: Tensor
 
     def __init__(
-        self,
-        dim: int,
-        images: int,
-        size: int,
-        momentum: float,
-        seed: int,
-        generator: torch.Generator | None = None,
+        self, dim: int, images: int, size: int, momentum: float, seed: int, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
         self.size, self.momentum, self.seed = size, momentum, seed

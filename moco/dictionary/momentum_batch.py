@@ -12,7 +12,7 @@ class MomentumBatch(MomentumEncoder):
     """The positive of a query is its own image's key, its negatives are the batch's B - 1 other keys.
 
     With a predictor behind the query encoder alone, and both views in both parts (`symmetric`), this is the
-    arrangement of MoCo v3 (its algorithm 1); the optimiser and its factor 2 tau on the loss are not part of it.
+    arrangement of MoCo v3 (its algorithm 1); the optimizer and its factor 2 tau on the loss are not part of it.
     """
 
     def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:

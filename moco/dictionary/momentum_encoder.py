@@ -5,10 +5,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from moco.batch_norm import parts
-from moco.cluster.shuffle_bn import from_slots, to_slots
 from moco.dictionary.protocol import Batch
-from moco.encoders import normalise
+from moco.dictionary.shuffle_bn import from_slots, to_slots
+from moco.encoders.batch_norm import parts
+from moco.encoders.normalize import normalize
 
 
 class MomentumEncoder(nn.Module):
@@ -42,7 +42,6 @@ class MomentumEncoder(nn.Module):
         """Keys of a view of the step's images: B x C of length 1, encoded in the company that the shuffle gives them."""
         shuffled = to_slots(batch.views[view], batch.positions, batch.processes)  # N x 3 x S x S
         slots = [
-            self.encoder_k(normalise(shuffled[part]))
-            for part in parts(self.encoder_k, batch.count, batch.at_once)
+            self.encoder_k(normalize(shuffled[part])) for part in parts(self.encoder_k, batch.count, batch.at_once)
         ]
         return from_slots(torch.cat(slots), batch.positions, batch.processes)

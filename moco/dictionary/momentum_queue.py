@@ -21,7 +21,7 @@ class MomentumQueue(MomentumEncoder):
         generator: draws the keys that fill the queue until real ones have replaced them.
 
     Attributes:
-        keys: K x C, L2-normalised, one key a row.
+        keys: K x C, L2-normalized, one key a row.
         pointer: int64 scalar, the row that the next key overwrites (the oldest).
     """
 
@@ -29,12 +29,7 @@ class MomentumQueue(MomentumEncoder):
     pointer: Tensor
 
     def __init__(
-        self,
-        encoder_q: nn.Module,
-        dim: int,
-        size: int,
-        momentum: float,
-        generator: torch.Generator | None = None,
+        self, encoder_q: nn.Module, dim: int, size: int, momentum: float, generator: torch.Generator | None = None
     ) -> None:
         super().__init__(encoder_q, momentum)
         self.register_buffer("keys", F.normalize(torch.randn(size, dim, generator=generator), dim=1))

@@ -6,11 +6,11 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from moco.cluster.process_group import Processes
-from moco.images.plan import Integers
+from moco.permutation import Integers
+from moco.processes import Processes
 
 Encode = Callable[[Tensor], Tensor]
-"""Images, N x 3 x S x S normalised, to vectors N x C of length 1, with gradient."""
+"""Images, N x 3 x S x S normalized, to vectors N x C of length 1, with gradient."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Batch:
     """What one process works on in a step.
 
     Attributes:
-        views: V tensors N x 3 x S x S, uint8 as the loader yields them or already normalised; process r holds
+        views: V tensors N x 3 x S x S, uint8 as the loader yields them or already normalized; process r holds
             the r-th slice of the global batch of B = N x world_size images.
         samples: int64 [B], which training image each position of the global batch is.
         positions: int64 [B], which position each slot of the shuffled key batch encodes.

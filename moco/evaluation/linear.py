@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moco.config import Linear
-from moco.evaluation.features import Extractor, Features
-from moco.evaluation.knn import knn_predict
-from moco.images.index import ShardSet
-from moco.images.plan import key_of, permute
+from moco.features.extract import Extractor, Features, Labelled
+from moco.features.knn import knn_predict
+from moco.permutation import key_of, permute
 from moco.progress import Progress
 
 Labels = NDArray[np.int32]
@@ -70,26 +69,9 @@ class LinearProbes:
         """The most likely classes of each row for each rate: int64 N x L x min(at_most, C)."""
         parts = []
         for block in torch.from_numpy(features).split(4096):
-            scores = self.logits(block).nan_to_num(
-                nan=float("-inf")
-            )  # a rate that diverged predicts nothing well
+            scores = self.logits(block).nan_to_num(nan=float("-inf"))  # a rate that diverged predicts nothing well
             parts.append(scores.topk(min(at_most, self.classes), dim=2).indices)
         return torch.cat(parts).numpy()
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """The labelled images of one split: which, and their classes."""
-
-    images: ShardSet
-    indices: NDArray[np.int64]
-    labels: Labels
-
-    @classmethod
-    def of(cls, images: ShardSet) -> "Labelled":
-        """Those with a label, in the order of the set."""
-        indices = np.flatnonzero(np.asarray(images.labels) >= 0)
-        return cls(images, indices, np.asarray(images.labels)[indices])
 
 
 @dataclass(frozen=True)
@@ -117,29 +99,29 @@ def train_probes(extractor: Extractor, train: Labelled, settings: Linear) -> tup
     """Train a classifier for each learning rate on the labelled training images.
 
     Returns:
-        The classifiers, and the features of the training images' centre views.
+        The classifiers, and the features of the training images' center views.
     """
-    centre = extractor.centre(train.images, train.indices)
-    probes = LinearProbes(centre.shape[1], len(train.images.classes), settings)
+    center = extractor.center(train.images, train.indices)
+    probes = LinearProbes(center.shape[1], len(train.images.classes), settings)
     progress = Progress("linear", settings.epochs)
     for epoch in range(settings.epochs):
         decay = 0.1 ** sum(epoch >= share * settings.epochs for share in (0.6, 0.8))
         order = permute(np.arange(len(train.labels)), len(train.labels), key_of(settings.seed, epoch))
-        for features, labels in _epoch(extractor, train, settings, centre, order, epoch):
+        for features, labels in _epoch(extractor, train, settings, center, order, epoch):
             probes.step(features, labels, decay)
         progress.update(
             epoch + 1,
             f"{extractor.name}: epoch {epoch + 1}/{settings.epochs}, {len(settings.learning_rates)} learning rates at once",
         )
-    return probes, centre
+    return probes, center
 
 
 def _epoch(
-    extractor: Extractor, train: Labelled, settings: Linear, centre: Features, order: NDArray[np.int64], epoch: int
-) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    extractor: Extractor, train: Labelled, settings: Linear, center: Features, order: NDArray[np.int64], epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     labels = torch.from_numpy(train.labels[order].astype(np.int64)).split(settings.batch_size)
-    if settings.views == "centre":
-        everything = torch.from_numpy(centre)
+    if settings.views == "center":
+        everything = torch.from_numpy(center)
         # row by row of a batch: a shuffled copy of all features would cost more than the training
         features = (everything[rows] for rows in torch.from_numpy(order).split(settings.batch_size))
         yield from zip(features, labels, strict=True)
@@ -151,20 +133,18 @@ def _epoch(
 
 def validation_accuracies(extractor: Extractor, probes: LinearProbes, val: Labelled) -> list[float]:
     """Top-1 accuracy on the validation split for each learning rate."""
-    ranked = probes.ranked(extractor.centre(val.images, val.indices), at_most=1)
+    ranked = probes.ranked(extractor.center(val.images, val.indices), at_most=1)
     return [float(accuracy) for accuracy in (ranked[:, :, 0] == val.labels[:, None]).mean(axis=0)]
 
 
-def evaluate(
-    extractor: Extractor, train: Labelled, val: Labelled, test: Labelled, settings: Linear
-) -> Evaluation:
+def evaluate(extractor: Extractor, train: Labelled, val: Labelled, test: Labelled, settings: Linear) -> Evaluation:
     """The whole protocol for one kind of features: train, choose on validation, score test once."""
     probes, bank = train_probes(extractor, train, settings)
     val_top1 = validation_accuracies(extractor, probes, val)
     best = int(np.argmax(val_top1))
-    features = extractor.centre(test.images, test.indices)
+    features = extractor.center(test.images, test.indices)
     ranked = probes.ranked(features)[:, best]
-    neighbours = knn_predict(
+    neighbors = knn_predict(
         features, bank, train.labels, len(train.images.classes), settings.knn_k, settings.knn_temperature
     )
     return Evaluation(
@@ -172,6 +152,6 @@ def evaluate(
         learning_rate=settings.learning_rates[best],
         linear_top1=float((ranked[:, 0] == test.labels).mean()),
         linear_top5=float((ranked == test.labels[:, None]).any(axis=1).mean()),
-        knn_top1=float((neighbours == test.labels).mean()),
+        knn_top1=float((neighbors == test.labels).mean()),
         predicted=ranked[:, 0],
     )

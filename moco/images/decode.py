@@ -21,7 +21,7 @@ class UndecodableError(ValueError):
 def decode(data: bytes) -> Pixels:
     """Decode a JPEG, PNG, WebP or other still image to RGB.
 
-    Transparent pixels are laid over white, 16-bit samples are reduced to 8, greys become three equal
+    Transparent pixels are laid over white, 16-bit samples are reduced to 8, grays become three equal
     channels. EXIF orientation is not applied, as in the official ImageFolder recipe.
 
     Returns:
@@ -59,8 +59,8 @@ def _decode_with_pillow(data: bytes) -> Pixels:
         with Image.open(io.BytesIO(data)) as file:
             file.load()
             if file.mode.startswith("I;16") or file.mode == "I":
-                grey = np.clip(np.asarray(file, dtype=np.float32) / 257, 0, 255).astype(np.uint8)
-                return np.repeat(grey[:, :, None], 3, axis=2)
+                gray = np.clip(np.asarray(file, dtype=np.float32) / 257, 0, 255).astype(np.uint8)
+                return np.repeat(gray[:, :, None], 3, axis=2)
             if file.has_transparency_data:
                 rgba = file.convert("RGBA")
                 file = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)  # type: ignore[assignment]

@@ -1,5 +1,5 @@
 // Filters of `fused_views.cpp`: weighted sums of whole rows in 16-bit integers, whatever the channel.
-// Compilers vectorise that best, and every processor computes it alike.
+// Compilers vectorize that best, and every processor computes it alike.
 
 #pragma once
 
@@ -151,7 +151,7 @@ CLONES void round_row(const uint16_t* __restrict sums, int n, uint8_t* __restric
 }
 
 // Weights as whole numbers that sum to `total`, the remainder going to the largest.
-void quantise(const std::vector<double>& weights, int count, int total, uint16_t* out) {
+void quantize(const std::vector<double>& weights, int count, int total, uint16_t* out) {
     const double unit = std::accumulate(weights.begin(), weights.begin() + count, 0.0) / total;
     const auto largest = std::max_element(weights.begin(), weights.begin() + count) - weights.begin();
     int remainder = total;
@@ -181,13 +181,13 @@ struct Taps {
         exact.resize(count);
         int needed = 0;
         for (int i = 0; i < size; ++i) {
-            const double centre = (i + 0.5) * scale;
-            const int from = std::max(0, int(centre - support + 0.5));
-            const int to = std::min({length, int(centre + support + 0.5), from + count});
+            const double center = (i + 0.5) * scale;
+            const int from = std::max(0, int(center - support + 0.5));
+            const int to = std::min({length, int(center + support + 0.5), from + count});
             for (int k = 0; k < to - from; ++k)
-                exact[k] = std::max(0.0, 1 - std::abs(from + k - centre + 0.5) / support);
+                exact[k] = std::max(0.0, 1 - std::abs(from + k - center + 0.5) / support);
             start[i] = from;
-            quantise(exact, to - from, 65536, &weights[size_t(i) * count]);
+            quantize(exact, to - from, 65536, &weights[size_t(i) * count]);
             needed = std::max(needed, to - from);
         }
         if (needed < count) {  // one tap less is a third of the time less where nothing shrinks

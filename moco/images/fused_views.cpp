@@ -12,7 +12,7 @@
 
 #include <jpeglib.h>
 
-#include "fused_colours.h"
+#include "fused_colors.h"
 #include "fused_filters.h"
 
 #ifndef LIBJPEG_TURBO_VERSION
@@ -96,8 +96,8 @@ void blur(const uint8_t* pixels, int size, double sigma, Scratch& memory, uint8_
     memory.exact.resize(pairs);  // of the middle, and of the two at each distance together
     for (int k = 0; k < pairs; ++k) memory.exact[k] = (k ? 2 : 1) * std::exp(-0.5 * k * k / (sigma * sigma));
     uint16_t *down = grown(memory.weights, size_t(2) * pairs), *across = down + pairs;
-    quantise(memory.exact, pairs, 32768, down);
-    quantise(memory.exact, pairs, 65536, across);
+    quantize(memory.exact, pairs, 32768, down);
+    quantize(memory.exact, pairs, 65536, across);
     uint16_t* line = grown(memory.line, size_t(size + 2 * radius) * 3) + size_t(radius) * 3;
     uint16_t *last = line + n - 3, *sums = grown(memory.sums, n);
     memory.above.resize(pairs), memory.below.resize(pairs);
@@ -125,8 +125,8 @@ void make_view(const Region& region, const View& view, int size, Scratch& memory
     const int n = size * size;
     const bool jitter = view.order[0] >= 0, blurred = view.sigma > 0;
     if (jitter || view.grayscale) {
-        const float mean = jitter ? mean_grey(pixels, n, view, position_of_contrast(view)) : 0;
-        recolour(pixels, n, view, jitter, mean);
+        const float mean = jitter ? mean_gray(pixels, n, view, position_of_contrast(view)) : 0;
+        recolor(pixels, n, view, jitter, mean);
     }
     uint8_t* sharp = blurred ? grown(memory.bytes, size_t(n) * 3) : out;
     for (int y = 0; y < size; ++y)
@@ -186,10 +186,10 @@ bool open(Decoder& decoder, const uint8_t* data, size_t size) {
     jpeg_create_decompress(&jpeg);
     jpeg_mem_src(&jpeg, const_cast<uint8_t*>(data), static_cast<unsigned long>(size));
     if (jpeg_read_header(&jpeg, TRUE) != JPEG_HEADER_OK) return false;
-    const bool colour = jpeg.num_components == 3 &&
+    const bool color = jpeg.num_components == 3 &&
                         (jpeg.jpeg_color_space == JCS_YCbCr || jpeg.jpeg_color_space == JCS_RGB);
-    const bool grey = jpeg.num_components == 1 && jpeg.jpeg_color_space == JCS_GRAYSCALE;
-    return (colour || grey) && jpeg.data_precision == 8 &&
+    const bool gray = jpeg.num_components == 1 && jpeg.jpeg_color_space == JCS_GRAYSCALE;
+    return (color || gray) && jpeg.data_precision == 8 &&
            int64_t(jpeg.image_height) * jpeg.image_width <= MOST_PIXELS;
 }
 

@@ -164,9 +164,7 @@ class _Ring(Dataset[None]):
         return whole.reshape(self.shape)[step % self.shape[0]]
 
 
-def steps(
-    batches: ViewBatches, first: int, last: int, num_workers: int, device: torch.device
-) -> Generator[Tensor]:
+def steps(batches: ViewBatches, first: int, last: int, num_workers: int, device: torch.device) -> Generator[Tensor]:
     """The batches of steps first to last - 1 in order, prepared ahead by worker processes that live all along.
 
     Args:
@@ -229,7 +227,10 @@ def _page_locked(memory: ctypes.Array[ctypes.c_uint8], device: torch.device) -> 
     runtime, address = torch.cuda.cudart(), ctypes.addressof(memory)
     if int(runtime.cudaHostRegister(address, len(memory), 0)):
         # such as a limit on locked memory: batches are then copied by the host, to the same result
-        print("pretrain: batches cannot be page-locked, so that copies to the GPU are slower; raise `ulimit -l`", flush=True)  # fmt: skip
+        print(
+            "pretrain: batches cannot be page-locked, so that copies to the GPU are slower; raise `ulimit -l`",
+            flush=True,
+        )
         yield
         return
     try:

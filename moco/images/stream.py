@@ -64,13 +64,7 @@ class TarStreams:
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "images": self.images,
-            "plan": self.plan,
-            "location": self.location,
-            "_lanes": {},
-            "_process": 0,
-        }
+        return {"images": self.images, "plan": self.plan, "location": self.location, "_lanes": {}, "_process": 0}
 
 
 class Reading:

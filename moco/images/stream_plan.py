@@ -13,7 +13,8 @@ import numpy as np
 from moco.config import Pretrain
 from moco.errors import MocoError
 from moco.images.index import ShardSet
-from moco.images.plan import EpochPlan, Integers, key_of, permute
+from moco.images.plan import EpochPlan
+from moco.permutation import Integers, key_of, permute
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +109,7 @@ class StreamPlan:
         found = []
         for place in range(int(np.searchsorted(ends, start, side="right")), len(shards)):
             shard = int(shards[place])
-            number = int(
-                self.first_of_shard[shard + 1] - ends[place]
-            )  # of an image, less its position in the epoch
+            number = int(self.first_of_shard[shard + 1] - ends[place])  # of an image, less its position in the epoch
             end = min(stop, int(ends[place]))
             if start < end:  # some shards are empty
                 found.append((shard, start + number, end + number))

@@ -6,14 +6,12 @@ from typing import Literal
 import numpy as np
 
 from moco.images.index import ShardSet
-from moco.images.plan import key_of, permute
+from moco.permutation import key_of, permute
 
 _PURPOSE = 0xF4  # keeps this draw apart from the epoch plan's under the same seed
 
 
-def subset(
-    images: ShardSet, which: Literal["all", "labelled", "unlabelled"], fraction: float, seed: int
-) -> ShardSet:
+def subset(images: ShardSet, which: Literal["all", "labelled", "unlabelled"], fraction: float, seed: int) -> ShardSet:
     """Choose images of a split; those chosen keep their order, and are numbered anew from 0.
 
     Args:
@@ -28,9 +26,7 @@ def subset(
     if which == "all" and fraction == 1:
         return images
     labelled = images.labels >= 0
-    candidates = np.flatnonzero(
-        {"all": labelled | True, "labelled": labelled, "unlabelled": ~labelled}[which]
-    )
+    candidates = np.flatnonzero({"all": labelled | True, "labelled": labelled, "unlabelled": ~labelled}[which])
     count = min(len(candidates), max(1, round(fraction * len(candidates))))
     first = permute(np.arange(count), max(len(candidates), 1), key_of(seed, _PURPOSE))
     return replace(images, chosen=np.sort(candidates[first]), _files={})

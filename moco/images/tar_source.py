@@ -142,9 +142,7 @@ class Source:
         if not url or time.monotonic() - made > SIGNED_FOR / 2:
             try:
                 done = subprocess.run(
-                    ["aws", "s3", "presign", address, "--expires-in", str(SIGNED_FOR)],
-                    capture_output=True,
-                    text=True,
+                    ["aws", "s3", "presign", address, "--expires-in", str(SIGNED_FOR)], capture_output=True, text=True
                 )
             except FileNotFoundError:
                 raise MocoError(f"{address}: needs the command aws; `pip install awscli`") from None

@@ -17,9 +17,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from moco.config import Views
-from moco.images.colour import grayscale, jitter
+from moco.images.color import grayscale, jitter
 from moco.images.decode import Pixels
-from moco.images.plan import Integers, key_of, mix
+from moco.permutation import Integers, key_of, mix
 
 Uniforms = NDArray[np.float64]
 Chosen = NDArray[np.void]
@@ -27,10 +27,17 @@ Chosen = NDArray[np.void]
 
 VIEW = np.dtype(
     [
-        ("top", "<i4"), ("left", "<i4"), ("height", "<i4"), ("width", "<i4"),
-        ("order", "<i4", (4,)), ("factors", "<f4", (4,)), ("grayscale", "<i4"), ("sigma", "<f4"), ("flip", "<i4"),
+        ("top", "<i4"),
+        ("left", "<i4"),
+        ("height", "<i4"),
+        ("width", "<i4"),
+        ("order", "<i4", (4,)),
+        ("factors", "<f4", (4,)),
+        ("grayscale", "<i4"),
+        ("sigma", "<f4"),
+        ("flip", "<i4"),
     ]
-)  # fmt: skip
+)
 """What was drawn for one view. top, left, height, width: the crop, pixels of the whole image; order: the
 jitter's operations (brightness 0, contrast 1, saturation 2, hue 3), or -1 first for none; factors: of each
 operation, the hue's in turns; grayscale: 0 no, 1 before the jitter, 2 after it; sigma: of the blur, pixels,
@@ -38,8 +45,18 @@ operation, the hue's in turns; grayscale: 0 no, 1 before the jitter, 2 after it;
 
 # Slots of the numbers drawn for one view.
 _CROP, _FLIP, _JITTER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _ORDER, _GRAYSCALE, _BLUR, _SIGMA = (
-    0, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
-)  # fmt: skip
+    0,
+    22,
+    23,
+    24,
+    25,
+    26,
+    27,
+    28,
+    29,
+    30,
+    31,
+)
 _SLOTS = 32
 _CROP_ATTEMPTS = 10
 _NO_JITTER = (-1, -1, -1, -1)
@@ -99,7 +116,7 @@ def crop_box(u: Uniforms, height: int, width: int, scale_min: float) -> tuple[in
     """The rectangle of a random resized crop (Szegedy et al. 2015, as torchvision draws it).
 
     Area uniform in [scale_min, 1] of the image, log aspect ratio uniform in [log 3/4, log 4/3]; the first
-    of ten attempts that fits, else the largest centred rectangle of an allowed ratio.
+    of ten attempts that fits, else the largest centered rectangle of an allowed ratio.
 
     Returns:
         (top, left, height, width) in pixels.
@@ -165,9 +182,7 @@ def resize(image: Pixels, height: int, width: int) -> Pixels:
     return out
 
 
-def two_views(
-    image: Pixels, settings: Views, size: int, seed: int, epoch: int, sample: int
-) -> tuple[Pixels, Pixels]:
+def two_views(image: Pixels, settings: Views, size: int, seed: int, epoch: int, sample: int) -> tuple[Pixels, Pixels]:
     """The query and the key view that training sees of a sample in an epoch; uint8, S x S x 3 each."""
     u = draw(seed, epoch, np.array([sample]))[0]
     chosen, out = choose(u, settings), np.empty((2, size, size, 3), np.uint8)
@@ -176,7 +191,7 @@ def two_views(
     return out[0], out[1]
 
 
-def centre_view(image: Pixels, size: int, crop_ratio: float) -> Pixels:
+def center_view(image: Pixels, size: int, crop_ratio: float) -> Pixels:
     """The view that evaluation sees: short side to size / crop_ratio, then the central square.
 
     Returns:

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from moco.alarms import COLLAPSED_SPREAD
+from moco.drawing import BLUE, CHART, FAINT, GRAY, INK, MUTED, NAMES, ORANGE, PAGE, SOURCES, picture
 from moco.report.results import LinearScores, Sweep, Table
-from moco.report.style import BLUE, CHART, FAINT, GREY, INK, MUTED, NAMES, ORANGE, PAGE, SOURCES, picture
-from moco.training.alarms import COLLAPSED_SPREAD
 
 DASHED = (0, (4, 3))
 LABELLED_CLASSES = 30
@@ -23,12 +23,7 @@ def loss(path: Path, curves: Table) -> None:
         axes = figure.add_subplot(title="Contrastive loss", xlabel="step")
         _shade_filling(axes, curves)
         axes.plot(
-            curves["step"],
-            curves["chance"],
-            color=GREY,
-            linestyle=DASHED,
-            linewidth=1.6,
-            label="chance, ln(1+K)",
+            curves["step"], curves["chance"], color=GRAY, linestyle=DASHED, linewidth=1.6, label="chance, ln(1+K)"
         )
         _curve(axes, curves["step"], curves["loss"], BLUE, "InfoNCE")
         axes.legend(loc="best", fontsize=9.5, reverse=True)
@@ -68,7 +63,7 @@ def spread(path: Path, curves: Table, readings: Table) -> None:
         if len(epochs):
             axes.plot(epochs, found, color=ORANGE, marker="o", markersize=5, label="features, validation")
             axes.legend(loc="best", fontsize=9.5)
-        axes.axhline(COLLAPSED_SPREAD, color=GREY, linestyle=DASHED, linewidth=1.2)
+        axes.axhline(COLLAPSED_SPREAD, color=GRAY, linestyle=DASHED, linewidth=1.2)
         _noted(axes, COLLAPSED_SPREAD, "queries below: collapsed")
         axes.set_ylim(0, 1.05)
         axes.margins(x=0.01)
@@ -91,7 +86,7 @@ def leak(path: Path, readings: Table, limit: float) -> None:
         axes = figure.add_subplot(title="Batch-norm leak", xlabel="epoch", ylabel="points of pretext top-1")
         epochs, found = _taken(readings, "leak")
         axes.axhline(0, color=MUTED, linewidth=1)
-        axes.axhline(100 * limit, color=GREY, linestyle=DASHED, linewidth=1.2)
+        axes.axhline(100 * limit, color=GRAY, linestyle=DASHED, linewidth=1.2)
         axes.plot(epochs, 100 * found, color=BLUE, marker="o", markersize=5)
         low, high = min(-5.0, 100 * float(found.min())), max(130 * limit, 110 * float(found.max()))
         axes.set_ylim(1.1 * low, high)
@@ -107,36 +102,24 @@ def baselines(path: Path, scores: dict[str, LinearScores]) -> None:
         for number, (kind, score) in enumerate(scores.items()):
             values = [score.linear_top1, score.knn_top1]
             bars = axes.bar(
-                np.arange(2) + (number - 1) * width,
-                values,
-                width * 0.92,
-                color=SOURCES[kind],
-                label=NAMES[kind],
+                np.arange(2) + (number - 1) * width, values, width * 0.92, color=SOURCES[kind], label=NAMES[kind]
             )
-            axes.bar_label(
-                bars, labels=[f"{100 * value:.1f}" for value in values], padding=2, fontsize=9, color=INK
-            )
-        axes.set_xticks(range(2), ["linear classifier", "nearest neighbours"])
+            axes.bar_label(bars, labels=[f"{100 * value:.1f}" for value in values], padding=2, fontsize=9, color=INK)
+        axes.set_xticks(range(2), ["linear classifier", "nearest neighbors"])
         axes.grid(axis="x", visible=False)
         axes.set_ylim(0, min(1.2, 1.28 * max(max(s.linear_top1, s.knn_top1) for s in scores.values())))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.legend(
-            ncols=3, loc="upper center", fontsize=8.5, columnspacing=1, handlelength=1, handletextpad=0.4
-        )
+        axes.legend(ncols=3, loc="upper center", fontsize=8.5, columnspacing=1, handlelength=1, handletextpad=0.4)
 
 
 def sweep(path: Path, sweep: Sweep) -> None:
     """Validation accuracy of every learning rate; the chosen one is ringed."""
     with picture(path, CHART) as figure:
-        axes = figure.add_subplot(
-            title="Learning rates of the classifier", xlabel="learning rate", xscale="log"
-        )
+        axes = figure.add_subplot(title="Learning rates of the classifier", xlabel="learning rate", xscale="log")
         for kind, (rates, values) in sweep.items():
             axes.plot(rates, values, color=SOURCES[kind], marker="o", markersize=4, label=NAMES[kind])
             best = int(np.nanargmax(values))
-            axes.plot(
-                rates[best], values[best], "o", markersize=11, markerfacecolor="none", color=SOURCES[kind]
-            )
+            axes.plot(rates[best], values[best], "o", markersize=11, markerfacecolor="none", color=SOURCES[kind])
         _percent(axes)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_locator(NullLocator())
@@ -161,36 +144,30 @@ def confusion(path: Path, matrix: NDArray[np.float64], classes: Sequence[str]) -
             axes.set_yticks([])
             return
         axes.set_xticks(
-            range(len(classes)),
-            classes,
-            rotation=40,
-            ha="right",
-            rotation_mode="anchor",
-            fontsize=9,
-            color=INK,
+            range(len(classes)), classes, rotation=40, ha="right", rotation_mode="anchor", fontsize=9, color=INK
         )
         axes.set_yticks(range(len(classes)), classes, fontsize=9, color=INK)
         for row, column in np.argwhere(matrix >= 0.005):
             share = matrix[row, column]
-            colour = "white" if share > 0.55 else INK if share > 0.1 else MUTED
-            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8.5, color=colour)
+            color = "white" if share > 0.55 else INK if share > 0.1 else MUTED
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8.5, color=color)
         axes.set_xticks(np.arange(1, len(classes)) - 0.5, minor=True)
         axes.set_yticks(np.arange(1, len(classes)) - 0.5, minor=True)
         axes.grid(which="minor", color="white", linewidth=1.5)
         axes.tick_params(which="minor", length=0)
 
 
-def _curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], colour: str, label: str) -> None:
+def _curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], color: str, label: str) -> None:
     """A curve: its readings faintly, and their moving average where there are many."""
     window = len(y) // 40
     if window < 2:
-        axes.plot(x, y, color=colour, label=label)
+        axes.plot(x, y, color=color, label=label)
         return
-    axes.plot(x, y, color=colour, alpha=0.25, linewidth=1)
+    axes.plot(x, y, color=color, alpha=0.25, linewidth=1)
     sums = np.cumsum(np.insert(y, 0, 0.0))
     low, high = np.arange(len(y)) - window, np.arange(len(y)) + window + 1
     low, high = np.maximum(low, 0), np.minimum(high, len(y))
-    axes.plot(x, (sums[high] - sums[low]) / (high - low), color=colour, label=label)
+    axes.plot(x, (sums[high] - sums[low]) / (high - low), color=color, label=label)
 
 
 def _shade_filling(axes: Axes, curves: Table) -> None:
@@ -232,13 +209,4 @@ def _noted(axes: Axes, y: float, text: str) -> None:
 
 
 def _value(axes: Axes, x: float, y: float, text: str) -> None:
-    axes.annotate(
-        text,
-        (x, y),
-        (0, 8),
-        textcoords="offset points",
-        ha="right",
-        color=INK,
-        fontsize=10,
-        weight="bold",
-    )
+    axes.annotate(text, (x, y), (0, 8), textcoords="offset points", ha="right", color=INK, fontsize=10, weight="bold")

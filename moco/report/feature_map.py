@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from moco.evaluation.neighbours import Features, unit_rows
+from moco.features.neighbors import Features, unit_rows
 
 FEWEST = 16
 """Below this many images a map says nothing."""

@@ -12,7 +12,7 @@ from markdown_it.token import Token
 
 _WIDE = (
     "views",
-    "neighbours",
+    "neighbors",
     "predictions",
 )  # what their names begin with: they scroll sideways on a phone rather than become unreadable
 
@@ -36,15 +36,9 @@ def markdown_table(align: str, caller: Callable[[], str]) -> str:
     rules = {"l": "{}-", "c": ":{}:", "r": "{}:"}
 
     def line(row: list[str]) -> str:
-        return (
-            "| "
-            + " | ".join(pads[a](cell, width) for cell, width, a in zip(row, widths, align, strict=True))
-            + " |"
-        )
+        return "| " + " | ".join(pads[a](cell, width) for cell, width, a in zip(row, widths, align, strict=True)) + " |"
 
-    rule = [
-        rules[a].format("-" * (width - len(rules[a]) + 2)) for width, a in zip(widths, align, strict=True)
-    ]
+    rule = [rules[a].format("-" * (width - len(rules[a]) + 2)) for width, a in zip(widths, align, strict=True)]
     return "\n".join([line(rows[0]), "| " + " | ".join(rule) + " |", *map(line, rows[1:])]) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The pictures made of images: views, nearest neighbours, the map of the features."""
+"""The pictures made of images: views, nearest neighbors, the map of the features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from moco.drawing import BLUE, FAINT, GREEN, INK, MUTED, PAGE, RED, bare, class_colors, picture
 from moco.images.decode import Pixels
-from moco.images.views import centre_view, resize
-from moco.report.style import BLUE, FAINT, GREEN, INK, MUTED, PAGE, RED, bare, class_colours, picture
+from moco.images.views import center_view, resize
 
 SIDE = 160
 """Pixels of an image's longer side in a picture; larger ones are reduced to it."""
@@ -56,23 +56,19 @@ def views(path: Path, triples: Sequence[tuple[Pixels, Pixels, Pixels]]) -> None:
             for row, image in enumerate(triple):
                 _place(axes, image, column, top + row)
         for block in range(blocks):
-            for row, (word, colour) in enumerate((("image", MUTED), ("query", BLUE), ("key", BLUE))):
+            for row, (word, color) in enumerate((("image", MUTED), ("query", BLUE), ("key", BLUE))):
                 where = block * 3.25 + row + 0.5
-                axes.text(
-                    -0.1, where, word, ha="right", va="center", color=colour, weight="bold", fontsize=11
-                )
+                axes.text(-0.1, where, word, ha="right", va="center", color=color, weight="bold", fontsize=11)
 
 
-def neighbours(
-    path: Path, rows: Sequence[tuple[Shown, Sequence[Shown]]], query_title: str, gallery_title: str
-) -> None:
-    """Rows of a query image and its neighbours, framed green or red where the classes are known.
+def neighbors(path: Path, rows: Sequence[tuple[Shown, Sequence[Shown]]], query_title: str, gallery_title: str) -> None:
+    """Rows of a query image and its neighbors, framed green or red where the classes are known.
 
     Args:
         path: of the PNG.
-        rows: queries, each with its neighbours, the nearest first.
+        rows: queries, each with its neighbors, the nearest first.
         query_title: written above the queries.
-        gallery_title: written above the neighbours.
+        gallery_title: written above the neighbors.
     """
     columns, gap, step = max(len(found) for _, found in rows), 0.35, 1.34
     width, height = 1 + gap + columns, len(rows) * step + 0.25
@@ -88,27 +84,15 @@ def neighbours(
                 left = column + (gap if column else 0)
                 frame = None if shown.same is None else GREEN if shown.same else RED
                 _place(axes, shown.image, left, top, frame)
-                colour = INK if shown.same is not False else RED
-                axes.text(
-                    left + 0.5,
-                    top + 1.0,
-                    _short(shown.name),
-                    ha="center",
-                    va="top",
-                    fontsize=small,
-                    color=colour,
-                )
+                color = INK if shown.same is not False else RED
+                axes.text(left + 0.5, top + 1.0, _short(shown.name), ha="center", va="top", fontsize=small, color=color)
                 if shown.similarity is not None:
                     note = f"{shown.similarity:.2f}"
-                    axes.text(
-                        left + 0.5, top + 1.16, note, ha="center", va="top", fontsize=small - 0.5, color=MUTED
-                    )
+                    axes.text(left + 0.5, top + 1.16, note, ha="center", va="top", fontsize=small - 0.5, color=MUTED)
 
 
-def map_dots(
-    path: Path, points: NDArray[np.float32], labels: NDArray[np.int32], classes: Sequence[str]
-) -> None:
-    """The map as dots, coloured by class; grey where an image has no label.
+def map_dots(path: Path, points: NDArray[np.float32], labels: NDArray[np.int32], classes: Sequence[str]) -> None:
+    """The map as dots, colored by class; gray where an image has no label.
 
     Args:
         path: of the PNG.
@@ -118,11 +102,9 @@ def map_dots(
     """
     with picture(path, (5.4, 5.6)) as figure:
         axes = _canvas(
-            figure.add_subplot(title="Coloured by class" if (labels >= 0).any() else "One dot an image"),
-            (0, 1),
-            (0, 1),
+            figure.add_subplot(title="Colored by class" if (labels >= 0).any() else "One dot an image"), (0, 1), (0, 1)
         )
-        palette = np.array([*class_colours(max(len(classes), 1)), "#9aa5b1"])
+        palette = np.array([*class_colors(max(len(classes), 1)), "#9aa5b1"])
         axes.scatter(
             points[:, 0],
             points[:, 1],
@@ -135,16 +117,12 @@ def map_dots(
             return
         for label in np.unique(labels[labels >= 0]):
             x, y = _thick_of(points[labels == label])
-            colour = palette[label]
-            name = axes.text(
-                x, y, classes[label], ha="center", va="center", fontsize=9.5, weight="bold", color=colour
-            )
+            color = palette[label]
+            name = axes.text(x, y, classes[label], ha="center", va="center", fontsize=9.5, weight="bold", color=color)
             name.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])
 
 
-def map_images(
-    path: Path, points: NDArray[np.float32], images: Sequence[Pixels], chosen: NDArray[np.int64]
-) -> None:
+def map_images(path: Path, points: NDArray[np.float32], images: Sequence[Pixels], chosen: NDArray[np.int64]) -> None:
     """The same map, with an image where it lies in each cell of a grid.
 
     Args:
@@ -176,7 +154,7 @@ def one_a_cell(points: NDArray[np.float32]) -> NDArray[np.int64]:
 
 def square(image: Pixels, side: int = SIDE) -> Pixels:
     """The central square of an image, reduced to `side` pixels if it is larger."""
-    return centre_view(image, min(side, *image.shape[:2]), 1.0)
+    return center_view(image, min(side, *image.shape[:2]), 1.0)
 
 
 def whole(image: Pixels, side: int = SIDE) -> Pixels:
@@ -207,10 +185,8 @@ def _place(axes: Axes, image: Pixels, left: float, top: float, frame: str | None
     limits = axes.get_xlim(), axes.get_ylim()
     axes.imshow(whole(image), extent=(left + 0.04, left + 0.96, top + 0.96, top + 0.04), aspect="auto")
     axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
-    colour, width = (frame, 2.2) if frame else (FAINT, 0.8)
-    axes.add_patch(
-        Rectangle((left + 0.04, top + 0.04), 0.92, 0.92, fill=False, edgecolor=colour, linewidth=width)
-    )
+    color, width = (frame, 2.2) if frame else (FAINT, 0.8)
+    axes.add_patch(Rectangle((left + 0.04, top + 0.04), 0.92, 0.92, fill=False, edgecolor=color, linewidth=width))
 
 
 def _short(name: str) -> str:

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from moco.alarms import COLLAPSED_RANK, SATURATED, SHRUNK_RANK, Alarm, Validation, alarms, leak_limit
 from moco.config import Pretrain
 from moco.report.results import Results, Table
 from moco.report.samples import Collapse, Samples
-from moco.training.alarms import COLLAPSED_RANK, SATURATED, SHRUNK_RANK, Alarm, Validation, alarms, leak_limit
 from moco.training.monitor import QUERIES
 
 COLLAPSED = 0.5  # times the untrained encoder's spread
@@ -71,19 +71,13 @@ def _taken(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _loss(loss: float, chance: float) -> tuple[bool, str]:
     if loss < CONFIRMED * chance:
         return True, f"The loss ended at {loss:.2f}, well below chance ({chance:.2f})."
-    return (
-        False,
-        f"The loss ended at {loss:.2f}, close to chance ({chance:.2f}): train longer, or change the rate.",
-    )
+    return (False, f"The loss ended at {loss:.2f}, close to chance ({chance:.2f}): train longer, or change the rate.")
 
 
 def _pretext(top1: float) -> tuple[bool, str]:
     if top1 < SATURATED:
         return True, f"The pretext task is not solved by a shortcut: top-1 ended at {100 * top1:.0f} %."
-    return (
-        False,
-        f"The pretext task is solved ({100 * top1:.1f} %): is shuffle_bn off, or are the views too alike?",
-    )
+    return (False, f"The pretext task is solved ({100 * top1:.1f} %): is shuffle_bn off, or are the views too alike?")
 
 
 def _never_full(settings: Pretrain, fill: float) -> str:
@@ -92,9 +86,7 @@ def _never_full(settings: Pretrain, fill: float) -> str:
             f"The memory bank was never free of random first keys ({100 * fill:.0f} % were real at the end):"
             " train for more than one epoch."
         )
-    return (
-        f"The queue never filled ({100 * fill:.0f} % at the end): train longer, or make queue_size smaller."
-    )
+    return f"The queue never filled ({100 * fill:.0f} % at the end): train longer, or make queue_size smaller."
 
 
 def _leak(leak: float, limit: float, settings: Pretrain) -> tuple[bool, str]:
@@ -137,12 +129,6 @@ def _rank(collapse: dict[str, Collapse], readings: NDArray[np.float64]) -> tuple
 def _baselines(results: Results) -> tuple[bool, str]:
     moco, random, pixels = (results.scores[kind].linear_top1 for kind in ("moco", "random", "pixels"))
     if moco > max(random, pixels):
-        return (
-            True,
-            "The features beat both an untrained encoder and raw pixels under the same linear classifier.",
-        )
+        return (True, "The features beat both an untrained encoder and raw pixels under the same linear classifier.")
     better = "an untrained encoder" if random >= pixels else "raw pixels"
-    return (
-        False,
-        f"The features do not beat {better} under the same linear classifier: train longer.",
-    )
+    return (False, f"The features do not beat {better} under the same linear classifier: train longer.")

@@ -59,9 +59,7 @@ def read_results(outputs: Path) -> Results:
     Raises:
         MocoError: a file is missing or not what its stage writes.
     """
-    metrics = {
-        stage: _json(outputs / stage / "metrics.json") for stage in ("fetch", "shard", "pretrain", "linear")
-    }
+    metrics = {stage: _json(outputs / stage / "metrics.json") for stage in ("fetch", "shard", "pretrain", "linear")}
     scores = {
         kind: LinearScores(*(float(values[key]) for key in ("linear_top1", "linear_top5", "knn_top1")))
         for kind in ("moco", "random", "pixels")
@@ -78,9 +76,7 @@ def read_results(outputs: Path) -> Results:
     confusion = _rows(outputs / "linear" / "confusion.csv", ("actual", "predicted"))
     curves = _numbers(outputs / "pretrain" / "curves.csv", CURVES)
     if not len(curves["step"]):
-        raise MocoError(
-            f"{outputs / 'pretrain' / 'curves.csv'}: holds no rows; lower pretrain.log_every_steps"
-        )
+        raise MocoError(f"{outputs / 'pretrain' / 'curves.csv'}: holds no rows; lower pretrain.log_every_steps")
     return Results(
         **metrics,
         curves=curves,
@@ -121,6 +117,4 @@ def _numbers(path: Path, columns: tuple[str, ...], may_lack: tuple[str, ...] = (
     try:
         return {column: np.array([number(row, column) for row in rows]) for column in columns}
     except (TypeError, ValueError) as error:
-        raise MocoError(
-            f"{path}: holds something that is no number ({error}); run that stage again"
-        ) from None
+        raise MocoError(f"{path}: holds something that is no number ({error}); run that stage again") from None

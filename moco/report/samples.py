@@ -1,4 +1,4 @@
-"""What the report shows of the images: some views, neighbours, a map, and the collapse measures."""
+"""What the report shows of the images: some views, neighbors, a map, and the collapse measures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.config import Params, Pretrain
-from moco.encoders import FrozenEncoder, random_encoder
-from moco.evaluation.collapse import effective_rank, feature_spread
-from moco.evaluation.features import Features, extract, spread
-from moco.evaluation.neighbours import nearest
+from moco.encoders.frozen import FrozenEncoder, random_encoder
+from moco.features.collapse import effective_rank, feature_spread
+from moco.features.extract import Features, extract, spread
+from moco.features.neighbors import nearest
 from moco.images.decode import Pixels
 from moco.images.index import ShardSet
 from moco.images.loader import read_image
-from moco.images.plan import Integers
 from moco.images.subset import subset
 from moco.images.views import two_views
+from moco.permutation import Integers
 from moco.report.feature_map import FEWEST, flatten
 from moco.report.pictures import Shown, one_a_cell
 
 GALLERY = 10_000
-"""Training images, at most, among which neighbours are sought: enough to find good ones, little to encode."""
+"""Training images, at most, among which neighbors are sought: enough to find good ones, little to encode."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Samples:
         held_out: whether queries, views and map are validation images (else there are none, and they
             are training images kept out of the gallery).
         triples: image, query view and key view of the first epoch.
-        rows: query images with their neighbours.
-        gallery: number of training images among which neighbours were sought.
-        same_class: share of the neighbours shown that are of their query's class; None without labels.
+        rows: query images with their neighbors.
+        gallery: number of training images among which neighbors were sought.
+        same_class: share of the neighbors shown that are of their query's class; None without labels.
         map: None where there are too few images.
         mapped: number of images behind the map and the collapse measures.
         collapse: by encoder, "moco" and "random".
@@ -80,14 +80,12 @@ class Samples:
     collapse: dict[str, Collapse]
 
 
-def gather(
-    encoder: FrozenEncoder, train: ShardSet, val: ShardSet, params: Params, num_workers: int
-) -> Samples:
+def gather(encoder: FrozenEncoder, train: ShardSet, val: ShardSet, params: Params, num_workers: int) -> Samples:
     """Choose images by the report's seed, encode them, look at their features. The test split is not touched.
 
     Args:
         encoder: the pretrained one.
-        train: neighbours come from here.
+        train: neighbors come from here.
         val: queries, views and map come from here; where it is empty, from `train`, apart from the gallery.
         params: `report` says how many of each, `pretrain` how views are made; `linear.seed` makes the same
             untrained encoder as the linear stage.
@@ -105,16 +103,17 @@ def gather(
     gallery = candidates[spread(len(candidates), GALLERY, settings.seed)]
     features = extract(encoder, pool, looked_at, num_workers)
     queries = spread(len(looked_at), settings.queries, settings.seed)
-    found, similarities = nearest(
-        features[queries], extract(encoder, train, gallery, num_workers), settings.neighbours
-    )
+    found, similarities = nearest(features[queries], extract(encoder, train, gallery, num_workers), settings.neighbors)
     rows = [
-        (_shown(pool, sample), [
-            _shown(train, other, float(value), _same(pool, sample, train, other))
-            for other, value in zip(gallery[near], values, strict=True)
-        ])
+        (
+            _shown(pool, sample),
+            [
+                _shown(train, other, float(value), _same(pool, sample, train, other))
+                for other, value in zip(gallery[near], values, strict=True)
+            ],
+        )
         for sample, near, values in zip(looked_at[queries], found, similarities, strict=True)
-    ]  # fmt: skip
+    ]
     known = [shown.same for _, row in rows for shown in row if shown.same is not None]
     return Samples(
         classes=list(train.classes),
@@ -126,10 +125,7 @@ def gather(
         same_class=float(np.mean(known)) if known else None,
         map=_map(pool, looked_at, features, settings.seed),
         mapped=len(looked_at),
-        collapse={
-            "moco": _collapse(features),
-            "random": _collapse(extract(untrained, pool, looked_at, num_workers)),
-        },
+        collapse={"moco": _collapse(features), "random": _collapse(extract(untrained, pool, looked_at, num_workers))},
     )
 
 
@@ -161,10 +157,7 @@ def _map(images: ShardSet, rows: Integers, features: Features, seed: int) -> Fea
     points = flatten(features, seed)
     chosen = one_a_cell(points)
     return FeatureMap(
-        points,
-        np.asarray(images.labels)[rows],
-        chosen,
-        [read_image(images, int(sample)) for sample in rows[chosen]],
+        points, np.asarray(images.labels)[rows], chosen, [read_image(images, int(sample)) for sample in rows[chosen]]
     )
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
+from moco.drawing import BLUE, GREEN, INK, ORANGE, PAGE, RED, picture
 from moco.report.page import escape, render_markdown
-from moco.report.style import BLUE, GREEN, INK, ORANGE, PAGE, RED, picture
 from moco.study.definition import ORDERED, Scale, Study, X, place
 from moco.study.epochs import Course, courses, verdicts_of_courses
 from moco.study.record import Record
@@ -28,7 +28,7 @@ STYLES = (
     {"color": GREEN, "marker": "^", "linestyle": ":"},
     {"color": RED, "marker": "D", "linestyle": "-."},
 )
-"""Of the series: told apart without colour too, by marker and stroke."""
+"""Of the series: told apart without color too, by marker and stroke."""
 MEASURES = {
     "linear_top1": "linear top-1, test",
     "linear_top5": "linear top-5, test",
@@ -114,8 +114,13 @@ def draw(path: Path, outcome: Outcome) -> None:
                 handles, labels = axes.get_legend_handles_labels()
                 lines |= zip(labels, handles, strict=True)
             figure.legend(
-                [lines[name] for name in styles], styles, loc="outside lower center", ncols=len(styles), fontsize=9, handlelength=3
-            )  # fmt: skip
+                [lines[name] for name in styles],
+                styles,
+                loc="outside lower center",
+                ncols=len(styles),
+                fontsize=9,
+                handlelength=3,
+            )
 
 
 def _points(axes: Axes, study: Study, series: Mapping[str, list[Placed]], styles: Mapping[str, Any]) -> None:
@@ -127,21 +132,23 @@ def _points(axes: Axes, study: Study, series: Mapping[str, list[Placed]], styles
             points = sorted(points, key=lambda point: point[1] or 0)
         places = [float(point[1] or 0) if ordered else float(names.index(str(point[0]))) for point in points]
         axes.errorbar(
-            places, [point[2] for point in points], yerr=[point[3] or 0 for point in points], label=name,
-            capsize=3, markersize=6, linewidth=1.6, **{**styles[name], **({} if ordered else {"linestyle": "none"})},
-        )  # fmt: skip
-    if study.axis.kind == "parameters":
-        _name_each(
-            axes, [(str(x), at or 0, value) for points in series.values() for x, at, value, _ in points]
+            places,
+            [point[2] for point in points],
+            yerr=[point[3] or 0 for point in points],
+            label=name,
+            capsize=3,
+            markersize=6,
+            linewidth=1.6,
+            **{**styles[name], **({} if ordered else {"linestyle": "none"})},
         )
+    if study.axis.kind == "parameters":
+        _name_each(axes, [(str(x), at or 0, value) for points in series.values() for x, at, value, _ in points])
     if study.axis.kind in ("log2", "log10", "parameters"):
         axes.set_xscale("log", base=2 if study.axis.kind == "log2" else 10)
         ticks = sorted({float(p[1] or 0) for points in series.values() for p in points})
         if study.axis.kind == "parameters":
             axes.margins(x=0.18, y=0.2)
-        axes.set_xticks(
-            _apart(ticks), [f"{tick:.3g}" if tick < 1000 else f"{tick:.0f}" for tick in _apart(ticks)]
-        )
+        axes.set_xticks(_apart(ticks), [f"{tick:.3g}" if tick < 1000 else f"{tick:.0f}" for tick in _apart(ticks)])
         axes.xaxis.set_minor_locator(NullLocator())
     elif not ordered:
         axes.set_xticks(range(len(names)), [fill(name, 10) for name in names])
@@ -153,10 +160,16 @@ def _name_each(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
     """Names above their points; below where the name of a point a little higher would be in the way."""
     near = max(value for *_, value in points) - min(value for *_, value in points)
     for name, at, value in points:
-        beneath = any(
-            value < other < value + near / 6 and at / 1.3 < place < at * 1.3 for _, place, other in points
+        beneath = any(value < other < value + near / 6 and at / 1.3 < place < at * 1.3 for _, place, other in points)
+        axes.annotate(
+            name,
+            (at, value),
+            (0, -15 if beneath else 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7.5,
+            color=INK,
         )
-        axes.annotate(name, (at, value), (0, -15 if beneath else 7), textcoords="offset points", ha="center", fontsize=7.5, color=INK)  # fmt: skip
 
 
 def _apart(ticks: list[float]) -> list[float]:
@@ -174,8 +187,13 @@ def _apart(ticks: list[float]) -> list[float]:
 def _epochs(axes: Axes, found: list[Course], before: str) -> None:
     for course, style in zip(found, STYLES * len(found), strict=False):
         axes.plot(
-            course.epochs, course.means, label=before + course.label, linewidth=1.8, markersize=4.5, **style  # type: ignore[arg-type]
-        )  # fmt: skip
+            course.epochs,
+            course.means,
+            label=before + course.label,
+            linewidth=1.8,
+            markersize=4.5,
+            **style,  # type: ignore[arg-type]
+        )
         low = [value - std for value, std in zip(course.means, course.stds, strict=True)]
         high = [value + std for value, std in zip(course.means, course.stds, strict=True)]
         axes.fill_between(course.epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
@@ -202,12 +220,8 @@ def _place_of(study: Study, x: X) -> float | None:
 def _write_table(path: Path, points: Sequence[Point]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ["series", "x", "place", "seeds", "mean", "std", "published_percent", "published_as_known"]
-        )
-        writer.writerows(
-            [p.series, p.x, p.place, len(p.values), p.mean, p.std, p.published, p.known] for p in points
-        )
+        writer.writerow(["series", "x", "place", "seeds", "mean", "std", "published_percent", "published_as_known"])
+        writer.writerows([p.series, p.x, p.place, len(p.values), p.mean, p.std, p.published, p.known] for p in points)
 
 
 def _context(outcome: Outcome) -> dict[str, Any]:
@@ -220,25 +234,28 @@ def _context(outcome: Outcome) -> dict[str, Any]:
         head.insert(-2, "encoder")
     head += ["published"] if published else []
     return {
-        "study": study, "grid": study.scales[outcome.scale], "command": outcome.command,
-        "align": "l" * (len(head) - 2 - published) + "rr" + "r" * published, "head": " | ".join(head),
+        "study": study,
+        "grid": study.scales[outcome.scale],
+        "command": outcome.command,
+        "align": "l" * (len(head) - 2 - published) + "rr" + "r" * published,
+        "head": " | ".join(head),
         "rows": [_row(study, point, several, published) for point in points],
         "beside": _beside(outcome),
-        "below": "Means over the seeds ± the deviation of a sample of them, in the figure as bars." if any(p.std is not None for p in points) else "One seed each.",
-        "sentences": [*sentences, *verdicts(study, points)], "sources": _sources(study, points),
+        "below": "Means over the seeds ± the deviation of a sample of them, in the figure as bars."
+        if any(p.std is not None for p in points)
+        else "One seed each.",
+        "sentences": [*sentences, *verdicts(study, points)],
+        "sources": _sources(study, points),
         "left_out": _by_reason(outcome.left_out) + [escape(line) for line in outcome.failed],
-        "made": _made(outcome.records), "example": outcome.records[0].name,
-    }  # fmt: skip
+        "made": _made(outcome.records),
+        "example": outcome.records[0].name,
+    }
 
 
 def _row(study: Study, point: Point, several: bool, published: bool) -> str:
     figure = f"{100 * point.mean:.1f}" + (f" ± {100 * point.std:.1f}" if point.std is not None else "") + " %"
     cells = [escape(point.series)] if several else []
-    cells += (
-        [f"{point.place:.1f}", escape(str(point.x))]
-        if study.axis.kind == "parameters"
-        else [escape(str(point.x))]
-    )
+    cells += [f"{point.place:.1f}", escape(str(point.x))] if study.axis.kind == "parameters" else [escape(str(point.x))]
     cells += [figure, str(len(point.values))]
     if published:
         value = point.published
@@ -254,8 +271,7 @@ def _beside(outcome: Outcome) -> str:
         values = [
             100 * figures[outcome.study.metric]
             for record in outcome.records
-            if (figures := record.metrics["linear"].get(kind))
-            and figures.get(outcome.study.metric) is not None
+            if (figures := record.metrics["linear"].get(kind)) and figures.get(outcome.study.metric) is not None
         ]
         if values:
             low, high = f"{min(values):.1f}", f"{max(values):.1f}"
@@ -276,7 +292,10 @@ def _sources(study: Study, points: Sequence[Point]) -> list[str]:
 
 def _by_reason(left_out: Mapping[str, str]) -> list[str]:
     reasons = dict.fromkeys(left_out.values())
-    return [f"{escape(reason)}: {escape(shortened([name for name, why in left_out.items() if why == reason]))}" for reason in reasons]  # fmt: skip
+    return [
+        f"{escape(reason)}: {escape(shortened([name for name, why in left_out.items() if why == reason]))}"
+        for reason in reasons
+    ]
 
 
 def shortened(names: Sequence[str]) -> str:
@@ -286,24 +305,17 @@ def shortened(names: Sequence[str]) -> str:
 
 def _made(records: Sequence[Record]) -> dict[str, str]:
     ran = sum(
-        seconds
-        for record in records
-        for stage, seconds in record.seconds.items()
-        if stage not in record.restored
+        seconds for record in records for stage, seconds in record.seconds.items() if stage not in record.restored
     )
     restored = sum(bool({"pretrain", "linear"} & set(record.restored)) for record in records)
     note = f"; {restored} runs had stages that DVC restored, which are not counted" if restored else ""
-    commits = dict.fromkeys(
-        r.commit[:12] + (" with uncommitted changes" if r.edited else "") for r in records
-    )
+    commits = dict.fromkeys(r.commit[:12] + (" with uncommitted changes" if r.edited else "") for r in records)
     return {
         "runs": str(len(records)),
         "seeds": ", ".join(map(str, sorted({record.seed for record in records}))),
         "commit": ", ".join(commits),
         "data": ", ".join(dict.fromkeys(record.data_hash for record in records)),
         "machine": ", ".join(dict.fromkeys(record.machine for record in records)),
-        "precision": ", ".join(
-            dict.fromkeys(r.metrics["pretrain"].get("precision") or "not noted" for r in records)
-        ),
+        "precision": ", ".join(dict.fromkeys(r.metrics["pretrain"].get("precision") or "not noted" for r in records)),
         "seconds": f"{ran:.0f} s, the runs' stages one after the other{note}",
     }

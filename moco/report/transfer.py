@@ -1,4 +1,4 @@
-"""The transfer page: each task's figures by initialisation, their differences, and predictions beside ground truth."""
+"""The transfer page: each task's figures by initialization, their differences, and predictions beside ground truth."""
 
 import csv
 import json
@@ -11,19 +11,22 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
+from moco.drawing import BLUE, CHART, GREEN, ORANGE, picture
 from moco.errors import MocoError
 from moco.report.page import render_html, render_markdown
-from moco.report.style import BLUE, CHART, GREEN, ORANGE, picture
 from moco.transfer.params import Comparison, Data, TransferParams
 from moco.transfer.schedules import timetable
 from moco.transfer.settings import Transfer, schedule_of
 
-COLOURS = {"random": ORANGE, "supervised": GREEN, "moco": BLUE}
+COLORS = {"random": ORANGE, "supervised": GREEN, "moco": BLUE}
 NAMES = {"random": "random", "supervised": "supervised", "moco": "MoCo"}
 TITLES = {
-    "detection": "Detection", "instances": "Instance segmentation", "keypoints": "Keypoints",
-    "semantic": "Semantic segmentation", "classification": "Classification",
-}  # fmt: skip
+    "detection": "Detection",
+    "instances": "Instance segmentation",
+    "keypoints": "Keypoints",
+    "semantic": "Semantic segmentation",
+    "classification": "Classification",
+}
 COLUMNS = {
     "detection": [("box", "AP50"), ("box", "AP"), ("box", "AP75")],
     "instances": [("box", "AP"), ("box", "AP50"), ("mask", "AP"), ("mask", "AP50"), ("mask", "AP75")],
@@ -31,7 +34,7 @@ COLUMNS = {
     "semantic": [("pixel", "mIoU"), ("pixel", "pixel_accuracy")],
     "classification": [("label", "top1"), ("label", "top5")],
 }
-"""The figures of each task's table: kind and name. The first is what initialisations are compared by."""
+"""The figures of each task's table: kind and name. The first is what initializations are compared by."""
 
 PUBLISHED: dict[tuple[str, str], dict[str, str]] = {
     ("detection", "voc-24k"): {
@@ -42,28 +45,22 @@ PUBLISHED: dict[tuple[str, str], dict[str, str]] = {
         "data": "COCO val2017, ResNet-50 C4, 2x, as AP of boxes / of masks",
         "text": "random 35.6 / 31.4, supervised 40.0 / 34.7, MoCo v1 40.9 / 35.5, v2 41.0 / 35.6",
     },
-    ("semantic", "voc-seg"): {
-        "data": "VOC 2012 val, mIoU",
-        "text": "supervised 74.4, MoCo 72.5 (second-hand), a loss",
-    },
+    ("semantic", "voc-seg"): {"data": "VOC 2012 val, mIoU", "text": "supervised 74.4, MoCo 72.5 (second-hand), a loss"},
     ("semantic", "cityscapes"): {
         "data": "Cityscapes val, mIoU",
         "text": "random 65.3, supervised 74.6, MoCo 75.3 (from memory)",
     },
-    ("instances", "lvis-2x"): {
-        "data": "LVIS, AP of masks",
-        "text": "supervised 24.4, MoCo 24.1 (second-hand)",
-    },
+    ("instances", "lvis-2x"): {"data": "LVIS, AP of masks", "text": "supervised 24.4, MoCo 24.1 (second-hand)"},
     ("classification", "inat"): {
         "data": "iNaturalist 2018, top-1",
         "text": "random 61.8, supervised 66.1, MoCo 65.6 (second-hand)",
     },
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one initialisation reached on one task.
+    """What one initialization reached on one task.
 
     Attributes:
         metrics: metrics.json: kind -> figure -> mean over the trials, and FIGURE_std.
@@ -106,7 +103,7 @@ def write_transfer_report(folder: Path, results: Path, params: TransferParams) -
     Args:
         folder: an empty folder.
         results: holds TASK-INIT of stage transfer.
-        params: which tasks and initialisations, and how they were trained.
+        params: which tasks and initializations, and how they were trained.
     """
     tasks = []
     for task in params.tasks:
@@ -131,21 +128,29 @@ def _described(task: str, comparison: Comparison, found: dict[str, Found]) -> di
         cells = [_figure(one.metrics, *column) for column in columns]
         rows.append(" | ".join([NAMES[init], *cells, _difference(found, init, lead)]))
     return {
-        "name": task, "title": TITLES[task], "about": _about(comparison.data, comparison.training),
-        "align": "l" + "r" * (len(columns) + 1), "head": " | ".join(["weights", *names, f"{names[0]}, points over random"]),
-        "rows": rows, "sentences": _verdicts(found, lead, names[0]),
-        "published": PUBLISHED.get((task, comparison.training.schedule)) if comparison.training.iterations is None else None,
+        "name": task,
+        "title": TITLES[task],
+        "about": _about(comparison.data, comparison.training),
+        "align": "l" + "r" * (len(columns) + 1),
+        "head": " | ".join(["weights", *names, f"{names[0]}, points over random"]),
+        "rows": rows,
+        "sentences": _verdicts(found, lead, names[0]),
+        "published": PUBLISHED.get((task, comparison.training.schedule))
+        if comparison.training.iterations is None
+        else None,
         "pictures": [(init, NAMES[init]) for init, one in found.items() if one.picture],
-    }  # fmt: skip
+    }
 
 
 def _about(data: Data, training: Transfer) -> str:
     schedule = schedule_of(training)
     times = timetable(schedule, training.batch_size, 10**9, training.iterations, training.learning_rate)
-    length = f"{times.iterations:,} iterations" if schedule.unit == "iterations" or training.iterations else f"{schedule.length} epochs"  # fmt: skip
-    network = {"c4": " with C4 (res5 in the box head, extra norm)", "fpn": " with FPN", None: ""}[
-        training.neck
-    ]
+    length = (
+        f"{times.iterations:,} iterations"
+        if schedule.unit == "iterations" or training.iterations
+        else f"{schedule.length} epochs"
+    )
+    network = {"c4": " with C4 (res5 in the box head, extra norm)", "fpn": " with FPN", None: ""}[training.neck]
     trials = f"{training.trials} trial{'s' if training.trials > 1 else ''}"
     if training.label_fraction < 1:
         trials = f"{training.label_fraction:.0%} of the labels, {trials}"
@@ -196,7 +201,7 @@ def _draw(folder: Path, task: str, found: dict[str, Found]) -> None:
         for init, one in found.items():
             for number, (steps, losses) in sorted(one.curves.items()):
                 label = NAMES[init] if number == 0 else None
-                axes.plot(steps, losses, color=COLOURS[init], linewidth=1.3, alpha=0.8, label=label)
+                axes.plot(steps, losses, color=COLORS[init], linewidth=1.3, alpha=0.8, label=label)
         axes.set_ylim(bottom=0)
         axes.legend(loc="best", fontsize=9.5)
     with picture(folder / f"trials-{task}.png", CHART) as figure:
@@ -204,11 +209,13 @@ def _draw(folder: Path, task: str, found: dict[str, Found]) -> None:
         for place, (init, one) in enumerate(found.items()):
             values = one.trials.get(f"{kind}.{name}", [])
             if values:
-                axes.hlines(np.mean(values), place - 0.25, place + 0.25, color=COLOURS[init], linewidth=2.5)
-                axes.plot([place] * len(values), values, "o", color=COLOURS[init], alpha=0.6, markersize=6)
+                axes.hlines(np.mean(values), place - 0.25, place + 0.25, color=COLORS[init], linewidth=2.5)
+                axes.plot([place] * len(values), values, "o", color=COLORS[init], alpha=0.6, markersize=6)
         axes.set_xticks(range(len(found)), [NAMES[init] for init in found])
         axes.set_xlim(-0.6, len(found) - 0.4)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if axes.get_ylim()[1] - axes.get_ylim()[0] > 0.04 else 1))  # fmt: skip
+        axes.yaxis.set_major_formatter(
+            PercentFormatter(1, decimals=0 if axes.get_ylim()[1] - axes.get_ylim()[0] > 0.04 else 1)
+        )
         axes.margins(y=0.15)
     for init, one in found.items():
         if one.picture:

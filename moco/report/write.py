@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.config import Params, Pretrain
+from moco.drawing import NAMES
 from moco.report import charts, pictures
 from moco.report.feature_map import FEWEST
 from moco.report.page import escape, render_html, render_markdown
 from moco.report.reading import checks, filling, limit_of_leak, warned
 from moco.report.results import Results
 from moco.report.samples import Samples
-from moco.report.style import NAMES
 
 READING_CHARTS = {"knn_top1": "knn.png", "effective_rank": "rank.png", "leak": "leak.png"}
 """By column of the readings."""
@@ -56,16 +56,12 @@ def confusion_matrix(pairs: list[tuple[str, str]], classes: list[str]) -> NDArra
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
-def _draw(
-    folder: Path, results: Results, samples: Samples, pretrain: Pretrain, matrix: NDArray[np.float64]
-) -> None:
+def _draw(folder: Path, results: Results, samples: Samples, pretrain: Pretrain, matrix: NDArray[np.float64]) -> None:
     pictures.views(folder / "views.png", samples.triples)
-    pictures.neighbours(folder / "neighbours.png", samples.rows, "query", "nearest training images")
+    pictures.neighbors(folder / "neighbors.png", samples.rows, "query", "nearest training images")
     if samples.map:
         pictures.map_dots(folder / "map.png", samples.map.points, samples.map.labels, samples.classes)
-        pictures.map_images(
-            folder / "map-images.png", samples.map.points, samples.map.images, samples.map.chosen
-        )
+        pictures.map_images(folder / "map-images.png", samples.map.points, samples.map.images, samples.map.chosen)
     charts.loss(folder / "loss.png", results.curves)
     charts.pretext(folder / "pretext.png", results.curves)
     charts.spread(folder / "spread.png", results.curves, results.readings)
@@ -87,9 +83,7 @@ def _taken(results: Results) -> set[str]:
     return {chart for name, chart in READING_CHARTS.items() if not np.isnan(results.readings[name]).all()}
 
 
-def _context(
-    results: Results, samples: Samples, params: Params, matrix: NDArray[np.float64]
-) -> dict[str, Any]:
+def _context(results: Results, samples: Samples, params: Params, matrix: NDArray[np.float64]) -> dict[str, Any]:
     """What the template needs, as it will be printed."""
     curves, pretrain = results.curves, params.pretrain
     taken = _taken(results)
@@ -137,7 +131,5 @@ def _confused(matrix: NDArray[np.float64], classes: list[str], most: int = 4) ->
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [(wrong.flat[i], *divmod(int(i), len(matrix))) for i in order]
     return ", ".join(
-        f"{escape(classes[a])} as {escape(classes[b])} ({100 * share:.0f} %)"
-        for share, a, b in pairs
-        if share > 0
+        f"{escape(classes[a])} as {escape(classes[b])} ({100 * share:.0f} %)" for share, a, b in pairs if share > 0
     )

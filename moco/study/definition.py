@@ -46,15 +46,10 @@ class Point(Settings):
 class Grid(Settings):
     """The runs of a study at one size."""
 
-    stated: str = Field(
-        min_length=1, description="What this grid is for and how long it takes, in a sentence."
-    )
-    preset: Literal["small", "cifar", "v1", "v2"] | None = Field(
-        None, description="Recipe that the runs begin with."
-    )
+    stated: str = Field(min_length=1, description="What this grid is for and how long it takes, in a sentence.")
+    preset: Literal["small", "cifar", "v1", "v2"] | None = Field(None, description="Recipe that the runs begin with.")
     own_views: bool = Field(
-        False,
-        description="Leave the views as params.yaml has them, for they belong to the images; else the recipe's.",
+        False, description="Leave the views as params.yaml has them, for they belong to the images; else the recipe's."
     )
     seeds: Annotated[list[Seed], Field(min_length=1)] = Field(description="Each point is run with each.")
     set: dict[str, Any] = Field({}, description="What all runs have in common: SECTION.KEY -> value.")
@@ -70,9 +65,7 @@ class Grid(Settings):
             for name in [*self.set, *point.set]:
                 section, dot, _ = name.partition(".")
                 if not dot or section not in SECTIONS:
-                    raise ValueError(
-                        f"{name} is no SECTION.KEY; a study sets those of {', '.join(SECTIONS)} alone"
-                    )
+                    raise ValueError(f"{name} is no SECTION.KEY; a study sets those of {', '.join(SECTIONS)} alone")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds = {self.seeds}: each once")
         return self
@@ -83,9 +76,7 @@ class Published(Settings):
 
     of: str = Field(min_length=1, description="Data, encoder, measure.")
     series: str = Field(min_length=1, description="The series of ours that it belongs beside.")
-    known: Known = Field(
-        description="published: read in the paper itself; the others are shown with this mark."
-    )
+    known: Known = Field(description="published: read in the paper itself; the others are shown with this mark.")
     values: dict[X, float | str] = Field(description="x -> percent, or a word such as `fails`.")
 
 
@@ -96,21 +87,15 @@ class Study(Settings):
     question: str = Field(min_length=1, description="What the runs are to answer.")
     source: str = Field(min_length=1, description="Paper and figure, table or section.")
     axis: Axis
-    metric: Literal["linear_top1", "linear_top5", "knn_top1"] = Field(
-        description="Of the encoder, on the test split."
-    )
-    curves: bool = Field(
-        False, description="Whether pretext accuracy and kNN over the epochs are part of the answer."
-    )
+    metric: Literal["linear_top1", "linear_top5", "knn_top1"] = Field(description="Of the encoder, on the test split.")
+    curves: bool = Field(False, description="Whether pretext accuracy and kNN over the epochs are part of the answer.")
     scales: dict[Scale, Grid] = Field(min_length=1)
     published: list[Published] = Field([])
-    published_text: str | None = Field(
-        None, description="What the paper says in words, where it has no numbers."
-    )
+    published_text: str | None = Field(None, description="What the paper says in words, where it has no numbers.")
 
     @model_validator(mode="after")
     def _places_are_on_the_axis(self) -> "Study":
-        from moco.encoders import ARCHITECTURES
+        from moco.encoders.resnet import ARCHITECTURES
 
         for x in [
             *(point.x for grid in self.scales.values() for point in grid.runs),
@@ -121,9 +106,7 @@ class Study(Settings):
                     raise ValueError(
                         f"x = {x!r} is no encoder, and a parameters axis has no place for others; choose one of {', '.join(ARCHITECTURES)}"
                     )
-            elif self.axis.kind != "categories" and (
-                isinstance(x, str) or (self.axis.kind != "linear" and x <= 0)
-            ):
+            elif self.axis.kind != "categories" and (isinstance(x, str) or (self.axis.kind != "linear" and x <= 0)):
                 raise ValueError(f"x = {x!r} has no place on a {self.axis.kind} axis")
         points = [(entry.series, x) for entry in self.published for x in entry.values]
         for series, x in points:
@@ -210,9 +193,7 @@ def runs_of(name: str, study: Study, scale: Scale, seeds: list[int] | None = Non
         MocoError: the study has no such grid.
     """
     if scale not in study.scales:
-        raise MocoError(
-            f"{FOLDER / name}.yaml: has no scale {scale}; choose one of {', '.join(study.scales)}"
-        )
+        raise MocoError(f"{FOLDER / name}.yaml: has no scale {scale}; choose one of {', '.join(study.scales)}")
     grid = study.scales[scale]
     common = {**_recipe(grid), **grid.set}
     return [
@@ -237,7 +218,7 @@ def place(kind: str, x: X, encoder: str, stem: str) -> float | None:
     if kind == "parameters":
         import torch
 
-        from moco.encoders import ResNet
+        from moco.encoders.resnet import ResNet
 
         with torch.device("meta"):  # counts weights without making them
             network = ResNet(encoder, stem)

@@ -59,11 +59,7 @@ def verdicts_of_courses(study: Study, found: Sequence[Course]) -> list[str]:
             best = max(range(len(knn.means)), key=lambda i: knn.means[i])
             text += f", kNN at {percent(knn.means[-1])}"
             fall = knn.means[best] - knn.means[-1]
-            text += (
-                f", {100 * fall:.1f} points below its best (epoch {knn.epochs[best]:g})"
-                if fall
-                else ", its best"
-            )
+            text += f", {100 * fall:.1f} points below its best (epoch {knn.epochs[best]:g})" if fall else ", its best"
         sentences.append(f"{text}.")
     return sentences
 

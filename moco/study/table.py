@@ -74,9 +74,7 @@ def verdicts(study: Study, points: Sequence[Point]) -> list[str]:
     for name in series:
         mine = [point for point in points if point.series == name]
         if len(mine) > 1:
-            sentences.append(
-                _course(study, "Accuracy" if len(series) == 1 else f"{name}: accuracy", mine, spread)
-            )
+            sentences.append(_course(study, "Accuracy" if len(series) == 1 else f"{name}: accuracy", mine, spread))
     for x in _shared(points):
         sentences.append(_order(x, [point for point in points if point.x == x], spread))
     if len(series) > 1 and not _shared(points):
@@ -121,9 +119,7 @@ def trend(values: Sequence[float], errors: Sequence[float]) -> str:
     if len(directions) == 1:
         if whole == 0:
             return f"{'rises' if turns[0] > 0 else 'falls'} on the way, but ends level"
-        return ("rises" if whole > 0 else "falls") + (
-            " throughout" if all(steps) else ", if not at every step"
-        )
+        return ("rises" if whole > 0 else "falls") + (" throughout" if all(steps) else ", if not at every step")
     changes = sum(a != b for a, b in pairwise(turns))
     if changes == 1:
         return "rises, then falls" if turns[0] > 0 else "falls, then rises"

@@ -70,9 +70,7 @@ def connect() -> "tuple[MlflowClient, str]":
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "moco"
-    location = (
-        (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
-    )
+    location = (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
     with database_lock():
         client = mlflow.MlflowClient(uri)
         experiment = client.get_experiment_by_name(name)
@@ -106,10 +104,7 @@ def is_passing(error: Exception) -> bool:
         status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return status >= 500 or status in (408, 429)
-    return isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in (
-        "ConnectionError",
-        "Timeout",
-    )
+    return isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in ("ConnectionError", "Timeout")
 
 
 def describe(error: Exception, passing: bool) -> str:
@@ -120,9 +115,7 @@ def describe(error: Exception, passing: bool) -> str:
         root = root.__cause__ or root.__context__  # type: ignore[assignment]
     text = " ".join(str(root).split())[:160] or type(root).__name__
     if passing:
-        return (
-            f"tracking: {uri} is out of reach ({text}); the work goes on, its records follow if it comes back"
-        )
+        return f"tracking: {uri} is out of reach ({text}); the work goes on, its records follow if it comes back"
     return f"tracking: {uri} refused a record ({text}); the work goes on without it"
 
 

@@ -104,9 +104,7 @@ def dvc_parent(client: "MlflowClient", experiment: str) -> str | None:
             if any(Path(word).name == "dvc" for word in words):
                 experiment_name = os.environ.get("DVC_EXP_NAME")
                 name = (
-                    f"dvc exp {experiment_name}"
-                    if experiment_name
-                    else f"dvc repro {time.strftime('%Y-%m-%d %H:%M')}"
+                    f"dvc exp {experiment_name}" if experiment_name else f"dvc repro {time.strftime('%Y-%m-%d %H:%M')}"
                 )
                 driver = ("driver", _address(process))
                 return _open(client, experiment, name, key=driver, tags=dict([driver, ("kind", "pipeline")]))
@@ -128,9 +126,7 @@ def origin_tags() -> dict[str, str]:
     return tags
 
 
-def _open(
-    client: "MlflowClient", experiment: str, name: str, key: tuple[str, str], tags: dict[str, str]
-) -> str:
+def _open(client: "MlflowClient", experiment: str, name: str, key: tuple[str, str], tags: dict[str, str]) -> str:
     # Of this kind alone: the stages' runs, and those of a study, carry a flow_run tag as well.
     kind = f"tags.kind = '{tags['kind']}'"
     found = client.search_runs([experiment], f"{kind} and tags.{key[0]} = '{key[1]}'", max_results=1)

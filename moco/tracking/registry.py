@@ -24,18 +24,24 @@ CHAMPION = "champion"
 
 # What moco.encoders and the reading of images import; the package itself travels inside the model.
 REQUIREMENTS = (
-    "mlflow", "torch", "torchvision", "numpy", "numba", "opencv-python-headless", "pillow", "pydantic",
-    "pyyaml", "safetensors",
-)  # fmt: skip
+    "mlflow",
+    "torch",
+    "torchvision",
+    "numpy",
+    "numba",
+    "opencv-python-headless",
+    "pillow",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+)
 
 
-def log_encoder(
-    run: Run, encoder_folder: Path | str, example_images: Sequence[NDArray[np.uint8]]
-) -> str | None:
+def log_encoder(run: Run, encoder_folder: Path | str, example_images: Sequence[NDArray[np.uint8]]) -> str | None:
     """Log an encoder folder as a model of the run; the same weights are logged once a run.
 
     The model is a `pyfunc` that takes uint8 images N x H x W x 3 of any size, brings each to the encoder's
-    centre view (short side resized, centre cropped to `image_size`), and returns float32 features N x D, each
+    center view (short side resized, center cropped to `image_size`), and returns float32 features N x D, each
     independent of the other images. It carries the code of `moco`, so that the project need not be installed.
 
     Args:
@@ -60,7 +66,7 @@ def log_encoder(
         from mlflow.models import Model, ModelSignature
         from mlflow.types import Schema, TensorSpec
 
-        from moco.encoders import load_encoder
+        from moco.encoders.frozen import load_encoder
 
         spec = load_encoder(folder).spec
         info = Model.log(
@@ -106,9 +112,7 @@ def register_encoder(
         mlflow = import_mlflow()
         client, _ = connect()
         weights = client.get_logged_model(model_uri.rsplit("/", 1)[-1]).tags["weights"]
-        same = (
-            f"name = '{MODEL_NAME}' and tags.training_hash = '{training_hash}' and tags.weights = '{weights}'"
-        )
+        same = f"name = '{MODEL_NAME}' and tags.training_hash = '{training_hash}' and tags.weights = '{weights}'"
         with database_lock():
             versions = [int(entry.version) for entry in client.search_model_versions(same)]
             if not versions:
@@ -204,9 +208,7 @@ def _figure(
     value = reevaluate(next(Path(model).glob("data/*/encoder.json")).parent)
     if not _is_number(value):
         raise ValueError(f"{metric} of version {champion.version} on this validation data is {value}")
-    client.set_model_version_tag(
-        MODEL_NAME, champion.version, _measurement(metric, validation_hash), str(float(value))
-    )
+    client.set_model_version_tag(MODEL_NAME, champion.version, _measurement(metric, validation_hash), str(float(value)))
     return float(value)
 
 

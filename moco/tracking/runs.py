@@ -120,9 +120,7 @@ class _TrackedRun(Run):
         def call(client: "MlflowClient", run: str) -> None:
             client.log_batch(run, metrics=_points(found, 0))
             if self._parent:
-                client.log_batch(
-                    self._parent, metrics=_points({f"{self._stage}.{k}": v for k, v in found.items()}, 0)
-                )
+                client.log_batch(self._parent, metrics=_points({f"{self._stage}.{k}": v for k, v in found.items()}, 0))
 
         self._put(call)
 
@@ -176,11 +174,7 @@ class _TrackedRun(Run):
             self._recorded = _last_steps(client, run)
         else:
             run = client.create_run(experiment, run_name=self._stage, tags=tags).info.run_id
-        self._client, self.id, self._resume_id = (
-            client,
-            run,
-            run,
-        )  # a second attempt goes on with the same run
+        self._client, self.id, self._resume_id = (client, run, run)  # a second attempt goes on with the same run
         self._began = client.get_run(run).info.start_time / 1000
         self._monitor = _system_monitor()
         _log_params(client, run, self._stage, self._params)
@@ -241,9 +235,7 @@ def _points(values: Mapping[str, Any], step: int) -> "list[Metric]":
     from mlflow.entities import Metric
 
     now = time.time_ns() // 1_000_000
-    return [
-        Metric(name, float(value), now, step) for name, value in values.items() if isinstance(value, Real)
-    ]
+    return [Metric(name, float(value), now, step) for name, value in values.items() if isinstance(value, Real)]
 
 
 def _log_tags(client: "MlflowClient", run: str, tags: Mapping[str, str]) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moco.encoders import FrozenEncoder, load_encoder
-from moco.evaluation.features import embed_images
+from moco.encoders.frozen import FrozenEncoder, load_encoder
+from moco.features.extract import embed_images
 
 
 class Embedder:
@@ -15,13 +15,11 @@ class Embedder:
     def __init__(self, encoder: FrozenEncoder) -> None:
         self.encoder = encoder
 
-    def predict(
-        self, model_input: NDArray[np.uint8], params: dict[str, Any] | None = None
-    ) -> NDArray[np.float32]:
+    def predict(self, model_input: NDArray[np.uint8], params: dict[str, Any] | None = None) -> NDArray[np.float32]:
         """Features of images.
 
         Args:
-            model_input: uint8, N x H x W x 3, any size; each is brought to the encoder's centre view.
+            model_input: uint8, N x H x W x 3, any size; each is brought to the encoder's center view.
             params: MLflow's protocol; there are none.
 
         Returns:

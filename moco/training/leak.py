@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from moco.config import Views
 from moco.dictionary import EndToEnd, MomentumQueue, info_nce, info_nce_in_batch
 from moco.dictionary.momentum_encoder import MomentumEncoder
-from moco.encoders import normalise
+from moco.encoders.normalize import normalize
 from moco.images.index import ShardSet
 from moco.images.loader import as_images, views_of
-from moco.images.plan import Integers
 from moco.images.views import choose, draw
 from moco.momentum_contrast import MoCo
+from moco.permutation import Integers
 
 GROUPS, FEWEST_IMAGES = 8, 256
 """A probe takes so many batch-norm groups, or as many as so many images fill."""
@@ -58,14 +58,12 @@ class LeakProbe:
         if groups < 2 or not isinstance(dictionary, MomentumEncoder | EndToEnd):
             return None
         encoder_q = copy.deepcopy(model.encoder_q)
-        encoder_k = (
-            copy.deepcopy(dictionary.encoder_k) if isinstance(dictionary, MomentumEncoder) else encoder_q
-        )
+        encoder_k = copy.deepcopy(dictionary.encoder_k) if isinstance(dictionary, MomentumEncoder) else encoder_q
         negatives = dictionary.keys if isinstance(dictionary, MomentumQueue) else None
         device = next(encoder_q.parameters()).device
         views = self.paint(np.arange(groups * self.group_size)).to(device)
         with autocast:
-            return leak(encoder_q, encoder_k, normalise(views[0]), normalise(views[1]), self.group_size, negatives)  # fmt: skip
+            return leak(encoder_q, encoder_k, normalize(views[0]), normalize(views[1]), self.group_size, negatives)
 
     def paint(self, samples: Integers) -> Tensor:
         """Two views of some images, uint8 2 x N x 3 x S x S, channels-last; the same whenever they are asked for."""
@@ -85,12 +83,7 @@ def groups_of(images: int, group_size: int) -> int:
 
 @torch.no_grad()
 def leak(
-    encoder_q: nn.Module,
-    encoder_k: nn.Module,
-    queries: Tensor,
-    keys: Tensor,
-    group_size: int,
-    negatives: Tensor | None,
+    encoder_q: nn.Module, encoder_k: nn.Module, queries: Tensor, keys: Tensor, group_size: int, negatives: Tensor | None
 ) -> float:
     """By how much a query finds its key more often if both were encoded in the same company.
 

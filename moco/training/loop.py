@@ -8,22 +8,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from moco.alarms import Watch
 from moco.cluster.machine import Machine
-from moco.cluster.process_group import Processes, averaged_running_statistics
-from moco.cluster.shuffle_bn import positions_of_slots
 from moco.config import Pretrain
 from moco.dictionary import Batch
 from moco.dictionary.momentum_encoder import MomentumEncoder
-from moco.encoders import ResNet
+from moco.dictionary.shuffle_bn import positions_of_slots
+from moco.encoders.batch_norm import averaged_running_statistics
+from moco.encoders.resnet import ResNet
 from moco.errors import Interrupted
 from moco.images.index import ShardSet
 from moco.images.loader import ViewBatches, steps
-from moco.training import checkpoints
-from moco.training.agreement import Agreement, stop_requests
-from moco.training.alarms import Watch
+from moco.processes import Processes
+from moco.runs import checkpoints
+from moco.runs.agreement import Agreement, stop_requests
+from moco.runs.state import COMPILED, painter_of, resume, same_run, state_of, writing
 from moco.training.leak import LeakProbe
+from moco.training.log import Record
 from moco.training.monitor import Monitor
-from moco.training.record import Record
 from moco.training.schedules import learning_rate, momentum
 from moco.training.setup import (
     at_once,
@@ -36,8 +38,7 @@ from moco.training.setup import (
     sgd,
     specification,
     use_bf16,
-)  # fmt: skip
-from moco.training.state import COMPILED, painter_of, resume, same_run, state_of, writing
+)
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,19 @@ def _pretrain(run: Run, writer: bool) -> None:
     watch = Watch(settings, run.monitor.validation)
     record = Record(settings, plan, run.folder, first, processes, writer, remedy, watch)
     probe = LeakProbe(
-        run.monitor.val, settings.views, settings.image_size, settings.bn_group_size, settings.seed,
-        painter == COMPILED,
-    )  # fmt: skip
+        run.monitor.val, settings.views, settings.image_size, settings.bn_group_size, settings.seed, painter == COMPILED
+    )
     views = ViewBatches(
-        run.images, plan, settings.views, settings.image_size, processes.rank, processes.world_size,
-        streams, painter == COMPILED, settings.views_per_image,
-    )  # fmt: skip
+        run.images,
+        plan,
+        settings.views,
+        settings.image_size,
+        processes.rank,
+        processes.world_size,
+        streams,
+        painter == COMPILED,
+        settings.views_per_image,
+    )
 
     def save(done: int) -> None:
         with averaged_running_statistics(model, processes) as statistics:

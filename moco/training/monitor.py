@@ -5,15 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from moco.cluster.process_group import Processes
-from moco.encoders import EncoderSpec, FrozenEncoder, ResNet
+from moco.alarms import Validation
+from moco.encoders.frozen import EncoderSpec, FrozenEncoder
+from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
-from moco.evaluation.collapse import effective_rank, feature_spread
-from moco.evaluation.features import Features, extract, spread
-from moco.evaluation.knn import knn_predict
+from moco.features.collapse import effective_rank, feature_spread
+from moco.features.extract import Features, extract, spread
+from moco.features.knn import knn_predict
 from moco.images.index import ShardSet
-from moco.images.plan import Integers
-from moco.training.alarms import Validation
+from moco.permutation import Integers
+from moco.processes import Processes
 
 BANK = 10_000  # labelled training images at most; enough to rank epochs, and seconds even for ImageNet
 QUERIES = 10_000
@@ -28,8 +29,8 @@ class Reading:
 
     Attributes:
         knn_top1: accuracy of weighted kNN, a fraction of 1; None without labels.
-        spread: see `moco.evaluation.collapse.feature_spread`.
-        effective_rank: see `moco.evaluation.collapse.effective_rank`.
+        spread: see `moco.features.collapse.feature_spread`.
+        effective_rank: see `moco.features.collapse.effective_rank`.
     """
 
     knn_top1: float | None
@@ -100,12 +101,7 @@ class Monitor:
         return Reading(top1, feature_spread(shape), effective_rank(shape))
 
     def _knn(
-        self,
-        encoder: FrozenEncoder,
-        queries: Features,
-        chosen: Integers,
-        processes: Processes,
-        num_workers: int,
+        self, encoder: FrozenEncoder, queries: Features, chosen: Integers, processes: Processes, num_workers: int
     ) -> float:
         voters = self._choose(self.train, BANK)
         bank = self._features(encoder, self.train, voters, processes, num_workers)
@@ -120,17 +116,10 @@ class Monitor:
         return chosen
 
     def _features(
-        self,
-        encoder: FrozenEncoder,
-        images: ShardSet,
-        chosen: Integers,
-        processes: Processes,
-        num_workers: int,
+        self, encoder: FrozenEncoder, images: ShardSet, chosen: Integers, processes: Processes, num_workers: int
     ) -> Features:
         share = -(-len(chosen) // processes.world_size)
-        padded = np.resize(
-            chosen, share * processes.world_size
-        )  # equal shares; the repeats are cut off again
+        padded = np.resize(chosen, share * processes.world_size)  # equal shares; the repeats are cut off again
         mine = padded[processes.rank * share : (processes.rank + 1) * share]
         features = torch.from_numpy(extract(encoder, images, mine, num_workers))
         together: Features = processes.gather(features.to(processes.device)).cpu().numpy()[: len(chosen)]

@@ -1,4 +1,4 @@
-"""What a run is built from: model, optimiser, precision, gradient averaging."""
+"""What a run is built from: model, optimizer, precision, gradient averaging."""
 
 import ctypes
 import os
@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from moco.cluster.machine import Machine, cores
-from moco.cluster.process_group import Processes
+from moco.cluster.machine import Machine
 from moco.config import Pretrain
-from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet
+from moco.cores import cores
+from moco.encoders.frozen import EncoderSpec
+from moco.encoders.heads import prediction_head, projection_head
+from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
+from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
-from moco.heads import prediction_head, projection_head
 from moco.images.index import ShardSet
 from moco.images.plan import EpochPlan
 from moco.images.stream import TarStreams
 from moco.images.stream_plan import StreamPlan, plan_of
 from moco.momentum_contrast import MoCo
+from moco.processes import Processes
 
 
 def check(settings: Pretrain, images: int, world_size: int) -> None:
@@ -85,13 +88,9 @@ def remedy_for_waiting(machine: Machine, compiled: bool, streaming: bool) -> str
     if workers < share:
         return f"raise num_workers in machine.yaml (now {workers}; there are {share} cores for each training process)"
     if streaming:
-        return (
-            "see whether the network or the disk of shards_from is busy, or raise num_workers in machine.yaml"
-        )
+        return "see whether the network or the disk of shards_from is busy, or raise num_workers in machine.yaml"
     if not compiled:
-        return (
-            'build the compiled views (README, "The compiled part"), or store smaller images (shard.max_side)'
-        )
+        return 'build the compiled views (README, "The compiled part"), or store smaller images (shard.max_side)'
     return "store smaller images (shard.max_side), or give each training process more cores"
 
 
@@ -138,14 +137,23 @@ def build(settings: Pretrain, images: int) -> MoCo:
         if settings.mechanism == "momentum-batch":
             predictor = prediction_head(settings.dim, backbone.feature_dim, group)
         return MoCo(
-            backbone, head, settings.dim, settings.queue_size, settings.momentum, settings.temperature,
-            mechanism=settings.mechanism, symmetric=settings.symmetric, predictor=predictor, images=images,
-            seed=settings.seed, generator=torch.Generator().manual_seed(settings.seed),
-        )  # fmt: skip
+            backbone,
+            head,
+            settings.dim,
+            settings.queue_size,
+            settings.momentum,
+            settings.temperature,
+            mechanism=settings.mechanism,
+            symmetric=settings.symmetric,
+            predictor=predictor,
+            images=images,
+            seed=settings.seed,
+            generator=torch.Generator().manual_seed(settings.seed),
+        )
 
 
 def sgd(model: MoCo, settings: Pretrain) -> torch.optim.SGD:
-    """The optimiser of the query encoder; its rate is set at each step."""
+    """The optimizer of the query encoder; its rate is set at each step."""
     return torch.optim.SGD(
         model.encoder_q.parameters(),
         lr=0.0,
@@ -158,10 +166,15 @@ def sgd(model: MoCo, settings: Pretrain) -> torch.optim.SGD:
 def specification(settings: Pretrain, model: MoCo, training_hash: str) -> EncoderSpec:
     """What the encoder's file says of it."""
     return EncoderSpec(
-        architecture=settings.encoder, stem=settings.stem, image_size=settings.image_size,
-        eval_crop_ratio=settings.eval_crop_ratio, mean=IMAGENET_MEAN, std=IMAGENET_STD,
-        feature_dim=model.encoder_q.backbone.feature_dim, training_hash=training_hash,  # type: ignore[arg-type]
-    )  # fmt: skip
+        architecture=settings.encoder,
+        stem=settings.stem,
+        image_size=settings.image_size,
+        eval_crop_ratio=settings.eval_crop_ratio,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        feature_dim=model.encoder_q.backbone.feature_dim,  # type: ignore[arg-type]
+        training_hash=training_hash,
+    )
 
 
 def use_bf16(settings: Pretrain, device: torch.device) -> bool:
@@ -173,9 +186,7 @@ def use_bf16(settings: Pretrain, device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
-def average_gradients(
-    encoder_q: nn.Module, settings: Pretrain, processes: Processes
-) -> Callable[[Tensor], Tensor]:
+def average_gradients(encoder_q: nn.Module, settings: Pretrain, processes: Processes) -> Callable[[Tensor], Tensor]:
     """The query encoder, wrapped so that its gradients are averaged over processes.
 
     Neither the key encoder nor the queue is wrapped: they follow from what all processes know already, and
@@ -185,9 +196,7 @@ def average_gradients(
         return encoder_q
     on_gpu = [processes.device] if processes.device.type == "cuda" else None
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # torch 2.15 renames the option; 2.11 knows this name only
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 renames the option; 2.11 knows this name only
         wrapped = DistributedDataParallel(
             encoder_q,
             device_ids=on_gpu,

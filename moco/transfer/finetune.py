@@ -15,20 +15,22 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from moco.cluster.machine import Machine
-from moco.cluster.process_group import Processes, averaged_running_statistics, set_running_statistics
 from moco.config import settings_hash
+from moco.encoders.batch_norm import averaged_running_statistics, set_running_statistics
 from moco.errors import Interrupted, MocoError
-from moco.evaluation.linear import Labelled
-from moco.images.plan import EpochPlan, key_of
-from moco.training import checkpoints
-from moco.training.agreement import Agreement, StopRequests, stop_requests
+from moco.features.extract import Labelled
+from moco.images.plan import EpochPlan
+from moco.permutation import key_of
+from moco.processes import Processes
+from moco.runs import checkpoints
+from moco.runs.agreement import Agreement, StopRequests, stop_requests
+from moco.runs.state import PLAIN, resume, same_run, writing
 from moco.training.setup import keep_freed_memory, use_bf16
-from moco.training.state import PLAIN, resume, same_run, writing
-from moco.transfer.annotations import data_hash
-from moco.transfer.batch_norm import reestimate, set_batch_norm
-from moco.transfer.initialisation import Backbone
-from moco.transfer.loader import Share, steps
-from moco.transfer.record import Record
+from moco.transfer.data.annotations import data_hash
+from moco.transfer.data.loader import Share, steps
+from moco.transfer.log import Record
+from moco.transfer.networks.batch_norm import reestimate, set_batch_norm
+from moco.transfer.networks.initialization import Backbone
 from moco.transfer.schedules import BoxSizes, timetable
 from moco.transfer.settings import Transfer, schedule_of
 from moco.transfer.tasks import Objective, Task, TrainingSet, optimizer_of, task_of
@@ -210,8 +212,8 @@ def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
 
 
 def _batches(
-    run: FineTune, objective: nn.Module, data: Generator[Any], first: int, stop: StopRequests, agreement: Agreement,
-) -> Iterator[Callable[[], Any]]:  # fmt: skip
+    run: FineTune, objective: nn.Module, data: Generator[Any], first: int, stop: StopRequests, agreement: Agreement
+) -> Iterator[Callable[[], Any]]:
     """Forward passes over the batches that are left, for the statistics of batch norm."""
     for step, (images, targets) in enumerate(data, start=first):
         seed_generators(run, step)
@@ -233,16 +235,12 @@ def seed_generators(run: FineTune, step: int) -> None:
     torch.manual_seed(int(key_of(run.seed, step, run.processes.rank)) >> 1)  # below 2^63
 
 
-def average_gradients(
-    objective: Objective, processes: Processes
-) -> Callable[[Any, Any], dict[str, torch.Tensor]]:
+def average_gradients(objective: Objective, processes: Processes) -> Callable[[Any, Any], dict[str, torch.Tensor]]:
     """The objective, wrapped so that its gradients are averaged over the processes."""
     if processes.world_size == 1:
         return objective
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # torch 2.15 renames an option; 2.11 knows this name only
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 renames an option; 2.11 knows this name only
         return DistributedDataParallel(
             objective,
             device_ids=[processes.device] if processes.device.type == "cuda" else None,

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from moco.config import Fraction
 from moco.settings import Settings, read_yaml, validate
-from moco.transfer.scenes import Scenes
+from moco.transfer.scenes.build import Scenes
 from moco.transfer.settings import TaskName, Transfer
 
 Init = Literal["random", "supervised", "moco"]
@@ -35,15 +35,11 @@ class Data(Settings):
     test: list[Named] = Field(
         min_length=1, description="The same of the images that are tested on; used once, after training."
     )
-    label_maps: Named | None = Field(
-        description="voc, semantic: folder of the label maps; null: SegmentationClass."
-    )
+    label_maps: Named | None = Field(description="voc, semantic: folder of the label maps; null: SegmentationClass.")
     classes: list[Named] | None = Field(
         description="voc: names of the classes (semantic: background first). Null: VOC's; for boxes, those that the files name if they are others."
     )
-    eleven_points: bool = Field(
-        description="voc boxes: the metric of 2007 in the place of that of 2010 and later."
-    )
+    eleven_points: bool = Field(description="voc boxes: the metric of 2007 in the place of that of 2010 and later.")
     max_bad_fraction: Fraction = Field(
         description="Largest share of bad annotations, and of bad images, which are listed and left out; above it the stage stops."
     )
@@ -64,13 +60,16 @@ class Data(Settings):
 
 
 FORMATS: dict[TaskName, tuple[str, ...]] = {
-    "detection": ("voc", "coco", "lvis"), "instances": ("voc", "coco", "lvis"), "keypoints": ("coco",),
-    "semantic": ("voc", "cityscapes"), "classification": ("shards",),
-}  # fmt: skip
+    "detection": ("voc", "coco", "lvis"),
+    "instances": ("voc", "coco", "lvis"),
+    "keypoints": ("coco",),
+    "semantic": ("voc", "cityscapes"),
+    "classification": ("shards",),
+}
 
 
 class Comparison(Settings):
-    """One task of the table: every initialisation is trained alike and tested alike."""
+    """One task of the table: every initialization is trained alike and tested alike."""
 
     data: Data
     training: Transfer
@@ -88,9 +87,7 @@ class Comparison(Settings):
 class Random(Settings):
     """Untrained weights, drawn anew for each trial."""
 
-    architecture: Named = Field(
-        description="As `moco encoders` lists them; that of the other initialisations."
-    )
+    architecture: Named = Field(description="As `moco encoders` lists them; that of the other initializations.")
     stem: Literal["imagenet", "small", "small-stride2"] = Field(description="That of the others.")
 
 
@@ -106,19 +103,15 @@ class Supervised(Settings):
 class Moco(Settings):
     """Weights trained without labels."""
 
-    source: Named = Field(
-        description="An encoder's folder of ours, or a file of others, such as the official ones."
-    )
+    source: Named = Field(description="An encoder's folder of ours, or a file of others, such as the official ones.")
 
 
 class TransferParams(Settings):
     """All of transfer/params.yaml."""
 
     tasks: list[TaskName] = Field(min_length=1, description="The table's tasks; each has a section below.")
-    inits: list[Init] = Field(min_length=1, description="The table's initialisations.")
-    watched: Named = Field(
-        description="File or folder that DVC watches: when it changes, the tasks are run again."
-    )
+    inits: list[Init] = Field(min_length=1, description="The table's initializations.")
+    watched: Named = Field(description="File or folder that DVC watches: when it changes, the tasks are run again.")
     scenes: Scenes | None = Field(description="A set composed of Fashion-MNIST items; null: none.")
     random: Random
     supervised: Supervised

@@ -13,11 +13,11 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
+from moco.drawing import FAINT, GRAY, MUTED, PAGE, bare, class_colors, picture
 from moco.errors import MocoError
 from moco.images.decode import Pixels, UndecodableError, decode
-from moco.report.style import FAINT, GREY, MUTED, PAGE, bare, class_colours, picture
-from moco.transfer.annotations import AnnotatedSet, Detections
-from moco.transfer.segments import mask_of
+from moco.transfer.data.annotations import AnnotatedSet, Detections
+from moco.transfer.data.segments import mask_of
 
 SMALL = 320
 """Images whose longer sides are all below this many pixels stand two pairs a row, larger ones one pair."""
@@ -33,17 +33,17 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class _Panel:
-    """An image with what is drawn on it; n boxes, each with its text, colour, and whether it is ignored."""
+    """An image with what is drawn on it; n boxes, each with its text, color, and whether it is ignored."""
 
     image: Pixels
     boxes: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
     texts: Sequence[str] = ()
-    colours: Sequence[str] = ()
+    colors: Sequence[str] = ()
     ignored: Sequence[bool] = ()
     keypoints: NDArray[np.float32] | None = None
     """n x K x 3: x, y, and 0 for not there, 1 for hidden, 2 for visible."""
     areas: list[tuple[Mask, str, float, bool]] = field(default_factory=list)
-    """Masks of the image's size, each with its colour, its opacity and whether it is outlined."""
+    """Masks of the image's size, each with its color, its opacity and whether it is outlined."""
 
 
 def detections_sheet(
@@ -51,7 +51,7 @@ def detections_sheet(
 ) -> bytes:
     """Ground truth and detections side by side, with masks and keypoints where there are any.
 
-    Colours tell the classes apart, or the instances where there is but one class. Boxes with broken lines
+    Colors tell the classes apart, or the instances where there is but one class. Boxes with broken lines
     are ignored in evaluation (crowd, difficult). The surest detections lie on top.
 
     Args:
@@ -73,7 +73,7 @@ def detections_sheet(
             image,
             annotated.boxes[where],
             [annotated.classes[label] for label in annotated.labels[where]],
-            _colours(annotated.classes, annotated.labels[where]),
+            _colors(annotated.classes, annotated.labels[where]),
             annotated.ignored[where].tolist(),
             None if annotated.keypoints is None else annotated.keypoints[where],
         )
@@ -89,7 +89,7 @@ def detections_sheet(
                 f"{annotated.classes[label]} {score:.2f}"
                 for label, score in zip(labels, detections.scores[found], strict=True)
             ],
-            _colours(annotated.classes, labels),
+            _colors(annotated.classes, labels),
             [False] * len(found),
         )
         if detections.segments is not None:
@@ -102,9 +102,7 @@ def detections_sheet(
     return _sheet(pairs, f"prediction, score ≥ {least_score:g}", [])
 
 
-def label_maps_sheet(
-    annotated: AnnotatedSet, predicted: Sequence[NDArray[np.uint8]], images: Sequence[int]
-) -> bytes:
+def label_maps_sheet(annotated: AnnotatedSet, predicted: Sequence[NDArray[np.uint8]], images: Sequence[int]) -> bytes:
     """True and predicted label maps side by side, laid over the images; background is left as it is.
 
     Args:
@@ -120,19 +118,19 @@ def label_maps_sheet(
     """
     names = annotated.semantic_classes
     painted = [number for number, name in enumerate(names) if name != "background"]
-    colour_of = dict(zip(painted, class_colours(len(painted)), strict=True))
+    color_of = dict(zip(painted, class_colors(len(painted)), strict=True))
     pairs, seen = [], set()
     for n, guess in zip(images, predicted, strict=True):
         image, panels = _read(annotated, n), []
         for labels in (_read_labels(annotated, n), guess):
             there = np.unique(labels).tolist()
-            areas = [(labels == c, colour_of[c], _CLASS, True) for c in there if c in colour_of]
+            areas = [(labels == c, color_of[c], _CLASS, True) for c in there if c in color_of]
             if VOID in there:
                 areas.append((labels == VOID, FAINT, _VOID, False))
             seen.update(there)
             panels.append(_Panel(image, areas=areas))
         pairs.append((panels[0], panels[1]))
-    legend = [(names[number], colour_of[number]) for number in painted if number in seen]
+    legend = [(names[number], color_of[number]) for number in painted if number in seen]
     return _sheet(pairs, "prediction", legend + [("void", FAINT)] * (VOID in seen))
 
 
@@ -140,9 +138,7 @@ def _read(annotated: AnnotatedSet, n: int) -> Pixels:
     try:
         return decode(annotated.paths[n].read_bytes())
     except (OSError, UndecodableError) as error:
-        raise MocoError(
-            f"{annotated.paths[n]}: cannot be read ({error}); restore it, or show another image"
-        ) from None
+        raise MocoError(f"{annotated.paths[n]}: cannot be read ({error}); restore it, or show another image") from None
 
 
 def _read_labels(annotated: AnnotatedSet, n: int) -> NDArray[np.uint8]:
@@ -152,27 +148,23 @@ def _read_labels(annotated: AnnotatedSet, n: int) -> NDArray[np.uint8]:
         with Image.open(path) as file:
             labels = np.array(file, np.uint8)
     except OSError as error:
-        raise MocoError(
-            f"{path}: cannot be read as a label map ({error}); restore it, or show another image"
-        ) from None
+        raise MocoError(f"{path}: cannot be read as a label map ({error}); restore it, or show another image") from None
     return labels if annotated.label_of_pixel is None else annotated.label_of_pixel[labels]
 
 
-def _colours(classes: Sequence[str], labels: NDArray[np.int64]) -> list[str]:
+def _colors(classes: Sequence[str], labels: NDArray[np.int64]) -> list[str]:
     if len(classes) > 1:
-        palette = class_colours(len(classes))
+        palette = class_colors(len(classes))
         return [palette[label] for label in labels]
-    palette = class_colours(10)
+    palette = class_colors(10)
     return [palette[number % 10] for number in range(len(labels))]
 
 
 def _add_masks(panel: _Panel, masks: Sequence[Mask] | Mask) -> None:
-    panel.areas = [(mask, colour, _MASK, True) for mask, colour in zip(masks, panel.colours, strict=True)]
+    panel.areas = [(mask, color, _MASK, True) for mask, color in zip(masks, panel.colors, strict=True)]
 
 
-def _sheet(
-    pairs: Sequence[tuple[_Panel, _Panel]], prediction: str, legend: Sequence[tuple[str, str]]
-) -> bytes:
+def _sheet(pairs: Sequence[tuple[_Panel, _Panel]], prediction: str, legend: Sequence[tuple[str, str]]) -> bytes:
     """Lay pairs out in rows. Lengths are in panels' widths, which an image's longer side fills."""
     small = all(max(truth.image.shape[:2]) < SMALL for truth, _ in pairs)
     abreast = min(2, len(pairs)) if small else 1
@@ -181,8 +173,7 @@ def _sheet(
     head, foot = 0.3 / inches, -(-len(legend) // _LEGEND) * 0.2 / inches
     rows = [pairs[start : start + abreast] for start in range(0, len(pairs), abreast)]
     heights = [
-        max(t.image.shape[0] / max(t.image.shape[:2]) for t, _ in row) + (_APART if small else _GAP)
-        for row in rows
+        max(t.image.shape[0] / max(t.image.shape[:2]) for t, _ in row) + (_APART if small else _GAP) for row in rows
     ]
     height = head + sum(heights) + foot
     out = io.BytesIO()
@@ -201,13 +192,13 @@ def _sheet(
                 _draw(axes, guess, left + 1 + _GAP, top + tall / 2, inches)
             top += tall
         if legend:
-            handles = [Patch(color=colour, label=name) for name, colour in legend]
+            handles = [Patch(color=color, label=name) for name, color in legend]
             figure.legend(handles=handles, loc="lower center", ncols=_LEGEND, fontsize=8.5, borderpad=0.1)
     return out.getvalue()
 
 
 def _draw(axes: Axes, panel: _Panel, left: float, middle: float, inches: float) -> None:
-    """Draw a panel, `inches` wide; `middle` is the height of its centre."""
+    """Draw a panel, `inches` wide; `middle` is the height of its center."""
     height, width = panel.image.shape[:2]
     scale = 1 / max(height, width)
     x, y = left + (1 - width * scale) / 2, middle - height * scale / 2
@@ -215,50 +206,54 @@ def _draw(axes: Axes, panel: _Panel, left: float, middle: float, inches: float) 
     axes.imshow(_blend(panel, max(1.0, inches * _DPI * scale)), extent=extent, aspect="auto")
     _rectangle(axes, (x, y, extent[1], extent[2]), FAINT, "solid", 0.6)
     corners = np.clip(panel.boxes, 0, (width, height, width, height)) * scale + (x, y, x, y)
-    for (x0, y0, x1, y1), colour, ignored in zip(corners.tolist(), panel.colours, panel.ignored, strict=True):
-        _rectangle(axes, (x0, y0, x1, y1), colour, (0, (3, 2)) if ignored else "solid", 1.4)
+    for (x0, y0, x1, y1), color, ignored in zip(corners.tolist(), panel.colors, panel.ignored, strict=True):
+        _rectangle(axes, (x0, y0, x1, y1), color, (0, (3, 2)) if ignored else "solid", 1.4)
     if panel.keypoints is not None:
-        for points, colour in zip(panel.keypoints, panel.colours, strict=True):
-            _draw_keypoints(axes, points, colour, x, y, scale)
-    for (x0, y0, x1, _), text, colour, ignored in zip(
-        corners.tolist(), panel.texts, panel.colours, panel.ignored, strict=True
+        for points, color in zip(panel.keypoints, panel.colors, strict=True):
+            _draw_keypoints(axes, points, color, x, y, scale)
+    for (x0, y0, x1, _), text, color, ignored in zip(
+        corners.tolist(), panel.texts, panel.colors, panel.ignored, strict=True
     ):
         at_right = x0 - x > 0.7
         axes.text(
-            x1 if at_right else x0, y0, text, color="white", fontsize=6,
-            ha="right" if at_right else "left", va="bottom" if y0 - y > 0.05 else "top",
-            bbox={"facecolor": GREY if ignored else colour, "edgecolor": "none", "pad": 0.9, "alpha": 0.85},
-        )  # fmt: skip
+            x1 if at_right else x0,
+            y0,
+            text,
+            color="white",
+            fontsize=6,
+            ha="right" if at_right else "left",
+            va="bottom" if y0 - y > 0.05 else "top",
+            bbox={"facecolor": GRAY if ignored else color, "edgecolor": "none", "pad": 0.9, "alpha": 0.85},
+        )
 
 
-def _rectangle(
-    axes: Axes, corners: tuple[float, float, float, float], colour: str, line: Any, width: float
-) -> None:
+def _rectangle(axes: Axes, corners: tuple[float, float, float, float], color: str, line: Any, width: float) -> None:
     x0, y0, x1, y1 = corners
-    axes.add_patch(
-        Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linestyle=line, linewidth=width)
-    )
+    axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linestyle=line, linewidth=width))
 
 
-def _draw_keypoints(
-    axes: Axes, points: NDArray[np.float32], colour: str, x: float, y: float, scale: float
-) -> None:
+def _draw_keypoints(axes: Axes, points: NDArray[np.float32], color: str, x: float, y: float, scale: float) -> None:
     for across, down, seen in points.tolist():
         if seen > 0:
             axes.plot(
-                x + across * scale, y + down * scale, "o", markersize=4, markeredgewidth=1,
-                color=colour if seen > 1 else "none", markeredgecolor="white" if seen > 1 else colour,
-            )  # fmt: skip
+                x + across * scale,
+                y + down * scale,
+                "o",
+                markersize=4,
+                markeredgewidth=1,
+                color=color if seen > 1 else "none",
+                markeredgecolor="white" if seen > 1 else color,
+            )
 
 
 def _blend(panel: _Panel, enlarge: float) -> Pixels:
     """The image, enlarged, with its masks mixed in."""
     height, width = (round(side * enlarge) for side in panel.image.shape[:2])
     canvas: Pixels = cv2.resize(panel.image, (width, height), interpolation=cv2.INTER_CUBIC)  # type: ignore[assignment]
-    for mask, colour, opacity, outlined in panel.areas:
+    for mask, color, opacity, outlined in panel.areas:
         smooth = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
         large = smooth > 0.5
-        paint = np.array(to_rgb(colour)) * 255
+        paint = np.array(to_rgb(color)) * 255
         canvas[large] = np.rint(canvas[large] * (1 - opacity) + paint * opacity).astype(np.uint8)
         if outlined:
             outlines, _ = cv2.findContours(large.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)

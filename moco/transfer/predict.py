@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from moco.cluster.process_group import Processes
-from moco.images.plan import Integers
 from moco.images.views import resize
+from moco.permutation import Integers
+from moco.processes import Processes
 from moco.progress import Progress
-from moco.transfer.annotations import AnnotatedSet, Detections
-from moco.transfer.detectors import paste_masks
-from moco.transfer.loader import Stacked, read_pixels, steps
+from moco.transfer.data.annotations import AnnotatedSet, Detections
+from moco.transfer.data.loader import Stacked, read_pixels, steps
+from moco.transfer.data.views import fitted
 from moco.transfer.metrics.segmentation import confusion
+from moco.transfer.networks.detectors import paste_masks
 from moco.transfer.schedules import BoxSizes
-from moco.transfer.views import fitted
 
 Columns = dict[str, NDArray[Any] | list[dict[str, Any]]]
 
@@ -57,7 +57,7 @@ def detect(
     """Run a detector over a set, in float32.
 
     Args:
-        model: of `moco.transfer.detectors`, in evaluation mode, on this process's device.
+        model: of `moco.transfer.networks.detectors`, in evaluation mode, on this process's device.
         images: the set.
         sizes: short side and longest side of test images.
         processes: who share the work.
@@ -68,9 +68,7 @@ def detect(
     """
     mine = np.arange(processes.rank, len(images), processes.world_size)
     progress, found = Progress("predict", len(mine)), []
-    with closing(
-        steps(_TestImages(images, mine, sizes), 0, len(mine), num_workers, processes.device)
-    ) as data:
+    with closing(steps(_TestImages(images, mine, sizes), 0, len(mine), num_workers, processes.device)) as data:
         for done, (n, (image, _)) in enumerate(zip(mine.tolist(), data, strict=True), start=1):
             found.append((n, _columns(_detect(model, image[0], images.sizes[n].tolist()))))
             if processes.first:
@@ -110,11 +108,11 @@ def _columns(found: dict[str, Tensor]) -> Columns:
 
 def _joined(found: list[tuple[int, Columns]]) -> Detections:
     if not found:
-        return Detections(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))  # fmt: skip
+        return Detections(
+            np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+        )
     numbers = [np.full(len(columns["labels"]), n, np.int64) for n, columns in found]
-    columns = {
-        name: np.concatenate([each[name] for _, each in found]) for name in found[0][1] if name != "segments"
-    }
+    columns = {name: np.concatenate([each[name] for _, each in found]) for name in found[0][1] if name != "segments"}
     segments = None
     if "segments" in found[0][1]:
         segments = [segment for _, each in found for segment in each["segments"]]
@@ -136,16 +134,12 @@ class Segmented:
 
 @torch.inference_mode()
 def segment(
-    model: nn.Module,
-    images: AnnotatedSet,
-    processes: Processes,
-    num_workers: int,
-    shown: Collection[int] = (),
+    model: nn.Module, images: AnnotatedSet, processes: Processes, num_workers: int, shown: Collection[int] = ()
 ) -> Segmented:
     """Run a network for semantic segmentation over a set at the images' own sizes, in float32.
 
     Args:
-        model: of `moco.transfer.fcn`, in evaluation mode, on this process's device.
+        model: of `moco.transfer.networks.fcn`, in evaluation mode, on this process's device.
         images: with label maps.
         processes: who share the work.
         num_workers: loader processes of each.

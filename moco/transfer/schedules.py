@@ -102,7 +102,7 @@ SCHEDULES: dict[str, Schedule] = {
     # Caron et al. 2020 (SwAV), their code: a slow trunk and a fast classifier on few labels.
     "labels-1%": Schedule(20, "epochs", 256, 0.02, (12, 16), _IMAGENET, 0, 0.2, 250.0, 0.0),
     "labels-10%": Schedule(20, "epochs", 256, 0.01, (12, 16), _IMAGENET, 0, 0.2, 20.0, 0.0),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Timetable:
     """A schedule for a batch and a length.
 
     Attributes:
-        iterations: steps of the optimiser.
+        iterations: steps of the optimizer.
         learning_rate: after warm-up.
         steps: iterations from which on the rate is multiplied by `decay` once more.
         warmup: iterations during which it rises.
@@ -132,11 +132,7 @@ class Timetable:
 
 
 def timetable(
-    schedule: Schedule,
-    batch_size: int,
-    images: int,
-    iterations: int | None = None,
-    learning_rate: float | None = None,
+    schedule: Schedule, batch_size: int, images: int, iterations: int | None = None, learning_rate: float | None = None
 ) -> Timetable:
     """Fit a schedule to a batch, and squeeze it to a length.
 

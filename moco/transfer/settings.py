@@ -15,9 +15,12 @@ Count = Annotated[int, Field(ge=1)]
 Sizes = TypeVar("Sizes", BoxSizes, PixelSizes, LabelSizes)
 
 KIND_OF_SIZES: dict[str, type] = {
-    "detection": BoxSizes, "instances": BoxSizes, "keypoints": BoxSizes, "semantic": PixelSizes,
+    "detection": BoxSizes,
+    "instances": BoxSizes,
+    "keypoints": BoxSizes,
+    "semantic": PixelSizes,
     "classification": LabelSizes,
-}  # fmt: skip
+}
 HEADS = ("width", "anchor_sizes", "roi_size", "rois_per_image", "proposals_train", "proposals_test")
 """Names of the settings that are passed on to the model where they are not null."""
 SIZES = tuple(dict.fromkeys(field.name for kind in KIND_OF_SIZES.values() for field in fields(kind)))
@@ -45,8 +48,8 @@ class Transfer(Settings):
     learning_rate: Positive | None = Field(
         description="For the schedule's own batch (16 images; 256 for classification). Null: the schedule's."
     )
-    batch_norm: Literal["synchronised", "frozen", "local"] = Field(
-        description="synchronised: trained, with the statistics of all processes' images (the paper). frozen: a fixed"
+    batch_norm: Literal["synchronized", "frozen", "local"] = Field(
+        description="synchronized: trained, with the statistics of all processes' images (the paper). frozen: a fixed"
         " scale and shift. local: trained, each process with its own statistics."
     )
     precise_bn_batches: int = Field(
@@ -60,9 +63,7 @@ class Transfer(Settings):
     test_short_side: Pixels | None = Field(
         description="Detectors: short side of test images. Classification: short side before the central crop."
     )
-    crop_size: Pixels | None = Field(
-        description="Semantic and classification: side of the square that is trained on."
-    )
+    crop_size: Pixels | None = Field(description="Semantic and classification: side of the square that is trained on.")
     scales: tuple[Positive, Positive] | None = Field(
         description="Semantic: smallest and largest factor by which training images are resized."
     )
@@ -92,12 +93,8 @@ class Transfer(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         description="auto: bfloat16 autocast where the processor has it in hardware. Losses, boxes and tests are float32 always."
     )
-    trials: int = Field(
-        ge=1, description="Runs with the seeds seed, seed + 1, …; the paper reports the mean of 5."
-    )
-    seed: Seed = Field(
-        description="Of the first trial: new layers, order of images, views and sampled proposals."
-    )
+    trials: int = Field(ge=1, description="Runs with the seeds seed, seed + 1, …; the paper reports the mean of 5.")
+    seed: Seed = Field(description="Of the first trial: new layers, order of images, views and sampled proposals.")
 
     def heads(self) -> dict[str, Any]:
         """Options of the model, those alone that are not null."""
@@ -113,15 +110,11 @@ class Transfer(Settings):
                 + ("choose c4 or fpn" if detector else "set it to null")
             )
         if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"schedule = {self.schedule!r} is not known; choose one of {', '.join(SCHEDULES)}"
-            )
+            raise ValueError(f"schedule = {self.schedule!r} is not known; choose one of {', '.join(SCHEDULES)}")
         kind = KIND_OF_SIZES[self.task]
         if not isinstance(SCHEDULES[self.schedule].sizes, kind):
             fitting = ", ".join(name for name, each in SCHEDULES.items() if isinstance(each.sizes, kind))
-            raise ValueError(
-                f"schedule = {self.schedule} is not for task = {self.task}; choose one of {fitting}"
-            )
+            raise ValueError(f"schedule = {self.schedule} is not for task = {self.task}; choose one of {fitting}")
         known = {field.name for field in fields(kind)}
         for name in SIZES:
             if getattr(self, name) is not None and name not in known:

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from moco.cluster.process_group import Processes
 from moco.errors import MocoError
-from moco.evaluation.linear import Labelled
-from moco.images.plan import Integers
-from moco.transfer.annotations import AnnotatedSet
-from moco.transfer.classification import Classifier, share_of_labels
-from moco.transfer.detectors import detector
-from moco.transfer.fcn import FCN, IGNORED, fcn
-from moco.transfer.initialisation import Backbone
-from moco.transfer.loader import BoxBatches, LabelBatches, PixelBatches, Share, trainable, with_objects
+from moco.features.extract import Labelled
+from moco.permutation import Integers
+from moco.processes import Processes
+from moco.transfer.data.annotations import AnnotatedSet
+from moco.transfer.data.loader import BoxBatches, LabelBatches, PixelBatches, Share, trainable, with_objects
+from moco.transfer.networks.classification import Classifier, share_of_labels
+from moco.transfer.networks.detectors import detector
+from moco.transfer.networks.fcn import FCN, IGNORED, fcn
+from moco.transfer.networks.initialization import Backbone
 from moco.transfer.schedules import BoxSizes, LabelSizes, PixelSizes
 from moco.transfer.settings import Transfer, schedule_of, sizes_of
 
@@ -35,7 +35,7 @@ class Task:
         among: int64, which images are trained on.
         batches: makes the batches of a process's share of them.
         model: makes the model.
-        losses: of images and targets from the batches, by name; training minimises their sum.
+        losses: of images and targets from the batches, by name; training minimizes their sum.
     """
 
     among: Integers
@@ -56,9 +56,7 @@ class Objective(nn.Module):
         return self.losses(self.model, images, targets)
 
 
-def task_of(
-    settings: Transfer, training: TrainingSet, backbone: Backbone, seed: int, processes: Processes
-) -> Task:
+def task_of(settings: Transfer, training: TrainingSet, backbone: Backbone, seed: int, processes: Processes) -> Task:
     """The task that the settings name.
 
     Args:
@@ -78,9 +76,7 @@ def task_of(
             )
         return _classification(settings, training, backbone, seed)
     if settings.task == "classification":
-        raise MocoError(
-            "transfer.task = classification needs a shard set with labels; make one with `dvc repro shard`"
-        )
+        raise MocoError("transfer.task = classification needs a shard set with labels; make one with `dvc repro shard`")
     if settings.task == "semantic":
         return _semantic(settings, training, backbone, seed, processes)
     return _detector(settings, training, backbone, seed)
@@ -97,9 +93,7 @@ def _classification(settings: Transfer, training: Labelled, backbone: Backbone, 
     )
 
 
-def _semantic(
-    settings: Transfer, training: AnnotatedSet, backbone: Backbone, seed: int, processes: Processes
-) -> Task:
+def _semantic(settings: Transfer, training: AnnotatedSet, backbone: Backbone, seed: int, processes: Processes) -> Task:
     if training.label_maps is None:
         raise MocoError(
             f"{training.name} has no label maps, which transfer.task = semantic is trained on; choose another task"
@@ -136,9 +130,14 @@ def _detector(settings: Transfer, training: AnnotatedSet, backbone: Backbone, se
 
     def model() -> nn.Module:
         return detector(
-            settings.task, settings.neck, backbone, len(training.classes), seed=seed,  # type: ignore[arg-type]
-            num_keypoints=len(training.keypoint_names) if keypoints else 0, **settings.heads(),
-        )  # fmt: skip
+            settings.task,  # type: ignore[arg-type]
+            settings.neck,  # type: ignore[arg-type]
+            backbone,
+            len(training.classes),
+            seed=seed,
+            num_keypoints=len(training.keypoint_names) if keypoints else 0,
+            **settings.heads(),
+        )
 
     return Task(
         with_objects(usable, keypoints),
@@ -160,17 +159,12 @@ def optimizer_of(model: nn.Module, settings: Transfer) -> torch.optim.SGD:
         for parameter in module.parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
-            norm = isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(
-                schedule.sizes, BoxSizes
-            )
+            norm = isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(schedule.sizes, BoxSizes)
             new = isinstance(model, Classifier) and module is model.fc
             key = (schedule.new_layer_rate if new else 1.0, 0.0 if norm else schedule.weight_decay)
             groups.setdefault(key, []).append(parameter)
     return torch.optim.SGD(
-        [
-            {"params": those, "factor": factor, "weight_decay": decay}
-            for (factor, decay), those in groups.items()
-        ],
+        [{"params": those, "factor": factor, "weight_decay": decay} for (factor, decay), those in groups.items()],
         lr=0.0,
         momentum=0.9,
         fused=next(model.parameters()).is_cuda,

@@ -1,4 +1,4 @@
-"""One trial of a comparison: an initialisation, trained by a schedule and tested once."""
+"""One trial of a comparison: an initialization, trained by a schedule and tested once."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,18 +11,18 @@ import yaml
 from torch import nn
 
 from moco.cluster.machine import Machine, load_machine
-from moco.cluster.process_group import Processes, join, leave
 from moco.config import settings_hash
 from moco.errors import MocoError
-from moco.evaluation.linear import Labelled
+from moco.features.extract import Labelled
+from moco.processes import Processes, join, leave
+from moco.runs.folder import FINISHED
 from moco.settings import read_yaml
-from moco.training.run_folder import FINISHED
-from moco.transfer.annotations import AnnotatedSet, Detections, data_hash
-from moco.transfer.classification import accuracies
-from moco.transfer.data import average_precisions, open_data
+from moco.transfer.data.annotations import AnnotatedSet, Detections, data_hash
+from moco.transfer.data.sets import average_precisions, open_data
 from moco.transfer.finetune import FineTune, finetune
-from moco.transfer.initialisation import RANDOM, Backbone, backbone
 from moco.transfer.metrics.segmentation import mean_iou
+from moco.transfer.networks.classification import accuracies
+from moco.transfer.networks.initialization import RANDOM, Backbone, backbone
 from moco.transfer.params import Comparison
 from moco.transfer.pictures import detections_sheet, label_maps_sheet
 from moco.transfer.predict import detect, segment
@@ -32,7 +32,7 @@ from moco.transfer.tasks import TrainingSet
 
 JOB, RESULT, PICTURES, QUARANTINE = "transfer.yaml", "result.json", "predictions.png", "quarantine.jsonl"
 SHOWN = 6
-"""Test images in the pictures, the same for every initialisation and trial."""
+"""Test images in the pictures, the same for every initialization and trial."""
 LEAST_SCORE = 0.5
 """Of the detections in the pictures; lower where that shows fewer than there are objects."""
 
@@ -43,7 +43,7 @@ class Trial:
 
     Attributes:
         comparison: data, schedule and sizes.
-        weights: what to start from: a folder or file that `moco.transfer.initialisation.backbone` reads, or the
+        weights: what to start from: a folder or file that `moco.transfer.networks.initialization.backbone` reads, or the
             folder of an untrained encoder, whose weights are drawn anew.
         seed: of this trial.
     """
@@ -173,9 +173,7 @@ def work(folder: Path) -> None:
     """Carry out a folder's order in this process and its peers; errors as in `run_trial`."""
     values = read_yaml(folder / JOB)
     try:
-        trial = Trial(
-            Comparison.model_validate(values["comparison"]), str(values["weights"]), int(values["seed"])
-        )
+        trial = Trial(Comparison.model_validate(values["comparison"]), str(values["weights"]), int(values["seed"]))
     except (ValueError, KeyError) as error:
         raise MocoError(f"{folder / JOB}: {str(error).splitlines()[0]}; start the run again") from None
     machine = load_machine()

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from sandbox import wait_until
 
-from moco.training.curves import read_rows
+from moco.runs.curves import read_rows
 
 PRETRAIN = [sys.executable, "-m", "pipelines.pretrain"]
 ENVIRONMENT = {**os.environ, "MOCO_TRACKING": "off", "OMP_NUM_THREADS": "1"}

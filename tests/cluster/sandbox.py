@@ -31,9 +31,7 @@ def what_is_missing(programs: Sequence[str] = ()) -> str | None:
     absent = [name for name in ("unshare", "nsenter", "ip", *programs) if shutil.which(name) is None]
     if absent:
         return f"needs the programs {', '.join(absent)}"
-    allowed = subprocess.run(
-        [*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", "/run"], capture_output=True, text=True
-    )
+    allowed = subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", "/run"], capture_output=True, text=True)
     return None if allowed.returncode == 0 else f"namespaces are forbidden here: {allowed.stderr.strip()}"
 
 
@@ -163,9 +161,7 @@ class Host:
     def _entering(self, cwd: Path | None) -> list[str]:
         """The words before a command that runs in the host's other namespaces; each replaces itself by the next."""
         of_host = f"/proc/{self._first.pid}/ns"
-        spaces = [
-            f"--{name}={of_host}/{file}" for name, file in (("mount", "mnt"), ("net", "net"), ("uts", "uts"))
-        ]
+        spaces = [f"--{name}={of_host}/{file}" for name, file in (("mount", "mnt"), ("net", "net"), ("uts", "uts"))]
         return ["nsenter", *spaces, "--", "env", f"--chdir={(cwd or Path.cwd()).absolute()}"]
 
 

@@ -112,9 +112,7 @@ class SlurmCluster:
         self._controller.send_signal(signal.SIGTERM)
         self._controller.wait(30)
         self._start_controller()
-        wait_until(
-            lambda: self._sandbox.run(["scontrol", "ping"]).returncode == 0, 30, "the controller answers"
-        )
+        wait_until(lambda: self._sandbox.run(["scontrol", "ping"]).returncode == 0, 30, "the controller answers")
 
     def power_on(self, name: str) -> None:
         """Start the node; it is idle a moment later."""
@@ -123,16 +121,12 @@ class SlurmCluster:
 
     def jobs(self) -> list[Job]:
         """What the controller still knows: jobs that wait or run, and those that ended in the last minutes."""
-        lines = self._sandbox.run(
-            ["squeue", "-h", "-t", "all", "-o", "%i|%T|%N"], check=True
-        ).stdout.splitlines()
+        lines = self._sandbox.run(["squeue", "-h", "-t", "all", "-o", "%i|%T|%N"], check=True).stdout.splitlines()
         return [Job(*line.split("|")) for line in lines]
 
     def node_states(self) -> dict[str, str]:
         """The state of each node in Slurm's words; `down*` with its star is a node that does not answer."""
-        lines = self._sandbox.run(
-            ["sinfo", "-h", "-N", "-p", "ci", "-o", "%N|%T"], check=True
-        ).stdout.splitlines()
+        lines = self._sandbox.run(["sinfo", "-h", "-N", "-p", "ci", "-o", "%N|%T"], check=True).stdout.splitlines()
         return dict(line.split("|") for line in lines)
 
     def wait_until_idle(self, timeout: float = 30) -> None:

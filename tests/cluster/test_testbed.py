@@ -94,9 +94,7 @@ def test_a_host_without_power_keeps_no_process_and_comes_back_empty(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_signals_reach_the_command_itself(
-    hosts: NetworkHosts, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_signals_reach_the_command_itself(hosts: NetworkHosts, tmp_path: Path, number: signal.Signals) -> None:
     log = tmp_path / "log"
     process = hosts.start("a", ["bash", "-c", "echo runs; exec sleep 600"], log=log)
     wait_until(lambda: log.exists() and log.read_text() == "runs\n", 10, "it runs")
@@ -109,9 +107,7 @@ def test_slurm_runs_one_task_on_each_node(slurm: SlurmCluster) -> None:
     assert sorted(result.stdout.split()) == list(NODES), result.stderr
 
 
-def test_a_node_without_power_is_down_and_its_job_starts_again_elsewhere(
-    slurm: SlurmCluster, tmp_path: Path
-) -> None:
+def test_a_node_without_power_is_down_and_its_job_starts_again_elsewhere(slurm: SlurmCluster, tmp_path: Path) -> None:
     task, log = "srun -v sleep 600", tmp_path / "log"
     slurm.run(["sbatch", "-N2", "--requeue", "-o", log.name, "--wrap", task], cwd=tmp_path, check=True)
     # A node that dies before srun has heard of its tasks fails the job instead.

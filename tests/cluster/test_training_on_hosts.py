@@ -7,13 +7,7 @@ import pytest
 from cluster_training import ENVIRONMENT, PRETRAIN, losses, project_of, rows, starts, wait_for_step
 from sandbox import wait_until
 
-TWO = {
-    "launcher": "torchrun",
-    "nnodes": 2,
-    "rendezvous": "a:29400",
-    "processes": 1,
-    "checkpoint_every_steps": 20,
-}
+TWO = {"launcher": "torchrun", "nnodes": 2, "rendezvous": "a:29400", "processes": 1, "checkpoint_every_steps": 20}
 ONE_OR_TWO = {**TWO, "nnodes": "1:2", "step_timeout_seconds": 8}
 
 
@@ -22,9 +16,7 @@ def start(hosts, tmp_path):
     """Start the stage on a host, in a folder, with a log of its own."""
 
     def run(host, folder, *options):
-        return hosts.start(
-            host, [*PRETRAIN, *options], cwd=folder, env=ENVIRONMENT, log=tmp_path / f"{host}.log"
-        )
+        return hosts.start(host, [*PRETRAIN, *options], cwd=folder, env=ENVIRONMENT, log=tmp_path / f"{host}.log")
 
     return run
 
@@ -41,9 +33,7 @@ def test_two_hosts_without_a_common_disk_compute_what_one_computes(start, small_
             assert (folder / "outputs/pretrain" / name).read_bytes() == expected, name
 
 
-def test_a_second_host_on_the_same_disk_helps_and_leaves_the_outputs_to_the_first(
-    start, small_project, tmp_path
-):
+def test_a_second_host_on_the_same_disk_helps_and_leaves_the_outputs_to_the_first(start, small_project, tmp_path):
     folder = project_of(tmp_path / "shared", small_project, epochs=4, **TWO)
     first = start("a", folder)
     wait_until(lambda: any(folder.glob("runs/pretrain-*/job.yaml")), 60, "the first host drives")
@@ -66,9 +56,7 @@ def test_a_lost_host_costs_seconds_and_a_returning_one_is_taken_back(hosts, star
     hosts.power_on("b")
     back = start("b", folders["b"])
     wait_until(
-        lambda: starts(tmp_path / "a.log")[-1][1] == 2 and len(starts(tmp_path / "a.log")) > 2,
-        60,
-        "two hosts again",
+        lambda: starts(tmp_path / "a.log")[-1][1] == 2 and len(starts(tmp_path / "a.log")) > 2, 60, "two hosts again"
     )
     assert (first.wait(240), back.wait(60)) == (0, 0)
     world_sizes = [processes for _, processes in starts(tmp_path / "a.log")]
@@ -102,9 +90,7 @@ def test_hosts_with_other_settings_are_refused_in_one_line(start, small_project,
     assert "Traceback" not in said
 
 
-def test_a_full_disk_stops_the_run_in_one_line_and_with_space_it_goes_on_exactly(
-    hosts, small_project, tmp_path
-):
+def test_a_full_disk_stops_the_run_in_one_line_and_with_space_it_goes_on_exactly(hosts, small_project, tmp_path):
     machine = {"processes": 2, "checkpoint_every_steps": 4}
     unbroken = project_of(tmp_path / "unbroken", small_project, epochs=3, **machine)
     subprocess.run(PRETRAIN, cwd=unbroken, env=ENVIRONMENT, check=True, timeout=120, capture_output=True)
@@ -124,6 +110,4 @@ def test_a_full_disk_stops_the_run_in_one_line_and_with_space_it_goes_on_exactly
     assert again.returncode == 0, again.stderr
     assert "pretrain: step 8 of 30" in again.stdout
     for name in ("curves.csv", "encoder/encoder.safetensors"):
-        assert (folder / "outputs/pretrain" / name).read_bytes() == (
-            unbroken / "outputs/pretrain" / name
-        ).read_bytes()
+        assert (folder / "outputs/pretrain" / name).read_bytes() == (unbroken / "outputs/pretrain" / name).read_bytes()

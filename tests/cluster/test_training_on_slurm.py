@@ -59,18 +59,14 @@ def test_a_job_at_its_time_limit_takes_another_turn(slurm, start, small_project,
     folder = on_slurm(tmp_path, small_project, epochs=400, minutes=2, seconds_to_save=60)
     start(folder)
     wait_until(
-        lambda: len(starts(tmp_path / "log")) > 1 if (tmp_path / "log").exists() else False,
-        180,
-        "a second turn",
+        lambda: len(starts(tmp_path / "log")) > 1 if (tmp_path / "log").exists() else False, 180, "a second turn"
     )
     wait_for_step(folder, starts(tmp_path / "log")[1][0] + 1)
     assert f"stopped at step {starts(tmp_path / 'log')[1][0]} of" in (tmp_path / "log").read_text()
     assert [job.id for job in slurm.jobs()] == ["1"]
 
 
-def test_a_node_that_loses_its_power_costs_the_steps_since_the_last_checkpoint(
-    slurm, start, small_project, tmp_path
-):
+def test_a_node_that_loses_its_power_costs_the_steps_since_the_last_checkpoint(slurm, start, small_project, tmp_path):
     folder = on_slurm(tmp_path, small_project, epochs=20)
     driver = start(folder)
     wait_for_step(folder, 45)
@@ -82,9 +78,7 @@ def test_a_node_that_loses_its_power_costs_the_steps_since_the_last_checkpoint(
     assert losses(folder) == unbroken(tmp_path, small_project, epochs=20)
 
 
-def test_a_killed_driver_comes_back_to_its_job_and_submits_no_second_one(
-    slurm, start, small_project, tmp_path
-):
+def test_a_killed_driver_comes_back_to_its_job_and_submits_no_second_one(slurm, start, small_project, tmp_path):
     folder = on_slurm(tmp_path, small_project, epochs=30)
     driver = start(folder)
     wait_for_step(folder, 10)
@@ -141,13 +135,14 @@ def test_the_flow_drives_the_job_and_after_its_death_dvc_does(slurm, tmp_path):
     write_images(folder / "data/inbox")
     settings = SMALL_PRETRAIN | {"fetch.source": "folder", "pretrain.bn_group_size": 6, "pretrain.epochs": 60}
     write_params(folder, settings)
-    (folder / "machine.yaml").write_text(
-        yaml.safe_dump({"num_workers": 0, "launcher": "slurm", "slurm": JOB})
-    )
+    (folder / "machine.yaml").write_text(yaml.safe_dump({"num_workers": 0, "launcher": "slurm", "slurm": JOB}))
     environment = ENVIRONMENT | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PWD": str(folder), "DO_NOT_TRACK": "1",
-        "DVC_NO_ANALYTICS": "1", "PREFECT_HOME": str(tmp_path / "prefect"),
-    }  # fmt: skip
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PWD": str(folder),
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+    }
     for command in (
         ["init", "--quiet"],
         ["add", "--all"],
@@ -155,9 +150,7 @@ def test_the_flow_drives_the_job_and_after_its_death_dvc_does(slurm, tmp_path):
     ):
         subprocess.run(["git", *command], cwd=folder, check=True)
     log = tmp_path / "flow.log"
-    flow = slurm.start(
-        [sys.executable, "-m", "flows.pretrain_and_evaluate"], cwd=folder, env=environment, log=log
-    )
+    flow = slurm.start([sys.executable, "-m", "flows.pretrain_and_evaluate"], cwd=folder, env=environment, log=log)
     wait_for_step(folder, 25)
     driven = [flow, *psutil.Process(flow.pid).children(recursive=True)]
     for process in driven:

@@ -16,11 +16,7 @@ from small_pipeline import Pipeline, free_port, make_pipeline, wait_until
 def plain_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """None of the person's own settings: no Prefect server, no MLflow, a git identity of its own."""
     home = tmp_path_factory.mktemp("home")
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PREFECT_", "MOCO_", "GIT_"))
-    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MOCO_", "GIT_"))}
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PREFECT_HOME": str(home / "prefect"),
@@ -42,17 +38,11 @@ def alone(tmp_path: Path, plain_env: dict[str, str]) -> Pipeline:
 
 
 @pytest.fixture(scope="session")
-def server_env(
-    tmp_path_factory: pytest.TempPathFactory, plain_env: dict[str, str]
-) -> Iterator[dict[str, str]]:
+def server_env(tmp_path_factory: pytest.TempPathFactory, plain_env: dict[str, str]) -> Iterator[dict[str, str]]:
     """The environment that points at a running Prefect server."""
     home = tmp_path_factory.mktemp("server")
     url = f"http://127.0.0.1:{free_port()}/api"
-    env = plain_env | {
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
+    env = plain_env | {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
     log = home / "server.log"
     with log.open("wb") as file:
         server = subprocess.Popen(

@@ -32,11 +32,7 @@ STAGES = {
         "params": ["linear"],
         "metrics": ["linear.json"],
     },
-    "detect": {
-        "cmd": """echo '{"ap": 0.25}' > detect.json""",
-        "deps": ["encoder"],
-        "metrics": ["detect.json"],
-    },
+    "detect": {"cmd": """echo '{"ap": 0.25}' > detect.json""", "deps": ["encoder"], "metrics": ["detect.json"]},
     "report": {
         "cmd": "mkdir -p outputs/report && cat linear.json detect.json > outputs/report/report.html",
         "deps": ["linear.json", "detect.json"],
@@ -86,17 +82,9 @@ class Pipeline:
         stages[stage].update(values)
         self.write(stages)
 
-    def run(
-        self, *command: str, check: bool = True, timeout: float = 120
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
+            command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout, check=False
         )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done

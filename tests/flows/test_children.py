@@ -26,9 +26,7 @@ def run(code: str, folder: Path, lines: list[str] | None = None) -> children.Res
 def test_lines_arrive_while_the_child_still_runs(tmp_path: Path) -> None:
     seen: list[float] = []
     code = "import time; print('first'); time.sleep(1); print('second')"
-    children.run(
-        [sys.executable, "-u", "-c", code], tmp_path, os.environ, lambda line: seen.append(time.monotonic())
-    )
+    children.run([sys.executable, "-u", "-c", code], tmp_path, os.environ, lambda line: seen.append(time.monotonic()))
     assert seen[1] - seen[0] > 0.8
 
 
@@ -57,9 +55,7 @@ def test_what_a_child_leaves_running_goes_with_it(tmp_path: Path) -> None:
     lines: list[str] = []
     run(code, tmp_path, lines)
     time.sleep(0.3)
-    assert (
-        not Path(f"/proc/{lines[0]}").exists() or "Z" in Path(f"/proc/{lines[0]}/stat").read_text().split()[2]
-    )
+    assert not Path(f"/proc/{lines[0]}").exists() or "Z" in Path(f"/proc/{lines[0]}/stat").read_text().split()[2]
 
 
 def test_stopping_ends_a_child_that_ignores_sigterm_and_refuses_the_next(tmp_path: Path) -> None:
@@ -68,9 +64,7 @@ def test_stopping_ends_a_child_that_ignores_sigterm_and_refuses_the_next(tmp_pat
 
     def work() -> None:
         try:
-            children.run(
-                [sys.executable, "-u", "-c", STUBBORN], tmp_path, os.environ, lambda line: started.set()
-            )
+            children.run([sys.executable, "-u", "-c", STUBBORN], tmp_path, os.environ, lambda line: started.set())
         except BaseException as error:
             raised.append(error)
 
@@ -112,7 +106,7 @@ def test_children_are_allowed_again_after_a_reset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["pretrain  7% · epoch 1/8", "detect@voc  100% · done"])
-def test_progress_lines_are_recognised(line: str) -> None:
+def test_progress_lines_are_recognized(line: str) -> None:
     match = children.PROGRESS.match(line)
     assert match is not None
     assert match["percent"] in ("7", "100")

@@ -53,9 +53,17 @@ def state(pipeline: Pipeline, run: str) -> str:
 @pytest.mark.slow
 def test_a_deployment_run_with_a_changed_parameter_finishes_the_pipeline(deployed: Pipeline) -> None:
     deployed.run(
-        "prefect", "deployment", "run", NAME, "--watch", "--flow-run-name", "three-epochs",
-        "-p", 'pretrain={"epochs": 3}', timeout=300,
-    )  # fmt: skip
+        "prefect",
+        "deployment",
+        "run",
+        NAME,
+        "--watch",
+        "--flow-run-name",
+        "three-epochs",
+        "-p",
+        'pretrain={"epochs": 3}',
+        timeout=300,
+    )
     assert "three-epochs" in deployed.dvc("exp", "show", "--csv")
     assert deployed.git("status", "--porcelain") == ""
 
@@ -82,9 +90,7 @@ def test_parameters_outside_the_schema_are_refused_on_the_spot(deployed: Pipelin
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [(), ("-p", 'pretrain={"epochs": 4}')])
-def test_cancelling_leaves_no_process_within_ten_seconds(
-    deployed: Pipeline, arguments: tuple[str, ...]
-) -> None:
+def test_cancelling_leaves_no_process_within_ten_seconds(deployed: Pipeline, arguments: tuple[str, ...]) -> None:
     mark = "time.sleep(119)"
     deployed.change("pretrain", cmd=f"""python -c "import time; print('on', flush=True); {mark}" """)
     run = start(deployed, *arguments)
@@ -92,9 +98,7 @@ def test_cancelling_leaves_no_process_within_ten_seconds(
     def flow_processes() -> list[str]:
         worker = {"prefect worker"}
         return [
-            command
-            for command in processes_with(str(deployed.folder))
-            if not any(name in command for name in worker)
+            command for command in processes_with(str(deployed.folder)) if not any(name in command for name in worker)
         ]
 
     wait_until(lambda: any(mark in command for command in flow_processes()), 120, "pretrain runs")

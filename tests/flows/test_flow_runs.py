@@ -64,17 +64,12 @@ def test_siblings_run_side_by_side(served: Pipeline) -> None:
     served.flow()
 
 
-def test_the_line_that_says_what_to_mend_is_the_runs_message_and_siblings_still_finish(
-    served: Pipeline,
-) -> None:
+def test_the_line_that_says_what_to_mend_is_the_runs_message_and_siblings_still_finish(served: Pipeline) -> None:
     mistake = "linear.learning_rates = []: give at least one"
     served.change("linear", cmd=f"echo tried >> runs/tries && echo 'error: {mistake}' >&2 && exit 1")
     done = served.flow(check=False)
     assert done.returncode == 1
-    assert (
-        done.stderr.splitlines()[-1] == f"error: linear: {mistake}"
-        or f"error: linear: {mistake}" in done.stderr
-    )
+    assert done.stderr.splitlines()[-1] == f"error: linear: {mistake}" or f"error: linear: {mistake}" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert mistake in latest_run(served)["state"]["message"]
     assert (served.folder / "runs/tries").read_text() == "tried\n"  # a person's mistake is not tried again
@@ -84,9 +79,7 @@ def test_the_line_that_says_what_to_mend_is_the_runs_message_and_siblings_still_
 
 @pytest.mark.slow
 def test_a_stage_that_was_killed_is_tried_again(served: Pipeline) -> None:
-    served.change(
-        "pretrain", cmd="test -f runs/second || { touch runs/second; kill -9 $$; }; echo weights > encoder"
-    )
+    served.change("pretrain", cmd="test -f runs/second || { touch runs/second; kill -9 $$; }; echo weights > encoder")
     served.flow()
     assert (served.folder / "encoder").exists()
 
@@ -94,9 +87,7 @@ def test_a_stage_that_was_killed_is_tried_again(served: Pipeline) -> None:
 def test_a_bad_parameter_is_one_line_before_any_stage(alone: Pipeline) -> None:
     done = alone.flow("--set", "pretrain.epochs=0", check=False)
     assert done.returncode == 1
-    assert (
-        done.stderr == "error: params.yaml: pretrain.epochs = 0: input should be greater than or equal to 1\n"
-    )
+    assert done.stderr == "error: params.yaml: pretrain.epochs = 0: input should be greater than or equal to 1\n"
     text = (alone.folder / "params.yaml").read_text()
     (alone.folder / "params.yaml").write_text(text.replace("  epochs: ", "  epochz: ", 1))
     done = alone.flow(check=False)
@@ -146,9 +137,7 @@ def test_a_stopped_run_leaves_no_process_within_ten_seconds(
     begin = time.monotonic()
     os.kill(run.pid, number)
     run.wait(10)
-    wait_until(
-        lambda: not processes_with(str(served.folder)), 10 - (time.monotonic() - begin), "all processes end"
-    )
+    wait_until(lambda: not processes_with(str(served.folder)), 10 - (time.monotonic() - begin), "all processes end")
     assert run.returncode != 0
     assert len(served.git("worktree", "list").splitlines()) == 1
 

@@ -32,16 +32,12 @@ def test_a_value_given_as_it_is_already_overrides_nothing() -> None:
 
 def test_an_inner_section_may_come_and_go() -> None:
     streams = {"lanes": 4, "window": 64}
-    assert parameters.overrides({"pretrain": Pretrain(stream=streams)}, PARAMS) == {
-        "pretrain.stream": streams
-    }
+    assert parameters.overrides({"pretrain": Pretrain(stream=streams)}, PARAMS) == {"pretrain.stream": streams}
     values = PARAMS.pretrain.model_copy(update={"stream": Pretrain(stream=streams).stream})
     streamed = parameters.with_defaults(type(values), values)
     workspace = PARAMS.model_copy(update={"pretrain": values})
     assert parameters.overrides({"pretrain": streamed(stream=None)}, workspace) == {"pretrain.stream": None}
-    assert parameters.overrides({"pretrain": streamed(stream={"lanes": 8})}, workspace) == {
-        "pretrain.stream.lanes": 8
-    }
+    assert parameters.overrides({"pretrain": streamed(stream={"lanes": 8})}, workspace) == {"pretrain.stream.lanes": 8}
 
 
 def test_what_was_not_given_follows_a_file_that_changed_since() -> None:

@@ -33,11 +33,10 @@ def test_a_share_of_the_cores_is_all_that_a_stage_counts(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("count", "devices"), [(None, ["0", "1", "2", "3"]), (2, ["0,2", "1,3"]), (1, ["0,1,2,3"]), (5, ["0", "1", "2", "3", "0"])]
-)  # fmt: skip
-def test_gpus_are_shared_out_too(
-    count: int | None, devices: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    ("count", "devices"),
+    [(None, ["0", "1", "2", "3"]), (2, ["0,2", "1,3"]), (1, ["0,1,2,3"]), (5, ["0", "1", "2", "3", "0"])],
+)
+def test_gpus_are_shared_out_too(count: int | None, devices: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert [share["CUDA_VISIBLE_DEVICES"] for share in drained(count)] == devices
 

@@ -13,21 +13,25 @@ import yaml
 from small_pipeline import Pipeline, processes_with, wait_until
 from test_two_drivers import clone
 
-from moco.training.run_folder import exclusive
+from moco.files import exclusive
 
 TINY = {
-    "title": "A tiny study", "question": "Does it run?", "source": "nowhere", "metric": "linear_top1",
+    "title": "A tiny study",
+    "question": "Does it run?",
+    "source": "nowhere",
+    "metric": "linear_top1",
     "axis": {"label": "K", "kind": "log2"},
     "scales": {
         "laptop": {
-            "stated": "Seconds.", "seeds": [0],
+            "stated": "Seconds.",
+            "seeds": [0],
             "runs": [
                 {"series": "MoCo", "x": 32, "set": {"pretrain.queue_size": 32}},
                 {"series": "MoCo", "x": 64, "set": {"pretrain.queue_size": 64}},
             ],
         }
     },
-}  # fmt: skip
+}
 NAMES = ["tiny-laptop-moco-32-s0", "tiny-laptop-moco-64-s0"]
 
 
@@ -81,8 +85,11 @@ def test_every_run_is_an_experiment_that_dvc_lists_and_applies(project: Pipeline
 def test_table_figure_and_page_lie_beside_the_records(project: Pipeline) -> None:
     folder = project.folder / "runs/studies/tiny-laptop"
     assert {path.name for path in folder.iterdir()} == {
-        *(f"{name}.json" for name in NAMES), "study.md", "table.csv", "figure.png",
-    }  # fmt: skip
+        *(f"{name}.json" for name in NAMES),
+        "study.md",
+        "table.csv",
+        "figure.png",
+    }
     record = json.loads((folder / f"{NAMES[0]}.json").read_text())
     assert record["commit"] == project.git("rev-parse", "HEAD")
     assert record["data_hash"] in (folder / "study.md").read_text()
@@ -138,9 +145,14 @@ def test_changed_code_or_parameters_are_run_again(project: Pipeline) -> None:
     ("sizes", "edited", "change", "reason"),
     [
         ((112, 128), "pipelines/linear.py", ("if __name__", "# changed\nif __name__"), "code that the stages of "),
-        ((144, 160), "params.yaml", ("temperature: 0.2", "temperature: 0.3"), "params.yaml was edited while the study ran"),
+        (
+            (144, 160),
+            "params.yaml",
+            ("temperature: 0.2", "temperature: 0.3"),
+            "params.yaml was edited while the study ran",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_run_does_not_train_if_code_or_parameters_were_edited_after_the_start(
     project: Pipeline, sizes: tuple[int, int], edited: str, change: tuple[str, str], reason: str
 ) -> None:
@@ -150,8 +162,11 @@ def test_a_run_does_not_train_if_code_or_parameters_were_edited_after_the_start(
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.study", "late", "--side-by-side", "1"],
-            cwd=project.folder, env=project.env, stdout=file, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            cwd=project.folder,
+            env=project.env,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
     wait_until(lambda: "pretrain: step 0 of" in log.read_text(), 240, "the first run trains")
     file = project.folder / edited
     before = file.read_text()
@@ -188,9 +203,7 @@ def test_checkpoints_of_a_training_that_was_there_before_the_study_stay(project:
 
 @pytest.mark.slow
 def test_runs_that_share_a_training_train_once(project: Pipeline) -> None:
-    runs = [
-        {"series": "MoCo", "x": x, "set": {"pretrain.queue_size": 96, "linear.epochs": x}} for x in (1, 2)
-    ]
+    runs = [{"series": "MoCo", "x": x, "set": {"pretrain.queue_size": 96, "linear.epochs": x}} for x in (1, 2)]
     write(project, with_runs(runs), "probe")
     done = study(project, "probe", "--side-by-side", "2")
     assert (ran(done, "pretrain"), ran(done, "linear")) == (1, 2)
@@ -221,9 +234,12 @@ def test_an_interrupted_study_goes_on_from_the_last_checkpoint(project: Pipeline
     with (project.folder / "runs/study.log").open("wb") as log:
         first = subprocess.Popen(
             [sys.executable, "-m", "flows.study", "long"],
-            cwd=project.folder, env=project.env, stdout=log, stderr=subprocess.STDOUT,
+            cwd=project.folder,
+            env=project.env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )  # fmt: skip
+        )
 
     def saved() -> bool:
         assert first.poll() is None, (project.folder / "runs/study.log").read_text()
@@ -233,9 +249,7 @@ def test_an_interrupted_study_goes_on_from_the_last_checkpoint(project: Pipeline
     begin = time.monotonic()
     os.kill(first.pid, signal.SIGINT)
     first.wait(20)
-    wait_until(
-        lambda: not processes_with(str(project.folder)), 10 - (time.monotonic() - begin), "all processes end"
-    )
+    wait_until(lambda: not processes_with(str(project.folder)), 10 - (time.monotonic() - begin), "all processes end")
     assert len(project.git("worktree", "list").splitlines()) == 1
     assert not (project.folder / "runs/studies/long-laptop/long-laptop-moco-48-s0.json").exists()
     done = study(project, "long")
@@ -268,20 +282,14 @@ def test_what_these_images_rule_out_is_said_in_a_line_and_the_rest_runs(project:
         {"series": "curated", "x": 0.5, "set": {"pretrain.images": "labelled", "pretrain.images_fraction": 0.5}},
         {"series": "uncurated", "x": 0.5, "set": {"pretrain.images": "unlabelled", "pretrain.images_fraction": 0.5}},
         {"series": "uncurated", "x": 1, "set": {"pretrain.images": "unlabelled"}},
-    ]  # fmt: skip
+    ]
     write(project, with_runs(runs), "mixed")
     done = study(project, "mixed")
     lines = [line for line in done.stderr.splitlines() if "left out" in line]
     assert len(lines) == 1
-    assert (
-        "pretrain.images = unlabelled: there is no such training image (mixed-laptop-uncurated-0.5-s0"
-        in lines[0]
-    )
+    assert "pretrain.images = unlabelled: there is no such training image (mixed-laptop-uncurated-0.5-s0" in lines[0]
     assert "1 runs, 0 of them done before" in done.stderr
-    assert (
-        "there is no such training image"
-        in (project.folder / "runs/studies/mixed-laptop/study.md").read_text()
-    )
+    assert "there is no such training image" in (project.folder / "runs/studies/mixed-laptop/study.md").read_text()
 
 
 @pytest.mark.slow
@@ -340,9 +348,7 @@ def test_mlflow_holds_the_study_its_runs_and_their_stages(tmp_path: Path, server
         assert run.info.status == "FINISHED"
         record = json.loads((pipeline.folder / f"runs/studies/tiny-laptop/{name}.json").read_text())
         assert record["tracked"] == run.info.run_id
-        assert (
-            run.data.metrics["linear.moco.linear_top1"] == record["metrics"]["linear"]["moco"]["linear_top1"]
-        )
+        assert run.data.metrics["linear.moco.linear_top1"] == record["metrics"]["linear"]["moco"]["linear_top1"]
     assert studies[0].info.status == "FINISHED"
     assert {file.path for file in client.list_artifacts(top)} == {"study.md", "table.csv", "figure.png"}
     assert set(studies[0].data.metrics) == {"moco/64"}

@@ -24,7 +24,7 @@ TINY = {
         "log_every_steps": 2,
     },
     "linear": {"epochs": 2, "learning_rates": [0.1, 1.0]},
-    "report": {"map_images": 16, "queries": 2, "neighbours": 2, "views": 2},
+    "report": {"map_images": 16, "queries": 2, "neighbors": 2, "views": 2},
 }
 
 

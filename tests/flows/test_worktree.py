@@ -47,9 +47,7 @@ def test_a_file_that_was_written_again_with_the_same_content_is_no_change(alone:
     assert worktree.make(alone.folder, "trial", CHANGES).exists()
 
 
-def test_nothing_is_left_of_a_worktree_that_could_not_be_made(
-    alone: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_of_a_worktree_that_could_not_be_made(alone: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worktree, "CARRIED", ("data",))  # a folder cannot be copied as a file
     with pytest.raises(OSError):
         worktree.make(alone.folder, "trial", CHANGES)

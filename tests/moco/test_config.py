@@ -76,6 +76,4 @@ def test_negatives_are_the_queues_the_draws_or_the_rest_of_the_batch():
         name: load_params(PARAMS, [f"pretrain.mechanism={name}"]).pretrain.negatives
         for name in ("momentum-queue", "memory-bank", "end-to-end", "momentum-batch")
     }
-    assert sizes == {
-        "momentum-queue": 4096, "memory-bank": 4096, "end-to-end": 127, "momentum-batch": 127,
-    }  # fmt: skip
+    assert sizes == {"momentum-queue": 4096, "memory-bank": 4096, "end-to-end": 127, "momentum-batch": 127}

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from moco import MoCo
-from moco.cluster.process_group import Processes
 from moco.dictionary import Batch
-from moco.encoders import normalise
+from moco.encoders.normalize import normalize
+from moco.processes import Processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 NO_AUTOCAST = torch.autocast("cpu", enabled=False)
@@ -48,7 +48,7 @@ def test_three_steps_agree_with_algorithm_1(at_once):
         contrast, _ = model.contrast(step, model.encoder_q, NO_AUTOCAST)
         optimizer.step()
 
-        q, k = f_q(normalise(batch[0])), f_k(normalise(batch[1])).detach()
+        q, k = f_q(normalize(batch[0])), f_k(normalize(batch[1])).detach()
         l_pos = torch.bmm(q.view(N, 1, C), k.view(N, C, 1)).view(N, 1)
         logits = torch.cat([l_pos, torch.mm(q, queue)], dim=1)
         loss = F.cross_entropy(logits / T, torch.zeros(N, dtype=torch.long))
@@ -80,7 +80,7 @@ def test_keys_come_back_to_their_own_images_after_the_shuffle():
     batch = torch.randint(0, 256, (2, 6, 3, 8, 8), dtype=torch.uint8)
     step = Batch(batch, np.arange(6), np.array([3, 0, 5, 1, 4, 2]), 0, ALONE)
     keys = model.dictionary.look_up(step, 1, model.encoder_q)
-    assert torch.allclose(keys, model.dictionary.encoder_k(normalise(batch[1])))
+    assert torch.allclose(keys, model.dictionary.encoder_k(normalize(batch[1])))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -102,16 +102,12 @@ def test_the_host_never_waits_for_a_gpu_within_a_step(mechanism):
                 torch.cuda.set_sync_debug_mode("error")
             optimizer.zero_grad()
             positions = np.random.default_rng(step).permutation(settings.global_batch)
-            model.contrast(
-                Batch(batch, positions, positions, step, Processes(0, 1, gpu)), model.encoder_q, autocast
-            )
+            model.contrast(Batch(batch, positions, positions, step, Processes(0, 1, gpu)), model.encoder_q, autocast)
             optimizer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_mechanism_that_is_none_is_refused_with_those_that_there_are():
-    with pytest.raises(
-        ValueError, match="mechanism = 'memory_bank'; choose one of momentum-queue, memory-bank"
-    ):
+    with pytest.raises(ValueError, match="mechanism = 'memory_bank'; choose one of momentum-queue, memory-bank"):
         MoCo(Backbone(), nn.Linear(10, 5), 5, 10, mechanism="memory_bank")

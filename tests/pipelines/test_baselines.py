@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from moco.config import Params, load_params
-from moco.encoders import EncoderSpec, ResNet, save_encoder
+from moco.encoders.frozen import EncoderSpec, save_encoder
+from moco.encoders.resnet import ResNet
 from pipelines import baselines, stage
 from pipelines.linear import linear
 
@@ -27,9 +28,7 @@ with features_in_use(Path(sys.argv[1])):
 def untrained(seed_of_training: str, stem: str = "small-stride2", image_size: int = 16) -> None:
     """An encoder's folder as stage pretrain leaves it."""
     network = ResNet("thin", stem)
-    spec = EncoderSpec(
-        "thin", stem, image_size, 1.0, (0.5,) * 3, (0.5,) * 3, network.feature_dim, seed_of_training
-    )
+    spec = EncoderSpec("thin", stem, image_size, 1.0, (0.5,) * 3, (0.5,) * 3, network.feature_dim, seed_of_training)
     save_encoder(stage.ENCODER, network, spec)
 
 
@@ -69,10 +68,7 @@ def test_another_training_of_the_same_network_has_the_same_baselines(project: Pa
     assert scores["moco"]["linear_top1"] != 0.125
 
 
-@pytest.mark.parametrize(
-    ("changed", "anew"),
-    [("settings", 2), ("network", 1), ("size", 2)],
-)
+@pytest.mark.parametrize(("changed", "anew"), [("settings", 2), ("network", 1), ("size", 2)])
 def test_what_a_baseline_depends_on_makes_another_one(project: Path, changed: str, anew: int) -> None:
     params = load_params()
     untrained("a")
@@ -150,9 +146,5 @@ def test_an_evaluation_comes_back_as_it_was(project: Path) -> None:
     settings = load_params().linear
     baselines.kept("x", settings, "data", lambda: made)
     read = baselines.kept("x", settings, "data", lambda: replace(made, linear_top1=0.0))
-    assert (read.val_top1, read.linear_top1, read.predicted.tolist()) == (
-        made.val_top1,
-        made.linear_top1,
-        [1, 2, 0],
-    )
+    assert (read.val_top1, read.linear_top1, read.predicted.tolist()) == (made.val_top1, made.linear_top1, [1, 2, 0])
     assert read.predicted.dtype == np.int64

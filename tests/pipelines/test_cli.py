@@ -13,7 +13,9 @@ import torch
 
 from moco import presets
 from moco.config import load_params
-from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet, save_encoder
+from moco.encoders.frozen import EncoderSpec, save_encoder
+from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
+from moco.encoders.resnet import ResNet
 from pipelines import cli
 
 
@@ -82,9 +84,9 @@ def test_help_loads_nothing_heavy():
         (["nonsense"], 2, "invalid choice: 'nonsense'"),
         (["preset", "v9"], 2, "invalid choice: 'v9'"),
         (
-            ["neighbours", "photos/warm/01.png", "--k", "0"],
+            ["neighbors", "photos/warm/01.png", "--k", "0"],
             2,
-            "'0' is no whole number from 1 on; see `moco neighbours --help`",
+            "'0' is no whole number from 1 on; see `moco neighbors --help`",
         ),
         (["fetch", "--set", "fetch.sauce=1"], 1, "fetch.sauce is no known key"),
         (["fetch", "--params", "no.yaml"], 1, "no.yaml: no such file"),
@@ -92,15 +94,11 @@ def test_help_loads_nothing_heavy():
         (["embed", "nowhere"], 1, "nowhere: no such folder"),
         (["embed", "photos", "--encoder", "nowhere"], 1, "nowhere/encoder.json: no encoder there"),
         (["embed", "photos", "--output", "x.csv"], 1, "name the output .parquet or .npy"),
-        (["neighbours", "no.png"], 1, "no.png: No such file or directory"),
-        (["neighbours", "params.yaml"], 1, "params.yaml: not a readable image"),
-        (["neighbours", "photos"], 1, "photos: Is a directory"),
-        (["neighbours", "photos/warm/01.png", "--shards", "photos"], 1, "index.json"),
-        (
-            ["neighbours", "photos/warm/01.png", "--output", "x.jpg"],
-            1,
-            "x.jpg: cannot be written; name a .png",
-        ),
+        (["neighbors", "no.png"], 1, "no.png: No such file or directory"),
+        (["neighbors", "params.yaml"], 1, "params.yaml: not a readable image"),
+        (["neighbors", "photos"], 1, "photos: Is a directory"),
+        (["neighbors", "photos/warm/01.png", "--shards", "photos"], 1, "index.json"),
+        (["neighbors", "photos/warm/01.png", "--output", "x.jpg"], 1, "x.jpg: cannot be written; name a .png"),
         (["verify", "photos"], 1, "index.json"),
     ],
 )
@@ -154,9 +152,7 @@ def test_preset_rewrites_the_file_and_says_what_changed(project, tmp_path, capsy
 def test_encoders_lists_names_that_params_accept(capsys):
     cli.main(["encoders"])
     lines = capsys.readouterr().out.splitlines()
-    assert any(
-        line.startswith("resnet50 ") and "2048 features" in line and "23.5 M" in line for line in lines
-    )
+    assert any(line.startswith("resnet50 ") and "2048 features" in line and "23.5 M" in line for line in lines)
 
 
 def test_embed_writes_every_image_and_names_what_it_skipped(project, capsys):
@@ -173,20 +169,18 @@ def test_embed_writes_every_image_and_names_what_it_skipped(project, capsys):
     assert said.out.endswith("features.parquet: 60 images, 256 numbers each, 1 skipped\n")
 
 
-def test_neighbours_finds_the_image_itself_first_and_answers_from_the_kept_features_next_time(
-    project, capsys
-):
+def test_neighbors_finds_the_image_itself_first_and_answers_from_the_kept_features_next_time(project, capsys):
     lines = (project / "data/raw/manifest.csv").read_text().splitlines()
     column = lines[0].split(",").index("path")
     path = next(line.split(",")[column] for line in lines[1:] if ",train," in line)
-    cli.main(["neighbours", f"photos/{path}", "--k", "3"])
+    cli.main(["neighbors", f"photos/{path}", "--k", "3"])
     first = capsys.readouterr()
     assert "encoding" in first.err
     key, similarity, label = first.out.splitlines()[0].split()
     assert key.startswith("train-") and float(similarity) == pytest.approx(1, abs=1e-3)
     assert label == path.split("/")[0]
-    assert cv2.imread("neighbours.png").shape[1] > 600
-    cli.main(["neighbours", f"photos/{path}", "--k", "3"])
+    assert cv2.imread("neighbors.png").shape[1] > 600
+    cli.main(["neighbors", f"photos/{path}", "--k", "3"])
     second = capsys.readouterr()
     assert second.out == first.out and second.err == ""
 
@@ -215,7 +209,7 @@ def test_launch_prints_a_line_for_each_host_and_leaves_the_order(project, capsys
         cli.main(["launch", "--set", "pretrain.global_batch=16", "--set", "pretrain.bn_group_size=8"])
         alone = capsys.readouterr().out
         assert "torchrun --nnodes=1 --nproc-per-node=1" in alone
-        assert "--standalone -m moco.training.worker runs/pretrain-" in alone
+        assert "--standalone -m moco.worker runs/pretrain-" in alone
         assert (project / alone.split()[-1] / "job.yaml").exists()
         machine.write_text("processes: 1\nlauncher: torchrun\nnnodes: 1:2\nrendezvous: a:29400\n")
         cli.main(["launch", "--set", "pretrain.global_batch=16", "--set", "pretrain.bn_group_size=8"])
@@ -233,11 +227,7 @@ def test_launch_prints_a_line_for_each_host_and_leaves_the_order(project, capsys
         ("processes: 1\n", ["--render", "kubernetes"], "has no section kubernetes"),
         ("launcher: slurm\nslurm: {minutes: 9}\n", [], "launcher = slurm submits a job by itself"),
         ("processes: 3\n", [], "over 3 processes leaves no whole groups"),
-        (
-            "processes: 1\nmax_batch_per_process: 4\n",
-            [],
-            "holds no group of pretrain.bn_group_size = 8 images",
-        ),
+        ("processes: 1\nmax_batch_per_process: 4\n", [], "holds no group of pretrain.bn_group_size = 8 images"),
     ],
 )
 def test_launch_says_in_one_line_what_it_cannot_do(project, capsys, text, arguments, said):

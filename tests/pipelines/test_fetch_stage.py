@@ -68,14 +68,8 @@ def test_paths_in_the_manifest_are_as_the_settings_gave_them(project):
             ["fetch.path=nowhere"],
             "error: fetch.path = 'nowhere': no such folder; name the folder that holds your images\n",
         ),
-        (
-            ["fetch.source=list"],
-            "error: fetch.path = 'data/inbox': no such file; source list needs a CSV or Parquet",
-        ),
-        (
-            ["fetch.source=floppy"],
-            "error: params.yaml: fetch.source = 'floppy': input should be 'fashion-mnist'",
-        ),
+        (["fetch.source=list"], "error: fetch.path = 'data/inbox': no such file; source list needs a CSV or Parquet"),
+        (["fetch.source=floppy"], "error: params.yaml: fetch.source = 'floppy': input should be 'fashion-mnist'"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_leaves_what_was_there(project, settings, message):

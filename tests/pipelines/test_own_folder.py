@@ -8,7 +8,7 @@ import pytest
 from small_material import SMALL_PRETRAIN, write_images, write_params
 
 from moco.config import Params, load_params
-from moco.encoders import load_encoder
+from moco.encoders.frozen import load_encoder
 from pipelines import pretrain
 from pipelines.fetch import fetch
 from pipelines.linear import linear
@@ -46,9 +46,7 @@ def test_a_labelled_folder_gives_every_figure_and_names_what_was_left_out(params
     for features in ("moco", "random", "pixels"):
         assert set(scores[features]) == {"linear_top1", "linear_top5", "knn_top1"}
         assert all(1 / 3 < value <= 1 for value in scores[features].values())
-    left_out = [
-        json.loads(line)["path"] for line in Path("data/shards/quarantine.jsonl").read_text().splitlines()
-    ]
+    left_out = [json.loads(line)["path"] for line in Path("data/shards/quarantine.jsonl").read_text().splitlines()]
     assert sorted(left_out) == ["class0/broken.jpg", "notes.txt"]
     with Path("outputs/linear/confusion.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from tar_server import TarServer
 
-from moco.training.curves import read_rows
+from moco.runs.curves import read_rows
 
 ENVIRONMENT = {**os.environ, "MOCO_TRACKING": "off", "OMP_NUM_THREADS": "1"}
 
@@ -24,9 +24,14 @@ LONGER = ("--set", "pretrain.epochs=10")
 def start(folder: Path, runs: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pipelines.pretrain", *arguments]
     return subprocess.Popen(
-        command, cwd=folder, env={**ENVIRONMENT, "MOCO_RUNS": str(folder / runs), **environment}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+        command,
+        cwd=folder,
+        env={**ENVIRONMENT, "MOCO_RUNS": str(folder / runs), **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -46,29 +51,19 @@ def wait_for_rows(folder: Path, runs: str, rows: int) -> None:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    files = (
-        "curves.csv",
-        "readings.csv",
-        "metrics.json",
-        "encoder/encoder.safetensors",
-        "encoder/encoder.json",
-    )
+    files = ("curves.csv", "readings.csv", "metrics.json", "encoder/encoder.safetensors", "encoder/encoder.json")
     return {name: (folder / "outputs/pretrain" / name).read_bytes() for name in files}
 
 
 def left_in_session(session: int) -> list[str]:
-    listing = subprocess.run(
-        ["ps", "-eo", "sess,pid,stat,args"], capture_output=True, text=True, check=True
-    ).stdout
+    listing = subprocess.run(["ps", "-eo", "sess,pid,stat,args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listing.splitlines() if line.split()[0] == str(session) and " Z" not in line]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 3])
 def test_a_run_killed_with_kill_9_and_resumed_equals_an_unbroken_one_to_the_bit(project, processes):
-    (project / "machine.yaml").write_text(
-        f"processes: {processes}\ncheckpoint_every_steps: 4\nnum_workers: 1\n"
-    )
+    (project / "machine.yaml").write_text(f"processes: {processes}\ncheckpoint_every_steps: 4\nnum_workers: 1\n")
     finish(start(project, "unbroken", *LONGER))
     expected = outputs(project)
 
@@ -94,13 +89,7 @@ def test_a_run_killed_with_kill_9_and_resumed_equals_an_unbroken_one_to_the_bit(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_tars_behind_a_web_server_train_what_local_ones_train_through_kill_9_too(project, tmp_path):
-    streamed = (
-        "--set",
-        "pretrain.stream={lanes: 4, window: 40}",
-        "--set",
-        "pretrain.knn_every_epochs=0",
-        *LONGER,
-    )
+    streamed = ("--set", "pretrain.stream={lanes: 4, window: 40}", "--set", "pretrain.knn_every_epochs=0", *LONGER)
     shared = (project / "data/shards").resolve()
     (project / "data/shards").unlink()
     shutil.copytree(shared, project / "data/shards")
@@ -140,9 +129,7 @@ def test_a_process_killed_with_kill_9_is_started_again_and_nothing_differs(proje
     expected = outputs(project)
     process = start(project, "broken", *two)
     wait_for_rows(project, "broken", rows=10)
-    workers = [
-        child for child in psutil.Process(process.pid).children() if "moco.training.worker" in child.cmdline()
-    ]
+    workers = [child for child in psutil.Process(process.pid).children() if "moco.worker" in child.cmdline()]
     assert len(workers) == 2
     workers[1].kill()
     output = finish(process)

@@ -10,19 +10,15 @@ import torch
 
 from moco import presets
 from moco.config import Params, load_params
-from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet, save_encoder
+from moco.encoders.frozen import EncoderSpec, save_encoder
+from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
+from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
 from pipelines.fetch import fetch
 from pipelines.report import report
 from pipelines.shard import shard
 
-SMALL = [
-    "report.views=3",
-    "report.queries=2",
-    "report.neighbours=3",
-    "report.map_images=24",
-    "fetch.source=folder",
-]
+SMALL = ["report.views=3", "report.queries=2", "report.neighbors=3", "report.map_images=24", "fetch.source=folder"]
 SCORES = {"linear_top1": 0.8, "linear_top5": 1.0, "knn_top1": 0.7}
 
 
@@ -51,14 +47,11 @@ def make_project(root: Path, labels: str) -> Params:
         "pretrain/metrics.json": "{}",
         "pretrain/curves.csv": "step,epoch,loss,chance,top1,top5,queue_fill,learning_rate,feature_std\n"
         + "".join(
-            f"{step},{step / 60},{8 - step / 50},8.3,.1,.2,{min(1, step / 40)},.06,.9\n"
-            for step in range(20, 200, 20)
+            f"{step},{step / 60},{8 - step / 50},8.3,.1,.2,{min(1, step / 40)},.06,.9\n" for step in range(20, 200, 20)
         ),
         "pretrain/readings.csv": "epoch,knn_top1,spread,effective_rank,leak\n"
         + f"2,{'.5' if known else ''},.6,30,.01\n",
-        "linear/metrics.json": json.dumps(
-            {kind: SCORES if known else dict.fromkeys(SCORES) for kind in kinds}
-        ),
+        "linear/metrics.json": json.dumps({kind: SCORES if known else dict.fromkeys(SCORES) for kind in kinds}),
         "linear/sweep.csv": "features,learning_rate,val_top1\n" + "".join(sweep),
         "linear/confusion.csv": "actual,predicted\n" + ("warm,warm\ncold,warm\n" if known else ""),
     }
@@ -87,16 +80,14 @@ def test_two_runs_leave_the_same_bytes_and_no_trace_of_this_machine(project):
     report(project)
     assert report_files() == first
     assert str(Path.cwd()).encode() not in b"".join(first.values())
-    assert {"report.md", "report.html", "views.png", "neighbours.png", "map.png"} <= set(first)
+    assert {"report.md", "report.html", "views.png", "neighbors.png", "map.png"} <= set(first)
 
 
 def test_the_page_tells_what_happened_to_the_images(project):
     report(project)
     text = Path("outputs/report/report.md").read_text()
     rows = {
-        line.split("|")[1].strip(): line.split("|")[2].strip()
-        for line in text.splitlines()
-        if line.startswith("|")
+        line.split("|")[1].strip(): line.split("|")[2].strip() for line in text.splitlines() if line.startswith("|")
     }
     assert rows["found"] == "121" and rows["unreadable, in quarantine"] == "1"
     labelled = project.fetch.labels == "folders"

@@ -9,7 +9,8 @@ from PIL import Image
 
 from moco.config import load_params
 from moco.errors import MocoError
-from moco.images.index import open_split, verify
+from moco.images.index import open_split
+from moco.shards.index import verify
 from pipelines.fetch import fetch
 from pipelines.shard import shard
 
@@ -55,7 +56,5 @@ def test_its_tracked_outputs_are_the_same_again(params):
 
 
 def test_without_fetch_it_names_the_command_to_run(params):
-    with pytest.raises(
-        MocoError, match=r"data/raw/manifest\.json: no such file; run `dvc repro fetch` first"
-    ):
+    with pytest.raises(MocoError, match=r"data/raw/manifest\.json: no such file; run `dvc repro fetch` first"):
         shard(params)

@@ -7,9 +7,7 @@ from moco.errors import MocoError
 from pipelines.stage import errors_in_one_line, whole
 
 
-def test_an_error_is_one_line_and_its_exit_code_and_sigterm_is_as_before(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_an_error_is_one_line_and_its_exit_code_and_sigterm_is_as_before(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended, errors_in_one_line():
         assert signal.getsignal(signal.SIGTERM) != before

@@ -10,7 +10,7 @@ import yaml
 from small_material import ROOT
 
 from moco.cluster.machine import load_machine
-from moco.encoders import load_encoder, random_encoder, save_encoder
+from moco.encoders.frozen import load_encoder, random_encoder, save_encoder
 from moco.errors import MocoError
 from moco.settings import validate
 from moco.transfer.params import TransferParams, load_transfer_params
@@ -19,9 +19,7 @@ from pipelines.transfer import _processes, summary, transfer
 from pipelines.transfer_report import report
 from pipelines.weights import weights
 
-FEW = {
-    "iterations": 3, "batch_size": 4, "precise_bn_batches": 1, "trials": 2, "precision": "fp32",
-}  # fmt: skip
+FEW = {"iterations": 3, "batch_size": 4, "precise_bn_batches": 1, "trials": 2, "precision": "fp32"}
 
 
 def small_params(**changes: Any) -> TransferParams:
@@ -31,12 +29,7 @@ def small_params(**changes: Any) -> TransferParams:
     values["scenes"] |= {"train": 12, "val": 2, "test": 4, "side": 64, "item_max": 40}
     for task in values["tasks"]:
         values[task]["training"] |= FEW
-    values["supervised"]["training"] |= FEW | {
-        "trials": 1,
-        "batch_size": 16,
-        "test_short_side": 16,
-        "crop_size": 16,
-    }
+    values["supervised"]["training"] |= FEW | {"trials": 1, "batch_size": 16, "test_short_side": 16, "crop_size": 16}
     return validate(values | changes, "params.yaml", TransferParams)
 
 
@@ -92,9 +85,7 @@ def test_scenes_weights_trials_and_the_page(project: Path, capsys: pytest.Captur
     spec = load_encoder("outputs/transfer/weights/supervised").spec
     untrained = random_encoder(spec, 7)
     save_encoder("outputs/pretrain/encoder", untrained.backbone, untrained.spec)
-    named = json.loads(Path("outputs/pretrain/encoder/encoder.json").read_text()) | {
-        "training_hash": "0" * 16
-    }
+    named = json.loads(Path("outputs/pretrain/encoder/encoder.json").read_text()) | {"training_hash": "0" * 16}
     Path("outputs/pretrain/encoder/encoder.json").write_text(json.dumps(named))
     weights(params, "moco")
     for task in params.tasks:

@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.errors import MocoError
-from moco.transfer.annotations import AnnotatedSet, Detections
+from moco.transfer.data.annotations import AnnotatedSet, Detections
 
 Kind = Literal["bbox", "segm", "keypoints"]
 
-COCO_SIGMAS = tuple(
-    number / 1000 for number in (26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89)
-)
+COCO_SIGMAS = tuple(number / 1000 for number in (26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89))
 """Spread of human annotators at COCO's seventeen keypoints of a person, nose to ankles, as a share of the object's
 scale."""
 
@@ -142,9 +140,7 @@ def curves_of(
     # equal scores of several images rank in the order of the images' ids; ids that are no numbers, in the set's order
     numbers = np.array(truth.ids if all(isinstance(name, int) for name in truth.ids) else range(len(truth)))
     parts = [
-        _curves_of_classes(
-            truth, found, kind, max_detections, sigmas, numbers, range(low, min(low + step, classes))
-        )
+        _curves_of_classes(truth, found, kind, max_detections, sigmas, numbers, range(low, min(low + step, classes)))
         for low in range(0, classes, step)
     ]
     return Curves(
@@ -163,14 +159,16 @@ def _check(truth: AnnotatedSet, found: Detections, kind: Kind) -> None:
             raise MocoError(f"{side}: no keypoints; evaluate boxes alone (kind 'bbox')")
         theirs, ours = truth.keypoints.shape[1], found.keypoints.shape[1]
         if theirs != ours:
-            raise MocoError(f"{truth.name}: {theirs} keypoints an object, but the detections have {ours}; evaluate the model on the set it was trained for")  # fmt: skip
+            raise MocoError(
+                f"{truth.name}: {theirs} keypoints an object, but the detections have {ours}; evaluate the model on the set it was trained for"
+            )
 
 
 def _sigmas(given: tuple[float, ...] | None, points: int) -> tuple[float, ...]:
     if given is None:
         return COCO_SIGMAS if points == len(COCO_SIGMAS) else (float(np.mean(COCO_SIGMAS)),) * points
     if len(given) != points:
-        raise MocoError(f"keypoints: {len(given)} sigmas for {points} keypoints; give one for each, or none for COCO's")  # fmt: skip
+        raise MocoError(f"keypoints: {len(given)} sigmas for {points} keypoints; give one for each, or none for COCO's")
     return given
 
 
@@ -188,17 +186,14 @@ def _curves_of_classes(
 
     image = np.repeat(np.arange(len(truth)), np.diff(truth.first))
     there, seen = (
-        np.flatnonzero((labels >= classes.start) & (labels < classes.stop))
-        for labels in (truth.labels, found.labels)
+        np.flatnonzero((labels >= classes.start) & (labels < classes.stop)) for labels in (truth.labels, found.labels)
     )
     description: dict[str, Any] = {
-        "images": [
-            _image(truth, n, int(numbers[n])) for n in np.union1d(image[there], found.image[seen]).tolist()
-        ],
+        "images": [_image(truth, n, int(numbers[n])) for n in np.union1d(image[there], found.image[seen]).tolist()],
         "categories": [_category(truth, c) for c in classes],
     }
     objects = _rows(truth.boxes[there], truth.labels[there], numbers[image[there]])
-    for row, area, crowd in zip(objects, truth.areas[there].tolist(), truth.ignored[there].tolist(), strict=True):  # fmt: skip
+    for row, area, crowd in zip(objects, truth.areas[there].tolist(), truth.ignored[there].tolist(), strict=True):
         row |= {"area": area, "iscrowd": int(crowd)}
     detections = _rows(found.boxes[seen], found.labels[seen], numbers[found.image[seen]])
     for row, score in zip(detections, found.scores[seen].tolist(), strict=True):
@@ -235,9 +230,7 @@ def _category(truth: AnnotatedSet, c: int) -> dict[str, Any]:
     return described if truth.federated is None else described | {"frequency": truth.federated.frequency[c]}
 
 
-def _rows(
-    boxes: NDArray[np.float32], labels: NDArray[np.int64], images: NDArray[np.int64]
-) -> list[dict[str, Any]]:
+def _rows(boxes: NDArray[np.float32], labels: NDArray[np.int64], images: NDArray[np.int64]) -> list[dict[str, Any]]:
     """COCO's dictionaries; ids from 1, for 0 means "unmatched" to the evaluators."""
     corners = boxes.astype(np.float64)
     sides = corners[:, 2:] - corners[:, :2]
@@ -283,13 +276,9 @@ def _add_keypoints(
     assert truth.keypoints is not None and found.keypoints is not None
     points = truth.keypoints[there].astype(np.float64)
     labelled = (points[:, :, 2] > 0).sum(axis=1).tolist()
-    for row, own, count in zip(
-        objects, points.reshape(-1, points.shape[1] * 3).tolist(), labelled, strict=True
-    ):
+    for row, own, count in zip(objects, points.reshape(-1, points.shape[1] * 3).tolist(), labelled, strict=True):
         row |= {"keypoints": own, "num_keypoints": count}
     points = found.keypoints[seen].astype(np.float64)
     areas = np.ptp(points[:, :, :2], axis=1).prod(axis=1).tolist()
-    for row, own, area in zip(
-        detections, points.reshape(-1, points.shape[1] * 3).tolist(), areas, strict=True
-    ):
+    for row, own, area in zip(detections, points.reshape(-1, points.shape[1] * 3).tolist(), areas, strict=True):
         row |= {"keypoints": own, "area": area}

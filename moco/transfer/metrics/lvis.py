@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.errors import MocoError
-from moco.transfer.annotations import AnnotatedSet, Detections
+from moco.transfer.data.annotations import AnnotatedSet, Detections
 from moco.transfer.metrics.coco import average_precisions, curves_of, mean_of, per_class
 
 MAX_DETECTIONS = 300
@@ -34,10 +34,10 @@ def lvis_ap(truth: AnnotatedSet, found: Detections, kind: Literal["bbox", "segm"
         MocoError: the set is not federated, or segments are missing.
     """
     if truth.federated is None:
-        raise MocoError(f"{truth.name}: no frequencies and negatives, which AP of LVIS needs; read it with read_lvis, or evaluate it as COCO")  # fmt: skip
-    curves = curves_of(
-        truth, looked_for(truth, best_of_each_image(found, MAX_DETECTIONS)), kind, [MAX_DETECTIONS]
-    )
+        raise MocoError(
+            f"{truth.name}: no frequencies and negatives, which AP of LVIS needs; read it with read_lvis, or evaluate it as COCO"
+        )
+    curves = curves_of(truth, looked_for(truth, best_of_each_image(found, MAX_DETECTIONS)), kind, [MAX_DETECTIONS])
     frequency = np.array(truth.federated.frequency)
     return {
         **average_precisions(curves, ("s", "m", "l")),

@@ -11,9 +11,7 @@ IGNORED = 255
 """The label of pixels that do not count."""
 
 
-def confusion(
-    truth: NDArray[np.uint8], predicted: NDArray[np.integer[Any]], classes: int
-) -> NDArray[np.int64]:
+def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.integer[Any]], classes: int) -> NDArray[np.int64]:
     """Count pixels by true and predicted class. Counts of images and of processes add up.
 
     Args:
@@ -35,7 +33,9 @@ def confusion(
     for side, counts in (("true", table.sum(axis=1)), ("predicted", table.sum(axis=0))):
         if counts[classes:].any():
             label = classes + int(np.flatnonzero(counts[classes:])[0])
-            raise MocoError(f"a label map has the {side} label {label}, but there are {classes} classes (0 … {classes - 1}; 255 is ignored); give the set's class list")  # fmt: skip
+            raise MocoError(
+                f"a label map has the {side} label {label}, but there are {classes} classes (0 … {classes - 1}; 255 is ignored); give the set's class list"
+            )
     return table[:classes, :classes].copy()
 
 

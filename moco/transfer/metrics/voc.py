@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moco.transfer.annotations import AnnotatedSet, Detections
+from moco.transfer.data.annotations import AnnotatedSet, Detections
 
 IOU_THRESHOLDS = np.arange(50, 100, 5) / 100
 """Overlaps at which a detection counts as right; VOC's own is the first, .5."""
@@ -41,9 +41,7 @@ def voc_ap(truth: AnnotatedSet, found: Detections, *, eleven_points: bool = Fals
         if not positives:
             continue
         rows = rows[np.argsort(-found.scores[rows], kind="stable")]
-        overlap, nearest = _best_overlaps(
-            found.boxes[rows], found.image[rows], truth.boxes[objects], image[objects]
-        )
+        overlap, nearest = _best_overlaps(found.boxes[rows], found.image[rows], truth.boxes[objects], image[objects])
         difficult = truth.ignored[objects][nearest]
         for t, threshold in enumerate(IOU_THRESHOLDS):
             hits = np.flatnonzero((overlap >= threshold) & ~difficult)
@@ -53,26 +51,21 @@ def voc_ap(truth: AnnotatedSet, found: Detections, *, eleven_points: bool = Fals
             table[c, t] = average(right[counted], positives)
     return {
         **_summary(table[~np.isnan(table[:, 0])]),
-        "per_class": {name: _summary(row[~np.isnan(row[:, 0])]) for name, row in zip(truth.classes, table[:, None], strict=True)},
-    }  # fmt: skip
+        "per_class": {
+            name: _summary(row[~np.isnan(row[:, 0])]) for name, row in zip(truth.classes, table[:, None], strict=True)
+        },
+    }
 
 
 def _summary(table: NDArray[np.float64]) -> dict[str, float | None]:
     """Of rows of AP at each threshold."""
     if not len(table):
         return {"AP": None, "AP50": None, "AP75": None}
-    return {
-        "AP": float(table.mean()),
-        "AP50": float(table[:, 0].mean()),
-        "AP75": float(table[:, 5].mean()),
-    }
+    return {"AP": float(table.mean()), "AP50": float(table[:, 0].mean()), "AP75": float(table[:, 5].mean())}
 
 
 def _best_overlaps(
-    boxes: NDArray[np.float32],
-    image: NDArray[np.int64],
-    objects: NDArray[np.float32],
-    object_image: NDArray[np.int64],
+    boxes: NDArray[np.float32], image: NDArray[np.int64], objects: NDArray[np.float32], object_image: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The largest intersection over union of each of D boxes with an object of its image, and that object, the first of equals.
 

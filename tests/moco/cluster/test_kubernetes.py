@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from kubeflow_trainer_api.models.trainer_v1alpha1_cluster_training_runtime import (
-    TrainerV1alpha1ClusterTrainingRuntime,
-)
+from kubeflow_trainer_api.models.trainer_v1alpha1_cluster_training_runtime import TrainerV1alpha1ClusterTrainingRuntime
 from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
 from pydantic import ValidationError
 
@@ -23,9 +21,13 @@ NAME = "pretrain-0123456789abcdef"
 FOLDER = f"runs/{NAME}"
 PAGE = Path(__file__).parents[3] / "docs/kubernetes.md"
 EXAMPLE = {
-    "image": "moco:1", "nodes": 2, "gpus_per_node": 8, "cpus_per_node": 64, "memory_per_node": "256Gi",
+    "image": "moco:1",
+    "nodes": 2,
+    "gpus_per_node": 8,
+    "cpus_per_node": 64,
+    "memory_per_node": "256Gi",
     "volume_claim": "moco-project",
-}  # fmt: skip
+}
 
 
 def settings(**changes: Any) -> Kubernetes:
@@ -103,16 +105,24 @@ def test_more_processes_than_gpus_are_refused():
 
 @pytest.mark.parametrize(
     "change",
-    [{"nodes": 0}, {"gpus_per_node": -1}, {"memory_per_node": "much"}, {"mount_path": "project"}, {"mount_path": "/"},
-     {"namespace": "Vision"}, {"volume_claim": ""}, {"replicas": 2}],
-)  # fmt: skip
+    [
+        {"nodes": 0},
+        {"gpus_per_node": -1},
+        {"memory_per_node": "much"},
+        {"mount_path": "project"},
+        {"mount_path": "/"},
+        {"namespace": "Vision"},
+        {"volume_claim": ""},
+        {"replicas": 2},
+    ],
+)
 def test_a_setting_that_the_cluster_would_refuse_is_refused_when_it_is_read(change):
     with pytest.raises(ValidationError):
         settings(**change)
 
 
 def test_two_pods_of_the_manifest_meet_and_run_the_worker_in_the_project_folder(tmp_path):
-    worker = tmp_path / "moco/training/worker.py"
+    worker = tmp_path / "moco/worker.py"
     worker.parent.mkdir(parents=True)
     worker.write_text(
         "import os, sys, torch, torch.distributed as dist\n"
@@ -122,17 +132,17 @@ def test_two_pods_of_the_manifest_meet_and_run_the_worker_in_the_project_folder(
         "open(f'rank-{dist.get_rank()}', 'w').write(f'{int(total)} {sys.argv[1]} {os.environ[\"OMP_NUM_THREADS\"]}')\n"
         "dist.destroy_process_group()\n"
     )
-    trainer = rendered(processes=1, gpus_per_node=0, cpus_per_node=2, mount_path=str(tmp_path))["spec"][
-        "trainer"
-    ]
+    trainer = rendered(processes=1, gpus_per_node=0, cpus_per_node=2, mount_path=str(tmp_path))["spec"]["trainer"]
     given = {variable["name"]: variable["value"] for variable in trainer["env"]}
     with_port = {"PET_MASTER_ADDR": "localhost", "PET_MASTER_PORT": str(free_port())}
     pods = []
     for rank in range(trainer["numNodes"]):
-        pet = with_port | {"PET_NNODES": str(trainer["numNodes"]), "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]), "PET_NODE_RANK": str(rank)}  # fmt: skip
-        environment = (
-            os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | given | pet
-        )
+        pet = with_port | {
+            "PET_NNODES": str(trainer["numNodes"]),
+            "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]),
+            "PET_NODE_RANK": str(rank),
+        }
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | given | pet
         environment.pop("PYTHONPATH", None)
         command = [expanded(word, environment) for word in [*trainer["command"], *trainer["args"]]]
         pods.append(subprocess.Popen(command, cwd="/", env=environment))
@@ -159,7 +169,7 @@ def expanded(word: str, environment: dict[str, str]) -> str:
 
 
 def test_the_settings_and_the_runtime_in_the_documentation_are_valid():
-    machine, runtime = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL))  # fmt: skip
+    machine, runtime = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL))
     kubernetes = Machine.model_validate(machine).kubernetes
     assert kubernetes and train_job(kubernetes, NAME, FOLDER, kubernetes.gpus_per_node)
     assert TrainerV1alpha1ClusterTrainingRuntime.from_dict(runtime).to_dict() == runtime

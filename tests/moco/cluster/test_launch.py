@@ -18,5 +18,5 @@ def test_the_line_names_hosts_processes_and_the_meeting_point(tmp_path):
     line = line_of(tmp_path / "run", machine, processes=3)
     assert "--nnodes=2:4 --nproc-per-node=3" in line
     assert "--rdzv-backend=c10d --rdzv-endpoint=a:29400" in line
-    assert line.endswith(f"-m moco.training.worker {tmp_path / 'run'}")
+    assert line.endswith(f"-m moco.worker {tmp_path / 'run'}")
     assert line.startswith("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 ")

@@ -17,9 +17,7 @@ def test_a_file_changes_what_it_names(tmp_path):
     assert (machine.processes, machine.workers()) == (2, 0)
 
 
-@pytest.mark.parametrize(
-    ("text", "told"), [("gpus: 2", "gpus is no known key"), ("processes: 0", "processes = 0")]
-)
+@pytest.mark.parametrize(("text", "told"), [("gpus: 2", "gpus is no known key"), ("processes: 0", "processes = 0")])
 def test_a_wrong_key_or_value_is_one_line(tmp_path, text, told):
     (tmp_path / "machine.yaml").write_text(text)
     with pytest.raises(MocoError, match=told):
@@ -39,10 +37,7 @@ def test_a_range_of_hosts_is_no_sexagesimal_number(tmp_path):
     [
         ("launcher: torchrun", "launcher: torchrun needs rendezvous: HOST:PORT"),
         ("launcher: torchrun\nrendezvous: a", "rendezvous = 'a'"),
-        (
-            "launcher: torchrun\nrendezvous: a:1\nnnodes: 3:2",
-            "nnodes = 3:2: the fewest are more than the most",
-        ),
+        ("launcher: torchrun\nrendezvous: a:1\nnnodes: 3:2", "nnodes = 3:2: the fewest are more than the most"),
         ("launcher: slurm", "launcher: slurm needs a section slurm"),
         ("slurm: {minutes: 2, seconds_to_save: 120}", "seconds_to_save = 120 leaves nothing of minutes = 2"),
         ("slurm: {nodes: 2}", "slurm.minutes is missing"),

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from moco import MoCo
-from moco.cluster.process_group import Processes
 from moco.dictionary import Batch, MemoryBank, info_nce_in_batch
-from moco.encoders import normalise
+from moco.encoders.normalize import normalize
+from moco.processes import Processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 NO_AUTOCAST = torch.autocast("cpu", enabled=False)
@@ -69,7 +69,7 @@ def test_the_memory_bank_compares_with_old_keys_and_moves_them_by_momentum():
     model = made("memory-bank")
     f, bank = copy.deepcopy(model.encoder_q), model.dictionary.bank.clone()
     for batch, loss in steps(model):
-        q = f(normalise(batch.views[0]))
+        q = f(normalize(batch.views[0]))
         negatives = bank[model.dictionary.drawn(batch.samples, batch.step)]
         logits = torch.stack(
             [
@@ -91,7 +91,7 @@ def test_end_to_end_sends_the_gradient_through_queries_and_keys():
     model = made("end-to-end")
     f = copy.deepcopy(model.encoder_q)
     for batch, loss in steps(model):
-        q, k = (f(normalise(view)) for view in batch.views)
+        q, k = (f(normalize(view)) for view in batch.views)
         expected = F.cross_entropy(q @ k.T / T, torch.arange(B))
         descend(expected, f)
         assert abs(loss - expected.item()) < 1e-10
@@ -106,7 +106,7 @@ def test_the_momentum_batch_is_algorithm_1_of_moco_v3_with_the_mean_of_both_ways
     assert f_k.predictor is None
     for batch, loss in steps(model):
         # its algorithm 1 moves f_k after the gradient step, which is where our next step begins
-        x1, x2 = (normalise(view) for view in batch.views)
+        x1, x2 = (normalize(view) for view in batch.views)
         with torch.no_grad():
             for name, slow in f_k.named_parameters():
                 slow.copy_(M * slow + (1 - M) * f_q.get_parameter(name))
@@ -124,7 +124,7 @@ def test_the_symmetric_queue_looks_both_views_up_and_takes_both_in():
     f_q, f_k = copy.deepcopy(model.encoder_q), copy.deepcopy(model.dictionary.encoder_k)
     queue = model.dictionary.keys.clone()
     for batch, loss in steps(model):
-        x1, x2 = (normalise(view) for view in batch.views)
+        x1, x2 = (normalize(view) for view in batch.views)
         with torch.no_grad():
             for slow, fast in zip(f_k.parameters(), f_q.parameters(), strict=True):
                 slow.copy_(M * slow + (1 - M) * fast)
@@ -154,9 +154,7 @@ def test_a_bank_draws_distinct_rows_of_other_images_and_in_the_end_all_of_them()
     assert bank.drawn(samples, 0).tolist() != bank.drawn(samples, 1).tolist()
     fullest = MemoryBank(2, images=50, size=40, momentum=0.5, seed=3)
     assert sorted(fullest.drawn(samples, 0)) == sorted(seen)
-    with pytest.raises(
-        ValueError, match="41 negatives cannot be drawn from a bank of 50 images, less the 10"
-    ):
+    with pytest.raises(ValueError, match="41 negatives cannot be drawn from a bank of 50 images, less the 10"):
         MemoryBank(2, images=50, size=41, momentum=0.5, seed=3).drawn(samples, 0)
 
 
@@ -171,7 +169,7 @@ def test_the_rank_within_a_batch_counts_other_keys_above_the_own_one():
 def test_the_notebooks_call_gives_the_loss_and_gradient_of_the_loops_step(mechanism):
     one, other = made(mechanism), made(mechanism)
     views = torch.randint(0, 256, (2, B, 3, 8, 8), dtype=torch.uint8)
-    contrast = one(*(normalise(view) for view in views))
+    contrast = one(*(normalize(view) for view in views))
     contrast.loss.backward()
     batch = Batch(views, np.arange(B), np.arange(B), 0, ALONE)
     expected, _ = other.contrast(batch, other.encoder_q, NO_AUTOCAST)

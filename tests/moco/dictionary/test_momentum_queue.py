@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from moco.cluster.process_group import Processes
 from moco.dictionary import Batch, MomentumQueue
+from moco.processes import Processes
 
 
 def queue(size: int, momentum: float = 0.9) -> MomentumQueue:

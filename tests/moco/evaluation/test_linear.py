@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from moco.config import load_params
-from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet, random_encoder
-from moco.evaluation import features as reading
-from moco.evaluation.features import Extractor, embed_images, extract, pixels, spread
-from moco.evaluation.linear import Labelled, LinearProbes, evaluate, train_probes, validation_accuracies
+from moco.encoders.frozen import EncoderSpec, random_encoder
+from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
+from moco.encoders.resnet import ResNet
+from moco.evaluation.linear import LinearProbes, evaluate, train_probes, validation_accuracies
+from moco.features import extract as reading
+from moco.features.extract import Extractor, Labelled, embed_images, extract, pixels, spread
 from moco.images.decode import decode
 from moco.images.index import open_split
 
@@ -61,7 +63,7 @@ def test_a_rate_that_diverges_does_not_win(small_project):
     assert accuracies[0] > accuracies[1]
 
 
-@pytest.mark.parametrize("views", ["centre", "augmented"])
+@pytest.mark.parametrize("views", ["center", "augmented"])
 def test_the_rate_is_chosen_on_validation_and_test_is_scored_with_it(small_project, views):
     train, val, test = (
         Labelled.of(open_split(small_project / "data/shards", split)) for split in ("train", "val", "test")
@@ -89,26 +91,22 @@ def test_features_of_files_and_of_decoded_images_agree(small_project):
 def test_features_are_extracted_once_and_kept_for_the_same_images_and_weights(small_project, tmp_path):
     images, calls = open_split(small_project / "data/shards", "val"), []
 
-    def featuriser(batch):
+    def featurizer(batch):
         calls.append(len(batch))
         return pixels(batch)
 
-    some, plain = np.arange(20), Extractor("pixels", featuriser, "one", 16, 1.0)
+    some, plain = np.arange(20), Extractor("pixels", featurizer, "one", 16, 1.0)
     kept = replace(plain, cache=tmp_path / "features")
-    expected = plain.centre(images, some)
-    assert isinstance(kept.centre(images, some), np.memmap)
+    expected = plain.center(images, some)
+    assert isinstance(kept.center(images, some), np.memmap)
     calls.clear()
-    assert np.array_equal(kept.centre(images, some), expected)
+    assert np.array_equal(kept.center(images, some), expected)
     assert not calls
-    for other, which in (
-        (replace(kept, fingerprint="two"), some),
-        (replace(kept, size=8), some),
-        (kept, some[:5]),
-    ):
-        assert len(other.centre(images, which)) == len(which)
+    for other, which in ((replace(kept, fingerprint="two"), some), (replace(kept, size=8), some), (kept, some[:5])):
+        assert len(other.center(images, which)) == len(which)
         assert calls == [len(which)]
         calls.clear()
-    assert kept.centre(images, some[:0]).shape == (0, 0)
+    assert kept.center(images, some[:0]).shape == (0, 0)
 
 
 def test_an_extraction_that_breaks_off_leaves_nothing_behind(small_project, tmp_path):
@@ -118,7 +116,7 @@ def test_an_extraction_that_breaks_off_leaves_nothing_behind(small_project, tmp_
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Extractor("broken", breaks_off, "x", 16, 1.0, 1, tmp_path).centre(images, np.arange(20))
+        Extractor("broken", breaks_off, "x", 16, 1.0, 1, tmp_path).center(images, np.arange(20))
     assert not list(tmp_path.iterdir())
 
 

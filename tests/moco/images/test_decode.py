@@ -32,7 +32,7 @@ def test_a_jpeg_is_decoded_as_pillow_does():
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "CMYK", "I;16"])
-def test_every_colour_mode_becomes_rgb(mode):
+def test_every_color_mode_becomes_rgb(mode):
     image = Image.fromarray(PIXELS).convert("L" if mode == "I;16" else mode)
     if mode == "I;16":
         image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
@@ -41,9 +41,9 @@ def test_every_colour_mode_becomes_rgb(mode):
     assert decode(data).dtype == np.uint8
 
 
-def test_sixteen_bit_greys_keep_their_brightness():
-    grey = np.linspace(0, 65535, 117).astype(np.uint16).reshape(9, 13)
-    assert np.abs(decode(encoded(Image.fromarray(grey), "PNG"))[:, :, 0] - grey / 257).max() <= 1
+def test_sixteen_bit_grays_keep_their_brightness():
+    gray = np.linspace(0, 65535, 117).astype(np.uint16).reshape(9, 13)
+    assert np.abs(decode(encoded(Image.fromarray(gray), "PNG"))[:, :, 0] - gray / 257).max() <= 1
 
 
 def test_transparency_is_laid_over_white():

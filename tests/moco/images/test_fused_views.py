@@ -33,7 +33,7 @@ SUBSAMPLINGS = {
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth colour fields with an edge and some grain."""
+    """Smooth color fields with an edge and some grain."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (height // 12 + 2, width // 12 + 2, 3), dtype=np.uint8)
     pixels = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
@@ -78,14 +78,14 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
 
 
-@pytest.mark.parametrize("kind", [*SUBSAMPLINGS, "grey"])
+@pytest.mark.parametrize("kind", [*SUBSAMPLINGS, "gray"])
 @pytest.mark.parametrize("progressive", [0, 1])
 def test_a_decoded_region_is_cut_from_the_whole_image(kind, progressive):
     random = np.random.default_rng(1)
     for height, width in ((61, 133), (150, 97), (16, 200), (1, 1)):
         pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
         options = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive, cv2.IMWRITE_JPEG_RST_INTERVAL, height % 3]
-        if kind == "grey":
+        if kind == "gray":
             pixels = pixels[:, :, 0]
         else:
             options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SUBSAMPLINGS[kind]]
@@ -103,13 +103,11 @@ def test_a_decoded_region_is_cut_from_the_whole_image(kind, progressive):
 def test_resizing_is_pillows_antialiased_bilinear(height, width):
     image = photo(height + 20, width + 10)
     ours = painted(image, view(height, width, top=7, left=3), 112)[0]
-    theirs = Image.fromarray(image[7 : 7 + height, 3 : 3 + width]).resize(
-        (112, 112), Image.Resampling.BILINEAR
-    )
+    theirs = Image.fromarray(image[7 : 7 + height, 3 : 3 + width]).resize((112, 112), Image.Resampling.BILINEAR)
     assert psnr(ours, np.array(theirs)) > 50
 
 
-def test_resizing_keeps_a_plain_colour():
+def test_resizing_keeps_a_plain_color():
     for level in (0, 1, 127, 254, 255):
         image = np.full((200, 333, 3), level, np.uint8)
         for size, sigma in itertools.product((1, 2, 50, 333, 400), (0, 0.1, 2.0, 90.0)):
@@ -121,9 +119,7 @@ def test_jitter_is_torchvisions_given_the_same_factors_and_order(order):
     image = photo(96, 96)
     operations = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue]
     for factors in ((1.3, 0.7, 1.35, -0.08), (0.6, 1.4, 0.6, 0.1), (1.0, 1.0, 0.0, 0.5)):
-        theirs = (
-            torch.from_numpy(image).permute(2, 0, 1).float() / 255
-        )  # float: no rounding between operations
+        theirs = torch.from_numpy(image).permute(2, 0, 1).float() / 255  # float: no rounding between operations
         for operation in order:
             theirs = operations[operation](theirs, factors[operation])
         ours = painted(image, view(96, 96, order=order, factors=factors), 96)[0]
@@ -228,10 +224,17 @@ def test_a_damaged_file_is_refused_or_decoded_as_ordinarily(progressive):
 @pytest.mark.parametrize(
     "values",
     [
-        {"top": 1}, {"left": -1}, {"width": 0}, {"width": 2**31 - 1}, {"sigma": np.nan}, {"sigma": -1},
-        {"order": (0, 1, 2, 2)}, {"order": (0, 1, 2, 9)}, {"order": (0, 1, 2, 3), "factors": (1, np.inf, 1, 0)},
+        {"top": 1},
+        {"left": -1},
+        {"width": 0},
+        {"width": 2**31 - 1},
+        {"sigma": np.nan},
+        {"sigma": -1},
+        {"order": (0, 1, 2, 2)},
+        {"order": (0, 1, 2, 9)},
+        {"order": (0, 1, 2, 3), "factors": (1, np.inf, 1, 0)},
     ],
-)  # fmt: skip
+)
 def test_what_cannot_have_been_drawn_is_refused(values):
     image, out = photo(20, 30), np.empty((1, 8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match="views: "):

@@ -13,11 +13,12 @@ from moco.config import Fetch, Shard
 from moco.errors import MocoError
 from moco.images import index
 from moco.images.decode import decode
-from moco.images.hashing import stream
-from moco.images.index import ENTRY, open_split, verify
-from moco.images.shards import write_shards
-from moco.images.sources import Arrays
-from moco.images.splits import read_manifest, write_manifest
+from moco.images.index import ENTRY, open_split
+from moco.shards.index import hash_of_set, verify
+from moco.shards.write import write_shards
+from moco.sources.hashing import stream
+from moco.sources.manifest import read_manifest, write_manifest
+from moco.sources.origins import Arrays
 
 FETCH = Fetch(source="folder", path="x", labels="none", val_fraction=0.2, test_fraction=0, split_seed=0)
 SHARD = Shard(samples_per_shard=7, megabytes_per_shard=1, max_side=None, jpeg_quality=90, max_bad_fraction=0)
@@ -25,12 +26,10 @@ SHARD = Shard(samples_per_shard=7, megabytes_per_shard=1, max_side=None, jpeg_qu
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """40 grey images of their own number, the last ten unlabelled."""
+    """40 gray images of their own number, the last ten unlabelled."""
     base = tmp_path_factory.mktemp("set")
     images = np.repeat(np.arange(40, dtype=np.uint8), 64).reshape(40, 8, 8)
-    source = Arrays(
-        [(images[:30], np.arange(30) % 3, "train"), (images[30:], None, "train")], ["a", "b", "c"]
-    )
+    source = Arrays([(images[:30], np.arange(30) % 3, "train"), (images[30:], None, "train")], ["a", "b", "c"])
     (base / "raw").mkdir()
     write_manifest(stream(source, base / "raw"), base / "raw", FETCH, None, source.classes)
     write_shards(base / "raw", base / "shards", base / "runs", SHARD, 1)
@@ -54,9 +53,7 @@ def test_images_come_in_the_order_of_the_manifest_with_their_labels(made):
         split = open_split(made / "shards", name)
         expected = [row for row in rows if row.split == name]
         assert numbers(split) == [row.row for row in expected]
-        assert [split.classes[label] if label >= 0 else "" for label in split.labels] == [
-            row.label for row in expected
-        ]
+        assert [split.classes[label] if label >= 0 else "" for label in split.labels] == [row.label for row in expected]
         assert split.labels.dtype == np.int32
         assert split.key(3) == f"{name}-000000003"
 
@@ -93,9 +90,7 @@ def test_a_million_images_open_within_a_second(tmp_path):
     entries = np.zeros(1_000_000, ENTRY)
     entries["label"] = np.arange(1_000_000) % 1000
     np.save(tmp_path / "train.index.npy", entries)
-    shards = [
-        {"file": f"train-{i:06d}.tar", "samples": 5000, "bytes": 1, "sha256": "0" * 64} for i in range(200)
-    ]
+    shards = [{"file": f"train-{i:06d}.tar", "samples": 5000, "bytes": 1, "sha256": "0" * 64} for i in range(200)]
     stated = {"format": 1, "classes": [], "data_hash": "", "splits": {"train": {"shards": shards}}}
     (tmp_path / "index.json").write_text(json.dumps(stated))
     start = time.perf_counter()
@@ -108,11 +103,8 @@ def test_the_data_hash_follows_classes_and_content(made, tmp_path):
     same = open_split(made / "shards", "val").data_hash
     assert open_split(made / "shards", "train").data_hash == same
     shards = {"train": ["0" * 64], "val": [], "test": []}
-    base = index.hash_of_set(["a"], shards)
-    assert (
-        len({base, index.hash_of_set(["b"], shards), index.hash_of_set(["a"], {**shards, "val": ["1" * 64]})})
-        == 3
-    )
+    base = hash_of_set(["a"], shards)
+    assert len({base, hash_of_set(["b"], shards), hash_of_set(["a"], {**shards, "val": ["1" * 64]})}) == 3
 
 
 class TestVerify:

@@ -18,7 +18,10 @@ from moco.images.plan import EpochPlan
 from moco.images.views import two_views
 
 VIEWS = load_params(Path(__file__).parents[3] / "params.yaml").pretrain.views
-PAINTERS = [False, pytest.param(True, marks=pytest.mark.skipif(not fused_views.available(), reason="the compiled part is not built"))]  # fmt: skip
+PAINTERS = [
+    False,
+    pytest.param(True, marks=pytest.mark.skipif(not fused_views.available(), reason="the compiled part is not built")),
+]
 
 
 @dataclass

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from moco.images.plan import EpochPlan, key_of, permute
+from moco.images.plan import EpochPlan
+from moco.permutation import key_of, permute
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 4097])
@@ -21,9 +22,9 @@ def test_positions_can_be_asked_for_one_by_one_even_in_a_huge_set():
 def test_the_order_looks_random():
     order = permute(np.arange(10_000), 10_000, key_of(0, 0))
     correlation = np.corrcoef(order, np.arange(10_000))[0, 1]
-    neighbours = np.corrcoef(order[1:], order[:-1])[0, 1]
+    neighbors = np.corrcoef(order[1:], order[:-1])[0, 1]
     assert abs(correlation) < 0.04
-    assert abs(neighbours) < 0.04
+    assert abs(neighbors) < 0.04
 
 
 def test_an_epoch_holds_each_image_at_most_once_and_leaves_out_another_tail_each_time():

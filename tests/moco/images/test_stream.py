@@ -20,13 +20,13 @@ from tar_server import TarServer
 from moco.config import Fetch, Shard
 from moco.errors import MocoError
 from moco.images import stream as module
-from moco.images.hashing import stream
 from moco.images.index import ShardSet, open_split
-from moco.images.shards import write_shards
-from moco.images.sources import Arrays
-from moco.images.splits import write_manifest
 from moco.images.stream import TarStreams
 from moco.images.stream_plan import StreamPlan
+from moco.shards.write import write_shards
+from moco.sources.hashing import stream
+from moco.sources.manifest import write_manifest
+from moco.sources.origins import Arrays
 
 FETCH = Fetch(source="folder", path="x", labels="none", val_fraction=0, test_fraction=0, split_seed=0)
 SHARD = Shard(samples_per_shard=23, megabytes_per_shard=1, max_side=None, jpeg_quality=90, max_bad_fraction=0)
@@ -178,9 +178,7 @@ class TestEconomy:
 
 @needs_curl
 class TestFaults:
-    def test_broken_connections_are_gone_on_with_where_they_broke_and_told_once(
-        self, tars, index, server, capfd
-    ):
+    def test_broken_connections_are_gone_on_with_where_they_broke_and_told_once(self, tars, index, server, capfd):
         server.drop_after = 9000  # four images
         check(tars, TarStreams(index, plan_for(index), server.url), range(12))
         said = capfd.readouterr().out.splitlines()
@@ -261,12 +259,8 @@ def bucket(tars, monkeypatch):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    with subprocess.Popen(
-        ["moto_server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL
-    ) as moto:
-        wait_until(
-            lambda: not subprocess.run(["aws", "s3", "mb", "s3://here"], capture_output=True).returncode
-        )
+    with subprocess.Popen(["moto_server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL) as moto:
+        wait_until(lambda: not subprocess.run(["aws", "s3", "mb", "s3://here"], capture_output=True).returncode)
         subprocess.run(["aws", "s3", "cp", "--quiet", "--recursive", tars, "s3://here/shards"], check=True)
         yield "s3://here/shards"
         moto.terminate()

@@ -29,9 +29,7 @@ def epoch_of(plan, epoch=0):
 @pytest.mark.parametrize(
     ("lanes", "window", "batch"), [(8, 10, 24), (1, 7, 24), (24, 1000, 24), (4, 1, 12), (3, 2, 30)]
 )
-def test_an_epoch_holds_each_image_at_most_once_and_leaves_out_less_than_a_batch_and_the_lanes(
-    lanes, window, batch
-):
+def test_an_epoch_holds_each_image_at_most_once_and_leaves_out_less_than_a_batch_and_the_lanes(lanes, window, batch):
     plan = planned(lanes=lanes, window=window, global_batch=batch)
     for epoch in range(3):
         seen = epoch_of(plan, epoch).flatten()
@@ -55,9 +53,7 @@ def test_any_number_of_processes_cuts_the_same_global_batch_into_whole_lanes(wor
         parts = [plan.batch(step, rank, world_size) for rank in range(world_size)]
         assert np.concatenate(parts).tolist() == plan.batch(step).tolist()
     local = plan.global_batch // world_size
-    lanes = [
-        {lane for lane, _, _ in plan.rows(5, rank * local, (rank + 1) * local)} for rank in range(world_size)
-    ]
+    lanes = [{lane for lane, _, _ in plan.rows(5, rank * local, (rank + 1) * local)} for rank in range(world_size)]
     assert all(not a & b for a, b in itertools.combinations(lanes, 2))
 
 
@@ -101,15 +97,15 @@ def test_windows_of_different_lanes_end_at_different_steps():
     assert all(not a & b for a, b in itertools.combinations(ends, 2))
 
 
-def test_neighbours_of_a_shard_come_far_apart_and_a_batch_draws_on_as_many_places_as_lanes():
+def test_neighbors_of_a_shard_come_far_apart_and_a_batch_draws_on_as_many_places_as_lanes():
     counts = [5000] * 40
     plan = planned(counts, global_batch=256, lanes=16, window=1024)
     step_of = np.full(plan.images, -1)
     for step, batch in enumerate(epoch_of(plan)):
         step_of[batch] = step
-    neighbours = step_of.reshape(40, 5000)
-    both = (neighbours[:, 1:] >= 0) & (neighbours[:, :-1] >= 0)
-    apart = np.abs(np.diff(neighbours, axis=1))[both]
+    neighbors = step_of.reshape(40, 5000)
+    both = (neighbors[:, 1:] >= 0) & (neighbors[:, :-1] >= 0)
+    apart = np.abs(np.diff(neighbors, axis=1))[both]
     assert 16 < np.median(apart) < 21  # random places among the 64 steps of a window: 29 % of them
     assert (apart == 0).mean() < 1.3 / 64
     shards = [len(set((batch // 5000).tolist())) for batch in epoch_of(plan)]
@@ -145,21 +141,9 @@ class TestTheRunsPlan:
     @pytest.mark.parametrize(
         ("changes", "world_size", "told"),
         [
-            (
-                ["pretrain.global_batch=24", "pretrain.stream={lanes: 4, window: 9}"],
-                3,
-                "lanes = 4 .* to 3 proc",
-            ),
-            (
-                ["pretrain.global_batch=4096", "pretrain.stream={lanes: 4, window: 9}"],
-                1,
-                "more than the .* lower",
-            ),
-            (
-                ["pretrain.global_batch=24", "pretrain.stream={lanes: 5, window: 9}"],
-                1,
-                "a multiple of stream.lanes",
-            ),
+            (["pretrain.global_batch=24", "pretrain.stream={lanes: 4, window: 9}"], 3, "lanes = 4 .* to 3 proc"),
+            (["pretrain.global_batch=4096", "pretrain.stream={lanes: 4, window: 9}"], 1, "more than the .* lower"),
+            (["pretrain.global_batch=24", "pretrain.stream={lanes: 5, window: 9}"], 1, "a multiple of stream.lanes"),
             (["pretrain.global_batch=24", "pretrain.stream={lanes: 4}"], 1, "stream.window is missing"),
             (["pretrain.global_batch=24", "pretrain.stream={lanes: 0, window: 9}"], 1, "stream.lanes = 0"),
         ],

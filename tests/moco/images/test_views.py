@@ -13,8 +13,8 @@ from small_material import psnr, smooth_photo
 from torchvision.transforms.v2 import functional as tv
 
 from moco.config import load_params
-from moco.images.plan import key_of
-from moco.images.views import VIEW, centre_view, choose, crop_box, draw, paint, resize, two_views
+from moco.images.views import VIEW, center_view, choose, crop_box, draw, paint, resize, two_views
+from moco.permutation import key_of
 
 SETTINGS = load_params(Path(__file__).parents[3] / "params.yaml").pretrain.views.model_copy(
     update={"blur_p": 0.5, "flip_p": 0.5}
@@ -65,12 +65,7 @@ def test_crops_have_torchvisions_distribution_of_area_and_ratio():
             for _ in range(count)
         ]
     )
-    for measure in (
-        lambda b: b[:, 2] * b[:, 3],
-        lambda b: b[:, 3] / b[:, 2],
-        lambda b: b[:, 0],
-        lambda b: b[:, 1],
-    ):
+    for measure in (lambda b: b[:, 2] * b[:, 3], lambda b: b[:, 3] / b[:, 2], lambda b: b[:, 0], lambda b: b[:, 1]):
         assert ks_2samp(measure(ours), measure(theirs)).pvalue > 0.001
     assert (ours[:, 0] + ours[:, 2] <= height).all()
     assert (ours[:, 1] + ours[:, 3] <= width).all()
@@ -137,7 +132,7 @@ def test_each_operation_comes_as_often_as_its_probability():
         assert abs(happened.mean() - probability) < 0.02
 
 
-def test_v1_greys_before_it_jitters_and_v2_after(photo):
+def test_v1_grays_before_it_jitters_and_v2_after(photo):
     both = SETTINGS.model_copy(update={"jitter_p": 1.0, "grayscale_p": 1.0, "blur_p": 0.0, "brightness": 0.0})
     u = draw(0, 0, np.array([3]))[0, 0]
     v1, v2 = (choose(u, both.model_copy(update={"order": order})) for order in ("v1", "v2"))
@@ -164,10 +159,10 @@ def test_two_views_of_a_sample_differ_and_come_again_the_same(photo):
     assert np.array_equal(second, again[1])
 
 
-def test_the_centre_view_is_resize_and_centre_crop(photo):
+def test_the_center_view_is_resize_and_center_crop(photo):
     theirs = tv.center_crop(tv.resize(Image.fromarray(photo), 64), [56, 56])
-    assert psnr(centre_view(photo, 56, 0.875), np.array(theirs)) > 45
-    assert centre_view(photo[:, :20], 32, 1.0).shape == (32, 32, 3)
+    assert psnr(center_view(photo, 56, 0.875), np.array(theirs)) > 45
+    assert center_view(photo[:, :20], 32, 1.0).shape == (32, 32, 3)
 
 
 def test_keys_of_different_parts_differ():

@@ -6,7 +6,9 @@ import torch
 
 from moco import presets
 from moco.config import Params, load_params
-from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, FrozenEncoder, ResNet
+from moco.encoders.frozen import EncoderSpec, FrozenEncoder
+from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
+from moco.encoders.resnet import ResNet
 from moco.report.results import LinearScores, Results
 
 
@@ -23,7 +25,7 @@ def params() -> Params:
     changes = [
         "report.views=3",
         "report.queries=2",
-        "report.neighbours=4",
+        "report.neighbors=4",
         "report.map_images=30",
         "pretrain.image_size=12",
     ]

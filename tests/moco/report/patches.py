@@ -1,4 +1,4 @@
-"""A stand-in for shards: coloured patches in three classes."""
+"""A stand-in for shards: colored patches in three classes."""
 
 from dataclasses import dataclass
 

@@ -32,16 +32,10 @@ def test_a_good_run_has_no_complaints(results, samples, settings):
 
 @pytest.mark.parametrize(
     ("curve", "value", "complaint"),
-    [
-        ("loss", 8.2, "close to chance"),
-        ("top1", 0.999, "pretext task is solved"),
-        ("queue_fill", 0.5, "never filled"),
-    ],
+    [("loss", 8.2, "close to chance"), ("top1", 0.999, "pretext task is solved"), ("queue_fill", 0.5, "never filled")],
 )
 def test_a_bad_curve_is_named(results, samples, settings, curve, value, complaint):
-    (said,) = complaints(
-        replace(results, curves={**results.curves, curve: np.full(100, value)}), samples, settings
-    )
+    (said,) = complaints(replace(results, curves={**results.curves, curve: np.full(100, value)}), samples, settings)
     assert complaint in said
 
 
@@ -67,7 +61,7 @@ def test_a_rank_of_hardly_one_and_a_rank_that_fell_are_named(results, samples, s
     assert "from 80.0 at the first reading to 15.0" in said
 
 
-@pytest.mark.parametrize(("shuffled", "remedy"), [(True, "make bn_group_size larger"), (False, "set shuffle_bn: true")])  # fmt: skip
+@pytest.mark.parametrize(("shuffled", "remedy"), [(True, "make bn_group_size larger"), (False, "set shuffle_bn: true")])
 def test_a_leak_is_named_with_what_would_close_it(results, samples, settings, shuffled, remedy):
     leaking = replace(results, readings={**results.readings, "leak": np.array([0.0, 0.7])})
     (said,) = complaints(leaking, samples, settings.model_copy(update={"shuffle_bn": shuffled}))

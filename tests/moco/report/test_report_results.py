@@ -8,9 +8,7 @@ import pytest
 from moco.errors import MocoError
 from moco.report.results import read_results
 
-CURVES = (
-    "step,epoch,loss,chance,top1,top5,queue_fill,learning_rate,feature_std\n20,0,8.0,8.3,.1,.2,.6,.06,.9\n"
-)
+CURVES = "step,epoch,loss,chance,top1,top5,queue_fill,learning_rate,feature_std\n20,0,8.0,8.3,.1,.2,.6,.06,.9\n"
 SCORES = {"linear_top1": 0.8, "linear_top5": 0.9, "knn_top1": 0.7}
 
 

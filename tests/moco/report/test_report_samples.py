@@ -1,4 +1,4 @@
-"""What the report shows of the images is drawn by seed, and neighbours never include the query."""
+"""What the report shows of the images is drawn by seed, and neighbors never include the query."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from moco.images.index import open_split
 from moco.report.samples import gather
 
 
-def test_queries_come_from_validation_and_neighbours_from_training(encoder, params):
+def test_queries_come_from_validation_and_neighbors_from_training(encoder, params):
     samples = gather(encoder, patches("train", 40, 1), patches("val", 35, 2), params, 0)
     assert samples.held_out and samples.gallery == 40 and samples.mapped == 30
     assert len(samples.triples) == 3 and len(samples.rows) == 2
@@ -18,7 +18,7 @@ def test_queries_come_from_validation_and_neighbours_from_training(encoder, para
         assert [shown.same for shown in row] == [shown.name == query.name for shown in row]
 
 
-def test_a_copy_of_the_query_in_the_training_set_is_its_nearest_neighbour(encoder, params):
+def test_a_copy_of_the_query_in_the_training_set_is_its_nearest_neighbor(encoder, params):
     train = patches("train", 40, 1)
     samples = gather(encoder, train, patches("val", 40, 1), params, 0)
     for query, row in samples.rows:

@@ -13,12 +13,7 @@ from moco.study.definition import load_study, names
 
 def outcome(name: str, **changes: object) -> Outcome:
     records = records_of(name, "laptop", lambda run: 0.7 + len(run.series) / 100 + 0.01 * run.seed)
-    values = {
-        "records": records,
-        "left_out": {},
-        "failed": [],
-        "command": f"python -m flows.study {name}",
-    } | changes
+    values = {"records": records, "left_out": {}, "failed": [], "command": f"python -m flows.study {name}"} | changes
     return Outcome(name, load_study(name, ROOT / "studies"), "laptop", **values)  # type: ignore[arg-type]
 
 
@@ -46,9 +41,7 @@ def test_the_figure_has_all_points_of_a_series_and_all_published_ones_in_whateve
     grid = study.scales["laptop"]
     grid = grid.model_copy(update={"runs": sorted(grid.runs, key=lambda point: float(point.x))})
     entry = study.published[0]
-    parts = [
-        entry.model_copy(update={"values": {x: value}}) for x, value in entry.values.items()
-    ] + study.published[1:]
+    parts = [entry.model_copy(update={"values": {x: value}}) for x, value in entry.values.items()] + study.published[1:]
     mixed = study.model_copy(update={"scales": {"laptop": grid}, "published": parts})
     drawn: list[dict[str, int]] = []
     points = report_study._points
@@ -59,10 +52,7 @@ def test_the_figure_has_all_points_of_a_series_and_all_published_ones_in_whateve
 
     monkeypatch.setattr(report_study, "_points", seen)
     draw(tmp_path / "figure.png", replace(outcome("mechanisms"), study=mixed))
-    assert drawn == [
-        {"MoCo": 4, "memory bank": 3, "end-to-end": 3},
-        {"MoCo": 6, "memory bank": 6, "end-to-end": 3},
-    ]
+    assert drawn == [{"MoCo": 4, "memory bank": 3, "end-to-end": 3}, {"MoCo": 6, "memory bank": 6, "end-to-end": 3}]
 
 
 def test_the_page_says_what_no_training_gives_and_which_precision_was_used(tmp_path: Path) -> None:
@@ -74,17 +64,17 @@ def test_the_page_says_what_no_training_gives_and_which_precision_was_used(tmp_p
             update={
                 "metrics": {
                     "pretrain": {"precision": precision},
-                    "linear": record.metrics["linear"] | {"random": {"linear_top1": low}, "pixels": {"linear_top1": 0.84}},
+                    "linear": record.metrics["linear"]
+                    | {"random": {"linear_top1": low}, "pixels": {"linear_top1": 0.84}},
                 }
             }
         )
-        for record, precision, low in zip(outcome("momentum").records, ("bf16", "fp32", "bf16"), (0.8, 0.81, 0.805), strict=False)
-    ]  # fmt: skip
+        for record, precision, low in zip(
+            outcome("momentum").records, ("bf16", "fp32", "bf16"), (0.8, 0.81, 0.805), strict=False
+        )
+    ]
     page = write_study(tmp_path, outcome("momentum", records=records))
-    assert (
-        "Without training, by the same evaluation: untrained encoders 80.0 to 81.0 %, raw pixels 84.0 %."
-        in page
-    )
+    assert "Without training, by the same evaluation: untrained encoders 80.0 to 81.0 %, raw pixels 84.0 %." in page
     assert "bf16, fp32" in page
 
 

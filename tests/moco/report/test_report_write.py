@@ -29,9 +29,7 @@ def written(folder, results, samples, params):
 
 
 def test_two_reports_of_the_same_run_are_the_same_to_the_byte(tmp_path, results, samples, params):
-    assert written(tmp_path / "a", results, samples, params) == written(
-        tmp_path / "b", results, samples, params
-    )
+    assert written(tmp_path / "a", results, samples, params) == written(tmp_path / "b", results, samples, params)
 
 
 def test_every_picture_is_shown_and_every_shown_picture_exists(tmp_path, results, samples, params):
@@ -56,9 +54,9 @@ def test_the_figures_of_the_run_are_in_the_text(tmp_path, results, samples, para
 
 def test_a_run_that_lost_says_so(tmp_path, results, samples, params):
     worse = replace(results.scores["moco"], linear_top1=0.7)
-    text = written(
-        tmp_path / "a", replace(results, scores={**results.scores, "moco": worse}), samples, params
-    )["report.md"]
+    text = written(tmp_path / "a", replace(results, scores={**results.scores, "moco": worse}), samples, params)[
+        "report.md"
+    ]
     assert "5.0 points below the same classifier on an untrained encoder" in text.decode()
     assert "⚠ The features do not beat raw pixels" in text.decode()
 
@@ -78,7 +76,7 @@ def test_without_labels_accuracy_is_skipped_with_the_reason_and_the_rest_is_ther
     )
     files = written(tmp_path / "a", bare, unlabelled, params)
     assert "Skipped: the training images have no labels" in files["report.md"].decode()
-    assert {"views.png", "loss.png", "neighbours.png", "map.png", "map-images.png"} <= set(files)
+    assert {"views.png", "loss.png", "neighbors.png", "map.png", "map-images.png"} <= set(files)
     assert not {"baselines.png", "sweep.png", "confusion.png", "knn.png"} & set(files)
     shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", files["report.md"].decode())
     assert sorted(shown) == sorted(name for name in files if name.endswith(".png"))
@@ -106,8 +104,7 @@ def words(text: str) -> str:
 def test_the_last_loss_is_told_as_a_guess_among_so_many(tmp_path, results, samples, params):
     text = words(written(tmp_path / "a", results, samples, params)["report.md"].decode())
     assert (
-        "It ended at 4.00: exp(4.00) ≈ 55, so the encoder is as unsure as if it guessed among 55 of the 4,097"
-        in text
+        "It ended at 4.00: exp(4.00) ≈ 55, so the encoder is as unsure as if it guessed among 55 of the 4,097" in text
     )
 
 
@@ -116,14 +113,22 @@ def test_the_last_loss_is_told_as_a_guess_among_so_many(tmp_path, results, sampl
     [
         ("momentum-queue", "4,096", "Why the loss rises at first", "No time of filling"),
         ("memory-bank", "4,096", "nothing seems to happen in the first epoch", "Why the loss rises"),
-        ("end-to-end", "127", "K = 128 − 1 negatives are keys of real images from the first step", "Why the loss rises"),
-        ("momentum-batch", "127", "K = 128 − 1 negatives are keys of real images from the first step", "Why the loss rises"),
+        (
+            "end-to-end",
+            "127",
+            "K = 128 − 1 negatives are keys of real images from the first step",
+            "Why the loss rises",
+        ),
+        (
+            "momentum-batch",
+            "127",
+            "K = 128 − 1 negatives are keys of real images from the first step",
+            "Why the loss rises",
+        ),
     ],
-)  # fmt: skip
-def test_each_mechanism_is_explained_in_its_own_words(tmp_path, results, samples, params, mechanism, K, said, not_said):  # fmt: skip
-    other = params.model_copy(
-        update={"pretrain": params.pretrain.model_copy(update={"mechanism": mechanism})}
-    )
+)
+def test_each_mechanism_is_explained_in_its_own_words(tmp_path, results, samples, params, mechanism, K, said, not_said):
+    other = params.model_copy(update={"pretrain": params.pretrain.model_copy(update={"mechanism": mechanism})})
     text = words(written(tmp_path / "a", results, samples, other)["report.md"].decode())
     assert said in text and not_said not in text
     assert re.search(rf"\| mechanism +\| {mechanism} ", text)
@@ -136,8 +141,7 @@ def test_warnings_of_the_run_are_on_the_page_with_their_remedies(tmp_path, resul
     leaking = replace(results, readings={**results.readings, "leak": np.array([0.0, 0.9])})
     text = written(tmp_path / "b", leaking, samples, params)["report.md"].decode()
     assert (
-        "- ⚠ Batch norm gives keys away: they are found 90 points more often in their queries' company; raise"
-        in text
+        "- ⚠ Batch norm gives keys away: they are found 90 points more often in their queries' company; raise" in text
     )
 
 

@@ -17,9 +17,13 @@ def small(**changes: object) -> dict[str, object]:
     """A study of one run as it is written in its file."""
     grid = {"stated": "short", "seeds": [0], "runs": [{"series": "a", "x": 1}]} | changes
     return {
-        "title": "t", "question": "q?", "source": "s", "axis": {"label": "x", "kind": "linear"}, "metric": "knn_top1",
+        "title": "t",
+        "question": "q?",
+        "source": "s",
+        "axis": {"label": "x", "kind": "linear"},
+        "metric": "knn_top1",
         "scales": {"laptop": grid},
-    }  # fmt: skip
+    }
 
 
 def write(folder: Path, values: dict[str, object]) -> Path:
@@ -29,8 +33,16 @@ def write(folder: Path, values: dict[str, object]) -> Path:
 
 def test_there_are_the_nine_studies_each_with_both_grids() -> None:
     assert names(STUDIES) == [
-        "data", "family", "length", "mechanisms", "momentum", "shuffle-bn", "temperature", "v1-v2", "width",
-    ]  # fmt: skip
+        "data",
+        "family",
+        "length",
+        "mechanisms",
+        "momentum",
+        "shuffle-bn",
+        "temperature",
+        "v1-v2",
+        "width",
+    ]
     assert all(set(load_study(name, STUDIES).scales) == set(SCALES) for name in names(STUDIES))
     page = (ROOT / "docs/study.md").read_text()
     assert all(f"| `{name}` | " in page for name in names(STUDIES))
@@ -109,7 +121,7 @@ def test_parameters_are_counted_in_millions() -> None:
         ({"seeds": []}, "seeds"),
         ({"seeds": [1, 1]}, "each once"),
         ({"runs": [{"series": "a", "x": "many"}]}, "x = 'many' has no place on a linear axis"),
-        ({"colour": "red"}, "colour is no known key"),
+        ({"color": "red"}, "color is no known key"),
     ],
 )
 def test_a_mistake_in_a_studys_file_is_one_line_that_names_it(
@@ -138,8 +150,7 @@ def test_a_place_that_cannot_be_drawn_is_told_before_anything_runs(
     values = small(runs=[{"series": "a", "x": x}])
     values["axis"] = {"label": "x", "kind": kind}
     values["published"] = [
-        {"of": "ImageNet", "series": "a", "known": "from memory", "values": {place: 60.0}}
-        for place in published
+        {"of": "ImageNet", "series": "a", "known": "from memory", "values": {place: 60.0}} for place in published
     ]
     with pytest.raises(MocoError) as error:
         load_study("mine", write(tmp_path, values))

@@ -105,9 +105,7 @@ def test_the_best_of_named_settings_is_compared_with_the_published_best() -> Non
 
 def test_single_seeds_are_said_to_be_single() -> None:
     records = records_of("width", "laptop", lambda run: 0.8)
-    assert verdicts(study("width"), points_of(study("width"), records, "laptop"))[-1].startswith(
-        "One seed each"
-    )
+    assert verdicts(study("width"), points_of(study("width"), records, "laptop"))[-1].startswith("One seed each")
 
 
 def test_seeds_that_agree_exactly_are_not_said_to_be_single() -> None:
@@ -116,9 +114,7 @@ def test_seeds_that_agree_exactly_are_not_said_to_be_single() -> None:
 
 
 def test_an_epochs_pretext_accuracy_is_the_mean_of_its_rows() -> None:
-    curves = [
-        {"epoch": e, "top1": t} for e, t in (("0.5", "0.1"), ("1.0", "0.3"), ("1.5", "0.4"), ("2.0", "0.6"))
-    ]
+    curves = [{"epoch": e, "top1": t} for e, t in (("0.5", "0.1"), ("1.0", "0.3"), ("1.5", "0.4"), ("2.0", "0.6"))]
     assert epochs_of(curves, [{"epoch": "2", "knn_top1": "0.7"}]) == [
         {"epoch": 1.0, "pretext_top1": pytest.approx(0.2), "knn_top1": None},
         {"epoch": 2.0, "pretext_top1": pytest.approx(0.5), "knn_top1": 0.7},
@@ -127,9 +123,7 @@ def test_an_epochs_pretext_accuracy_is_the_mean_of_its_rows() -> None:
 
 def test_cheating_shows_as_pretext_accuracy_that_rises_while_knn_falls() -> None:
     def cheat(epochs: list[dict[str, float | None]]) -> list[dict[str, float | None]]:
-        return [
-            row | {"pretext_top1": 1.0, "knn_top1": 0.9 - 0.05 * float(row["epoch"] or 0)} for row in epochs
-        ]
+        return [row | {"pretext_top1": 1.0, "knn_top1": 0.9 - 0.05 * float(row["epoch"] or 0)} for row in epochs]
 
     records = records_of("shuffle-bn", "laptop", lambda run: 0.8)
     records = [r.model_copy(update={"epochs": cheat(r.epochs)}) if r.x == "without" else r for r in records]

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from moco import tracking
-from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, ResNet, load_encoder, save_encoder
-from moco.evaluation.features import embed_images
+from moco.encoders.frozen import EncoderSpec, load_encoder, save_encoder
+from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
+from moco.encoders.resnet import ResNet
+from moco.features.extract import embed_images
 from moco.tracking.registry import CHAMPION, MODEL_NAME
 
 
 def encoder_folder(folder, seed):
     torch.manual_seed(seed)
     backbone = ResNet("thin", "small")
-    spec = EncoderSpec(
-        "thin", "small", 16, 1.0, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, f"training{seed}"
-    )
+    spec = EncoderSpec("thin", "small", 16, 1.0, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, f"training{seed}")
     save_encoder(folder, backbone, spec)
     return folder
 
@@ -103,17 +103,10 @@ def test_the_model_loads_where_the_project_is_not_installed(register, tmp_path, 
     register(1)
     np.save(tmp_path / "images.npy", images)
     root = os.path.dirname(os.path.dirname(tracking.__path__[0]))  # noqa: PTH120 - compared with sys.path's strings
-    code = LOAD_ELSEWHERE.format(
-        root=root, images=f"{tmp_path}/images.npy", features=f"{tmp_path}/features.npy"
-    )
+    code = LOAD_ELSEWHERE.format(root=root, images=f"{tmp_path}/images.npy", features=f"{tmp_path}/features.npy")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     expected = embed_images(load_encoder(tmp_path / "encoder1"), list(images))
@@ -155,9 +148,7 @@ def test_the_alias_moves_only_to_a_strictly_better_version(register, value, winn
 
 
 @pytest.mark.parametrize(("champions_figure", "winner"), [(0.9, "1"), (0.3, "2")])
-def test_a_champion_of_other_data_is_first_evaluated_on_the_new_data(
-    register, tmp_path, champions_figure, winner
-):
+def test_a_champion_of_other_data_is_first_evaluated_on_the_new_data(register, tmp_path, champions_figure, winner):
     tracking.promote(register(1, validation="old data", knn=0.5), "knn", 0.5, "old data", unused)
     seen = []
 
@@ -180,9 +171,7 @@ def test_a_champion_that_cannot_be_evaluated_stays(register, capsys):
 
     line = tracking.promote(register(2, validation="new", knn=0.9), "knn", 0.9, "new", broken)
     assert champion() == "1"
-    assert (
-        line == "champion: stays version 1, it could not be evaluated on the new data (no labels in common)"
-    )
+    assert line == "champion: stays version 1, it could not be evaluated on the new data (no labels in common)"
 
 
 def test_without_labels_the_first_version_is_champion_and_the_second_is_not(register):

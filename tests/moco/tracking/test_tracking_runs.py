@@ -42,9 +42,7 @@ def test_a_stage_is_a_child_with_params_metrics_data_files_and_origin(tracked, t
     assert (child.info.status, whole.info.status) == ("FINISHED", "FINISHED")
     assert child.data.tags["mlflow.parentRunId"] == parent
     assert child.data.tags["flow_run"] == whole.data.tags["flow_run"] == "flow-7"
-    head = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     assert child.data.tags["mlflow.source.git.commit"] == head
     params = {"pretrain.views.order": "v2", "pretrain.milestones": "[0.6, 0.8]"}
     assert child.data.params == whole.data.params == params
@@ -54,21 +52,14 @@ def test_a_stage_is_a_child_with_params_metrics_data_files_and_origin(tracked, t
     assert whole.data.metrics == {"pretrain.moco.linear_top1": 0.84}
     assert any(name.startswith("system/cpu") for name in child.data.metrics)
     (data,) = child.inputs.dataset_inputs
-    assert (data.dataset.name, data.dataset.digest) == (
-        "fashion-mnist",
-        "0123456789abcdef0123456789abcdef.dir",
-    )
+    assert (data.dataset.name, data.dataset.digest) == ("fashion-mnist", "0123456789abcdef0123456789abcdef.dir")
     assert [file.path for file in client.list_artifacts(run.id, "curves")] == ["curves/curve.csv"]
     assert [file.path for file in client.list_artifacts(run.id, "pictures")] == ["pictures/views.png"]
 
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [
-        (MocoError("the disk is full"), "FAILED"),
-        (KeyboardInterrupt(), "KILLED"),
-        (Interrupted("saved"), "KILLED"),
-    ],
+    [(MocoError("the disk is full"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (Interrupted("saved"), "KILLED")],
 )
 def test_a_stage_that_fails_leaves_its_reason(tracked, error, status):
     client, _ = tracked
@@ -262,9 +253,7 @@ def test_a_record_that_is_refused_is_said_once_and_the_others_are_kept(tracked, 
 
 
 @pytest.mark.slow
-def test_a_server_killed_in_the_middle_holds_nothing_up_and_gets_the_rest_when_it_is_back(
-    server, capsys, monkeypatch
-):
+def test_a_server_killed_in_the_middle_holds_nothing_up_and_gets_the_rest_when_it_is_back(server, capsys, monkeypatch):
     monkeypatch.setattr(runs, "GATHER_SECONDS", 0.1)
     with tracking.stage_run("pretrain", {"a": 1}) as run:
         run.metrics({"loss": 0.0}, 0)
@@ -333,10 +322,6 @@ def test_mlflow_s_usage_reports_are_off_before_mlflow_is_imported():
         "from moco.tracking.connection import import_mlflow; import_mlflow()\n"
         "from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY; print(MLFLOW_DISABLE_TELEMETRY.get())"
     )
-    environment = {
-        name: value for name, value in os.environ.items() if "TELEMETRY" not in name and "TRACK" not in name
-    }
-    answer = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    environment = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name and "TRACK" not in name}
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["True"]

@@ -14,9 +14,7 @@ def told():
 
 
 def sender(told, **options):
-    return Sender(
-        lambda error: isinstance(error, ConnectionError), lambda *news: told.append(news), **options
-    )
+    return Sender(lambda error: isinstance(error, ConnectionError), lambda *news: told.append(news), **options)
 
 
 def test_calls_are_made_in_the_order_they_were_given(told):

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moco import MoCo
-from moco.batch_norm import GroupBatchNorm2d
-from moco.cluster.process_group import Processes
-from moco.cluster.shuffle_bn import positions_of_slots
 from moco.config import load_params
 from moco.dictionary import Batch
+from moco.dictionary.shuffle_bn import positions_of_slots
+from moco.encoders.batch_norm import GroupBatchNorm2d
 from moco.images.index import open_split
+from moco.processes import Processes
 from moco.training.leak import LeakProbe, groups_of, leak, other_company
 from moco.training.setup import build
 
@@ -49,9 +49,7 @@ def unit(count: int, dim: int) -> Tensor:
 
 
 @pytest.mark.parametrize("negatives", [None, unit(200, 48)])
-def test_an_encoder_that_reads_its_company_alone_leaks_and_one_that_reads_the_image_does_not(
-    views, negatives
-):
+def test_an_encoder_that_reads_its_company_alone_leaks_and_one_that_reads_the_image_does_not(views, negatives):
     assert leak(ReadsItsCompany(), ReadsItsCompany(), *views, GROUP, negatives) > 0.5
     assert leak(ReadsTheImage(), ReadsTheImage(), *views, GROUP, negatives) == 0
 
@@ -65,7 +63,7 @@ def test_other_company_is_a_permutation_that_spreads_each_group_evenly(groups, s
         assert shares.max() - shares.min() <= 1
 
 
-@pytest.mark.parametrize(("images", "size", "groups"), [(6000, 64, 8), (6000, 4, 64), (58, 8, 7), (9, 8, 1), (3, 8, 0)])  # fmt: skip
+@pytest.mark.parametrize(("images", "size", "groups"), [(6000, 64, 8), (6000, 4, 64), (58, 8, 7), (9, 8, 1), (3, 8, 0)])
 def test_a_probe_takes_eight_groups_or_as_many_as_256_images_fill_or_what_there_is(images, size, groups):
     assert groups_of(images, size) == groups
 

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from moco import alarms
 from moco.cluster.machine import Machine
-from moco.cluster.process_group import Processes
 from moco.config import load_params
 from moco.errors import Interrupted, MocoError
 from moco.images.index import open_split
 from moco.momentum_contrast import MoCo
-from moco.training import alarms, checkpoints, record, setup
-from moco.training.curves import read_rows
+from moco.processes import Processes
+from moco.runs import checkpoints
+from moco.runs.curves import read_rows
+from moco.training import log as record
+from moco.training import setup
 from moco.training.loop import Run, pretrain
 from moco.training.monitor import Monitor
 
@@ -26,15 +29,7 @@ def run(project) -> Run:
     train, val = open_split("data/shards", "train"), open_split("data/shards", "val")
     machine = Machine(num_workers=0)
     alone = Processes(0, 1, torch.device("cpu"))
-    return Run(
-        params.pretrain,
-        train,
-        Monitor(train, val, 0),
-        project / "run",
-        "hash",
-        machine,
-        alone,
-    )
+    return Run(params.pretrain, train, Monitor(train, val, 0), project / "run", "hash", machine, alone)
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,9 +156,7 @@ def test_a_warning_is_said_once_a_run_whatever_was_stopped_and_resumed(run, monk
     pretrain(run)
     said = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert len(said) == 1
-    assert said[0].startswith(
-        "pretrain: warning: the features use hardly more than one dimension (effective rank "
-    )
+    assert said[0].startswith("pretrain: warning: the features use hardly more than one dimension (effective rank ")
     assert len(read_rows(run.folder / "readings.csv")) == 2
 
 

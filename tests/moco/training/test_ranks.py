@@ -16,15 +16,16 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from moco import MoCo, encoders, momentum_contrast
+from moco import MoCo, momentum_contrast
 from moco.cluster.machine import Machine
-from moco.cluster.process_group import join, leave
-from moco.cluster.shuffle_bn import positions_of_slots
 from moco.config import load_params
 from moco.dictionary import Batch, MomentumQueue, momentum_encoder
+from moco.dictionary.shuffle_bn import positions_of_slots
+from moco.encoders import frozen
 from moco.images.index import open_split
-from moco.training import checkpoints
-from moco.training.curves import read_rows
+from moco.processes import join, leave
+from moco.runs import checkpoints
+from moco.runs.curves import read_rows
 from moco.training.loop import Run, pretrain
 from moco.training.monitor import Monitor
 from moco.training.setup import average_gradients, build, sgd
@@ -44,17 +45,21 @@ def spawn(task, world_size: int, *arguments: object) -> None:
 def _in_process(rank: int, world_size: int, port: str, task, arguments) -> None:
     torch.set_num_threads(1)
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "localhost", "MASTER_PORT": port,
-    }  # fmt: skip
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": port,
+    }
     try:
         task(*arguments)
     finally:
         leave()
 
 
-def _in_float64(normalise, images: torch.Tensor, *arguments) -> torch.Tensor:
-    return normalise(images, *arguments).double()
+def _in_float64(normalize, images: torch.Tensor, *arguments) -> torch.Tensor:
+    return normalize(images, *arguments).double()
 
 
 def train(project: Path, folder: Path, max_batch: int | None) -> None:
@@ -63,8 +68,8 @@ def train(project: Path, folder: Path, max_batch: int | None) -> None:
     In float32 a rounding error now and then decides on which side of 0 a ReLU is, and the curves part by 1e-3.
     """
     torch.set_default_dtype(torch.float64)
-    for module in (momentum_contrast, momentum_encoder, encoders):
-        module.normalise = partial(_in_float64, module.normalise)
+    for module in (momentum_contrast, momentum_encoder, frozen):
+        module.normalize = partial(_in_float64, module.normalize)
     params = load_params(project / "params.yaml", FOUR_GROUPS)
     images, val = (open_split(project / "data/shards", split) for split in ("train", "val"))
     processes = join("cpu")
@@ -127,9 +132,17 @@ def three_steps(folder: Path, at_once: int | None, mechanism: str = "momentum-qu
     torch.manual_seed(0)
     predictor = nn.Linear(5, 5, dtype=torch.float64) if mechanism == "momentum-batch" else None
     model = MoCo(
-        Backbone(), nn.Linear(36, 5, dtype=torch.float64), 5, 30, 0.9, 0.2, mechanism=mechanism,
-        symmetric=mechanism == "momentum-batch", predictor=predictor, images=60,
-    )  # fmt: skip
+        Backbone(),
+        nn.Linear(36, 5, dtype=torch.float64),
+        5,
+        30,
+        0.9,
+        0.2,
+        mechanism=mechanism,
+        symmetric=mechanism == "momentum-batch",
+        predictor=predictor,
+        images=60,
+    )
     model.dictionary.double()
     optimizer = torch.optim.SGD(model.encoder_q.parameters(), lr=0.5, momentum=0.9)
     wrapped = model.encoder_q

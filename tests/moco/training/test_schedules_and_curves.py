@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moco.config import load_params
-from moco.training.curves import Curve, read_rows
+from moco.runs.curves import Curve, read_rows
 from moco.training.schedules import learning_rate, momentum
 
 PRETRAIN = load_params(Path(__file__).parents[3] / "params.yaml").pretrain

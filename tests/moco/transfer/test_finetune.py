@@ -13,20 +13,20 @@ import torch
 from transfer_material import annotated_set, settings, spawn
 
 from moco.cluster.machine import Machine
-from moco.cluster.process_group import Processes, join
 from moco.errors import Interrupted, MocoError
-from moco.evaluation.linear import Labelled
+from moco.features.extract import Labelled
 from moco.images.index import open_split
-from moco.training import checkpoints
-from moco.training.curves import read_rows
-from moco.transfer import classification
+from moco.processes import Processes, join
+from moco.runs import checkpoints
+from moco.runs.curves import read_rows
 from moco.transfer import finetune as loop
-from moco.transfer.annotations import AnnotatedSet
-from moco.transfer.batch_norm import FrozenBatchNorm2d
+from moco.transfer.data.annotations import AnnotatedSet
 from moco.transfer.finetune import FineTune, finetune
-from moco.transfer.initialisation import backbone
+from moco.transfer.log import Record
+from moco.transfer.networks import classification
+from moco.transfer.networks.batch_norm import FrozenBatchNorm2d
+from moco.transfer.networks.initialization import backbone
 from moco.transfer.predict import detect
-from moco.transfer.record import Record
 from moco.transfer.schedules import BoxSizes
 from moco.transfer.settings import sizes_of
 from moco.transfer.tasks import optimizer_of, task_of
@@ -35,8 +35,11 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 BACKBONE = backbone("random", "thin", "small-stride2", 0)
 BOXES = ["loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"]
 LOSSES = {
-    "detection": BOXES, "instances": [*BOXES, "loss_mask"], "keypoints": [*BOXES, "loss_keypoint"], "semantic": [],
-}  # fmt: skip
+    "detection": BOXES,
+    "instances": [*BOXES, "loss_mask"],
+    "keypoints": [*BOXES, "loss_keypoint"],
+    "semantic": [],
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,9 +80,7 @@ def test_every_task_trains_with_finite_losses_that_add_up_in_its_curves(images, 
     for row in rows:
         assert np.isfinite(float(row["loss"]))
         if LOSSES[task]:
-            assert float(row["loss"]) == pytest.approx(
-                sum(float(row[name]) for name in LOSSES[task]), rel=1e-5
-            )
+            assert float(row["loss"]) == pytest.approx(sum(float(row[name]) for name in LOSSES[task]), rel=1e-5)
 
 
 @pytest.mark.parametrize("task", ["instances", "semantic"])
@@ -100,9 +101,7 @@ def test_rates_in_the_curves_are_the_schedules_scaled_to_the_batch(images, tmp_p
 
 
 @pytest.mark.parametrize("task", ["detection", "semantic"])
-def test_a_run_that_was_told_to_stop_goes_on_to_the_same_weights_to_the_bit(
-    images, tmp_path, monkeypatch, task
-):
+def test_a_run_that_was_told_to_stop_goes_on_to_the_same_weights_to_the_bit(images, tmp_path, monkeypatch, task):
     unbroken = weights(finetune(run_of(task, images, tmp_path / "unbroken", iterations=5)))
     real = Record.step
 
@@ -164,18 +163,12 @@ def test_statistics_are_estimated_anew_after_a_stop_in_their_midst(images, tmp_p
 
 def test_estimated_statistics_change_nothing_but_running_statistics(images, tmp_path):
     with_them, without = (
-        weights(
-            finetune(
-                run_of("semantic", images, tmp_path / str(count), iterations=2, precise_bn_batches=count)
-            )
-        )
+        weights(finetune(run_of("semantic", images, tmp_path / str(count), iterations=2, precise_bn_batches=count)))
         for count in (2, 0)
     )
     differ = {name for name, value in with_them.items() if not torch.equal(value, without[name])}
     assert differ
-    assert all(
-        name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked") for name in differ
-    )
+    assert all(name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked") for name in differ)
     assert any(name.endswith("running_mean") for name in differ)
 
 
@@ -203,9 +196,7 @@ def test_another_seed_gives_another_result(images, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_with_a_remedy(images, tmp_path):
     run = run_of("semantic", images, tmp_path, learning_rate=1e30, batch_norm="frozen")
-    with pytest.raises(
-        MocoError, match=r"the loss is not finite .* before step \d+, .* lower transfer.learning_rate"
-    ):
+    with pytest.raises(MocoError, match=r"the loss is not finite .* before step \d+, .* lower transfer.learning_rate"):
         finetune(run)
     assert not list(tmp_path.glob("*.pt"))
 
@@ -219,7 +210,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy(images, tmp_path):
         ("semantic", {}, ["label_maps"], "rectangles has no label maps"),
         ("classification", {}, [], "needs a shard set with labels"),
     ],
-)  # fmt: skip
+)
 def test_data_that_do_not_fit_are_refused_before_any_step(images, tmp_path, task, changes, dropped, message):
     without = replace(images, **dict.fromkeys(dropped))
     with pytest.raises(MocoError, match=message):
@@ -251,19 +242,11 @@ def test_all_parameters_are_trained_and_detectors_do_not_decay_their_norms(image
     }
     assert len(groups) == len(list(model.parameters()))
     assert (
-        groups[
-            id(model.get_parameter(next(n for n, _ in model.named_parameters() if n.endswith("bn1.weight"))))
-        ]
+        groups[id(model.get_parameter(next(n for n, _ in model.named_parameters() if n.endswith("bn1.weight"))))]
         == decay
     )
     assert (
-        groups[
-            id(
-                model.get_parameter(
-                    next(n for n, _ in model.named_parameters() if n.endswith("conv1.weight"))
-                )
-            )
-        ]
+        groups[id(model.get_parameter(next(n for n, _ in model.named_parameters() if n.endswith("conv1.weight"))))]
         == 1e-4
     )
 
@@ -279,15 +262,15 @@ def on_processes(images: AnnotatedSet, shards: Path, folder: Path) -> None:
             found = detect(model, images, sizes_of(run.settings, BoxSizes), processes, 0)
             torch.save([found.image, found.boxes, found.scores], folder / f"found.{processes.rank}.pt")
     torch.set_default_dtype(torch.float64)
-    classification.normalise = partial(_in_float64, classification.normalise)
+    classification.normalize = partial(_in_float64, classification.normalize)
     labelled = Labelled.of(open_split(shards, "train"))
     double = replace(backbone("random", "thin", "small-stride2", 0))
     run = run_of("classification", labelled, folder / "classification", iterations=3, batch_size=8)
     finetune(replace(run, processes=processes, backbone=replace(double, network=double.network.double())))
 
 
-def _in_float64(normalise, images: torch.Tensor, *arguments) -> torch.Tensor:
-    return normalise(images, *arguments).double()
+def _in_float64(normalize, images: torch.Tensor, *arguments) -> torch.Tensor:
+    return normalize(images, *arguments).double()
 
 
 @pytest.mark.slow

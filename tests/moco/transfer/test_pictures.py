@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from moco.drawing import class_colors
 from moco.errors import MocoError
-from moco.report.style import class_colours
-from moco.transfer.annotations import AnnotatedSet, Detections
-from moco.transfer.coco_files import segment_of
+from moco.transfer.data.annotations import AnnotatedSet, Detections
 from moco.transfer.pictures import detections_sheet, label_maps_sheet
+from moco.transfer.scenes.coco_files import segment_of
 
 CLASSES = ["T-shirt/top", "Bag"]
-BLUE, ORANGE = (np.rint(np.array(to_rgb(colour)) * 255) for colour in class_colours(2))
+BLUE, ORANGE = (np.rint(np.array(to_rgb(color)) * 255) for color in class_colors(2))
 
 
 @pytest.fixture
 def annotated(tmp_path):
-    """Two grey images, the first with two masks, the second with none; and a label map of each."""
+    """Two gray images, the first with two masks, the second with none; and a label map of each."""
     masks = np.zeros((2, 60, 80), bool)
     masks[0, 20:40, 10:30] = True
     masks[1, 30:50, 50:70] = True
@@ -30,12 +30,21 @@ def annotated(tmp_path):
         cv2.imwrite(str(maps[n]), np.zeros(size, np.uint8))
     cv2.imwrite(str(maps[0]), np.where(masks[0], 1, np.where(masks[1], 255, 0)).astype(np.uint8))
     return AnnotatedSet(
-        name="two", classes=CLASSES, ids=[1, 2], paths=paths, sizes=sizes, first=np.array([0, 2, 2]),
-        boxes=np.array([[10, 20, 30, 40], [50, 30, 70, 50]], np.float32), labels=np.array([0, 1]),
-        areas=np.full(2, 400, np.float32), ignored=np.array([False, True]), annotation_ids=np.array([1, 2]),
-        segments=[segment_of(mask) for mask in masks], label_maps=maps,
+        name="two",
+        classes=CLASSES,
+        ids=[1, 2],
+        paths=paths,
+        sizes=sizes,
+        first=np.array([0, 2, 2]),
+        boxes=np.array([[10, 20, 30, 40], [50, 30, 70, 50]], np.float32),
+        labels=np.array([0, 1]),
+        areas=np.full(2, 400, np.float32),
+        ignored=np.array([False, True]),
+        annotation_ids=np.array([1, 2]),
+        segments=[segment_of(mask) for mask in masks],
+        label_maps=maps,
         semantic_classes=["background", *CLASSES],
-    )  # fmt: skip
+    )
 
 
 def found(annotated, scores=(0.9, 0.3), **more):
@@ -49,8 +58,8 @@ def pixels(png: bytes) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB).astype(float)
 
 
-def share(image: np.ndarray, colour: np.ndarray) -> float:
-    return float((np.abs(image - colour).max(axis=2) < 12).mean())
+def share(image: np.ndarray, color: np.ndarray) -> float:
+    return float((np.abs(image - color).max(axis=2) < 12).mean())
 
 
 def halves(png: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -110,16 +119,16 @@ def test_keypoints_are_drawn_where_they_lie(annotated):
     assert 0 < rows.mean() < height
 
 
-def test_label_maps_are_laid_over_the_image_and_void_is_grey(annotated):
+def test_label_maps_are_laid_over_the_image_and_void_is_gray(annotated):
     guess = np.zeros((60, 80), np.uint8)
     guess[20:40, 10:30] = 2
     left, right = halves(label_maps_sheet(annotated, [guess], [0]))
-    tints = [160 * 0.4 + 0.6 * colour for colour in (BLUE, ORANGE)]
+    tints = [160 * 0.4 + 0.6 * color for color in (BLUE, ORANGE)]
     assert [share(left, tint) > 0.02 for tint in tints] == [True, False]
     assert [share(right, tint) > 0.02 for tint in tints] == [False, True]
     void = 160 * 0.25 + 0.75 * np.rint(np.array(to_rgb("#e3e8ec")) * 255)
     assert share(left, void) > 0.02
-    assert share(right, void) < 0.005  # letters and frames have such greys too
+    assert share(right, void) < 0.005  # letters and frames have such grays too
 
 
 def test_numbers_of_a_label_map_are_translated_where_the_set_says_so(annotated):

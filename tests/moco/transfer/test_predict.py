@@ -8,10 +8,10 @@ import pytest
 import torch
 from pycocotools import mask
 from torch import nn
-from transfer_material import COLOURS, annotated_set
+from transfer_material import COLORS, annotated_set
 
-from moco.cluster.process_group import Processes
-from moco.transfer.annotations import AnnotatedSet
+from moco.processes import Processes
+from moco.transfer.data.annotations import AnnotatedSet
 from moco.transfer.predict import detect, segment
 from moco.transfer.schedules import BoxSizes
 
@@ -34,7 +34,7 @@ class Part(nn.Module):
 
 
 class Seer(nn.Module):
-    """In the form of torchvision's detectors: finds the red rectangle and the blue one, by their colours."""
+    """In the form of torchvision's detectors: finds the red rectangle and the blue one, by their colors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,8 +49,8 @@ class Seer(nn.Module):
 
     def find(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         boxes, labels = [], []
-        for label, colour in enumerate(COLOURS, start=1):
-            near = (image - torch.tensor(colour.tolist())[:, None, None]).abs().sum(dim=0) < 125
+        for label, color in enumerate(COLORS, start=1):
+            near = (image - torch.tensor(color.tolist())[:, None, None]).abs().sum(dim=0) < 125
             rows, columns = near.any(dim=1).nonzero(), near.any(dim=0).nonzero()
             if len(rows):
                 boxes.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
@@ -74,9 +74,7 @@ def test_what_is_found_comes_back_in_the_pixels_of_the_original_image(images):
         (row,), where = np.flatnonzero(found.image == n), images.instances(n)
         assert found.labels[row] == images.labels[where][0]
         assert found.boxes[row] == pytest.approx(images.boxes[where][0], abs=0.4)
-        corners = (
-            images.boxes[where].reshape(2, 2) - 0.5
-        )  # where COCO counts pixels, whose centres are whole numbers
+        corners = images.boxes[where].reshape(2, 2) - 0.5  # where COCO counts pixels, whose centers are whole numbers
         assert found.keypoints[row, :, :2] == pytest.approx(corners, abs=0.4)
         pixels, truth = mask.decode(found.segments[row]), images.masks(n)[0]
         assert pixels.shape == truth.shape
@@ -116,7 +114,7 @@ def test_a_set_in_which_nothing_is_found_gives_columns_without_rows(images):
 
 
 class Painter(nn.Module):
-    """Logits of background, red and blue by colour, at the size that it is given."""
+    """Logits of background, red and blue by color, at the size that it is given."""
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         red, _, blue = pictures.float().unbind(dim=1)

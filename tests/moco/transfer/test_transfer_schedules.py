@@ -9,17 +9,29 @@ def test_voc_24k_has_the_rates_of_the_official_configuration_at_every_boundary()
     times = timetable(SCHEDULES["voc-24k"], 16, 16551)
     assert times.iterations == 24_000
     expected = {
-        0: 2e-5, 50: 0.02 * 0.5005, 99: 0.02 * 0.99001, 100: 0.02, 17_999: 0.02, 18_000: 2e-3, 21_999: 2e-3,
-        22_000: 2e-4, 23_999: 2e-4,
-    }  # fmt: skip
+        0: 2e-5,
+        50: 0.02 * 0.5005,
+        99: 0.02 * 0.99001,
+        100: 0.02,
+        17_999: 0.02,
+        18_000: 2e-3,
+        21_999: 2e-3,
+        22_000: 2e-4,
+        23_999: 2e-4,
+    }
     for step, rate in expected.items():
         assert times.rate(step) == pytest.approx(rate, rel=1e-12), step
 
 
-@pytest.mark.parametrize(("name", "iterations", "steps"), [
-    ("coco-1x", 90_000, (60_000, 80_000)), ("coco-2x", 180_000, (120_000, 160_000)),
-    ("voc-seg", 30_000, (21_000, 27_000)), ("cityscapes", 90_000, (63_000, 81_000)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "iterations", "steps"),
+    [
+        ("coco-1x", 90_000, (60_000, 80_000)),
+        ("coco-2x", 180_000, (120_000, 160_000)),
+        ("voc-seg", 30_000, (21_000, 27_000)),
+        ("cityscapes", 90_000, (63_000, 81_000)),
+    ],
+)
 def test_other_schedules_have_their_published_lengths_and_steps(name, iterations, steps):
     times = timetable(SCHEDULES[name], 16, 1000)
     assert (times.iterations, times.steps) == (iterations, steps)

@@ -27,9 +27,9 @@ def test_sizes_are_the_schedules_where_the_settings_are_null():
         ("classification", {"anchor_sizes": [8]}, "anchor_sizes does not apply to task = classification"),
         ("detection", {"label_fraction": 0.1}, "label_fraction does not apply to task = detection; set it to 1"),
         ("semantic", {"scales": [2.0, 0.5]}, "scales must rise"),
-        ("detection", {"colour": 1}, "colour"),
+        ("detection", {"color": 1}, "color"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_do_not_fit_together_are_refused_with_a_remedy(task, changes, message):
     with pytest.raises(ValidationError) as refused:
         settings(task, **changes)

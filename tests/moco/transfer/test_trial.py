@@ -8,9 +8,9 @@ import pytest
 import torch
 from transfer_material import annotated_set
 
-from moco.encoders import load_encoder, random_encoder, save_encoder
+from moco.encoders.frozen import load_encoder, random_encoder, save_encoder
 from moco.errors import MocoError
-from moco.transfer.annotations import Detections
+from moco.transfer.data.annotations import Detections
 from moco.transfer.params import Comparison
 from moco.transfer.trial import LEAST_SCORE, Trial, least_score, work
 
@@ -18,8 +18,11 @@ from moco.transfer.trial import LEAST_SCORE, Trial, least_score, work
 def detections(scores: list[float]) -> Detections:
     count = len(scores)
     return Detections(
-        np.zeros(count, np.int64), np.zeros((count, 4), np.float32), np.array(scores, np.float32), np.zeros(count, np.int64)
-    )  # fmt: skip
+        np.zeros(count, np.int64),
+        np.zeros((count, 4), np.float32),
+        np.array(scores, np.float32),
+        np.zeros(count, np.int64),
+    )
 
 
 def test_pictures_show_about_as_many_detections_as_there_are_objects(tmp_path):
@@ -33,9 +36,7 @@ def test_pictures_show_about_as_many_detections_as_there_are_objects(tmp_path):
 def test_an_untrained_encoder_is_drawn_anew_for_each_seed_and_a_trained_one_is_not(tmp_path: Path):
     comparison: Comparison = None  # type: ignore[assignment]  # weights depend on the rest alone
     spec = load_spec(tmp_path)
-    first, again, other = (
-        Trial(comparison, str(tmp_path / "trained"), seed).backbone() for seed in (0, 0, 1)
-    )
+    first, again, other = (Trial(comparison, str(tmp_path / "trained"), seed).backbone() for seed in (0, 0, 1))
     assert first.fingerprint == again.fingerprint == other.fingerprint
     (tmp_path / "random").mkdir()
     (tmp_path / "random/encoder.json").write_text(json.dumps(spec | {"training_hash": "random"}))
@@ -46,7 +47,8 @@ def test_an_untrained_encoder_is_drawn_anew_for_each_seed_and_a_trained_one_is_n
 
 def load_spec(folder: Path) -> dict[str, object]:
     """Leave a trained encoder in the folder, and give its description."""
-    from moco.encoders import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec
+    from moco.encoders.frozen import EncoderSpec
+    from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 
     spec = EncoderSpec("thin", "small-stride2", 28, 1.0, IMAGENET_MEAN, IMAGENET_STD, 256, "0" * 16)
     save_encoder(folder / "trained", random_encoder(spec, 3).backbone, spec)

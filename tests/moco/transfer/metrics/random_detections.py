@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask
 
-from moco.transfer.annotations import AnnotatedSet, Detections, Federated
+from moco.transfer.data.annotations import AnnotatedSet, Detections, Federated
 
 HEIGHT, WIDTH = 120, 160
 IMAGES, CLASSES = 12, 5
@@ -45,10 +45,7 @@ def segment(box: np.ndarray, form: int) -> list[list[float]] | dict[str, Any]:
         return runs(box)
     pixels = ellipse(box).ravel(order="F")
     changes = np.flatnonzero(np.diff(pixels, prepend=0))  # runs begin with one of zeros, maybe of none
-    return {
-        "size": [HEIGHT, WIDTH],
-        "counts": np.diff(np.concatenate([[0], changes, [len(pixels)]])).tolist(),
-    }
+    return {"size": [HEIGHT, WIDTH], "counts": np.diff(np.concatenate([[0], changes, [len(pixels)]])).tolist()}
 
 
 def area(segment: Any) -> float:
@@ -98,8 +95,7 @@ def random_set(seed: int, points: int = 17, federated: bool = False) -> tuple[An
             frequency,
             negative=[some[random.random(len(some)) < 0.5].tolist() for some in absent],
             not_exhaustive=[
-                np.unique(labels[image == n])[:1].tolist() if random.random() < 0.5 else []
-                for n in range(IMAGES)
+                np.unique(labels[image == n])[:1].tolist() if random.random() < 0.5 else [] for n in range(IMAGES)
             ],
         )
         if federated

@@ -11,7 +11,7 @@ from pycocotools.cocoeval import COCOeval
 from random_detections import random_set
 
 from moco.errors import MocoError
-from moco.transfer.annotations import AnnotatedSet, Detections
+from moco.transfer.data.annotations import AnnotatedSet, Detections
 from moco.transfer.metrics import coco
 from moco.transfer.metrics.coco import coco_ap
 
@@ -39,17 +39,26 @@ def pycocotools_of(truth: AnnotatedSet, found: Detections, kind: str, sigmas=Non
         "categories": [{"id": c + 1, "name": name} for c, name in enumerate(truth.classes)],
         "annotations": [
             {
-                "id": int(truth.annotation_ids[row]), "image_id": int(image[row]), "category_id": int(truth.labels[row]) + 1,
-                "bbox": xywh(truth.boxes[row]), "area": float(truth.areas[row]), "iscrowd": int(truth.ignored[row]),
-                "segmentation": truth.segments[row], "keypoints": truth.keypoints[row].ravel().tolist(),
+                "id": int(truth.annotation_ids[row]),
+                "image_id": int(image[row]),
+                "category_id": int(truth.labels[row]) + 1,
+                "bbox": xywh(truth.boxes[row]),
+                "area": float(truth.areas[row]),
+                "iscrowd": int(truth.ignored[row]),
+                "segmentation": truth.segments[row],
+                "keypoints": truth.keypoints[row].ravel().tolist(),
                 "num_keypoints": int((truth.keypoints[row, :, 2] > 0).sum()),
             }
             for row in range(len(image))
         ],
-    }  # fmt: skip
+    }
     results = []
     for row in range(len(found.image)):
-        result = {"image_id": truth.ids[found.image[row]], "category_id": int(found.labels[row]) + 1, "score": float(found.scores[row])}  # fmt: skip
+        result = {
+            "image_id": truth.ids[found.image[row]],
+            "category_id": int(found.labels[row]) + 1,
+            "score": float(found.scores[row]),
+        }
         if kind == "bbox":
             result["bbox"] = xywh(found.boxes[row])
         elif kind == "segm":
@@ -95,7 +104,7 @@ def test_own_keypoints_take_their_sigmas_or_the_mean_of_cocos():
     truth, found = random_set(0, points=4)
     mine = (0.02, 0.05, 0.1, 0.2)
     for given, used in ((mine, mine), (None, [np.mean(coco.COCO_SIGMAS)] * 4)):
-        theirs, ours = pycocotools_of(truth, found, "keypoints", used), coco_ap(truth, found, "keypoints", given)  # fmt: skip
+        theirs, ours = pycocotools_of(truth, found, "keypoints", used), coco_ap(truth, found, "keypoints", given)
         for name, value in zip(NAMES["keypoints"], theirs.stats, strict=True):
             assert ours[name] == none_for_undefined(value), name
 
@@ -117,7 +126,7 @@ def test_classes_evaluated_in_parts_give_the_same(kind, monkeypatch):
 @pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
 def test_no_detections_are_worth_nothing_and_no_objects_undefined(kind):
     truth, found = random_set(0)
-    nothing = Detections(found.image[:0], found.boxes[:0], found.scores[:0], found.labels[:0], [], found.keypoints[:0])  # fmt: skip
+    nothing = Detections(found.image[:0], found.boxes[:0], found.scores[:0], found.labels[:0], [], found.keypoints[:0])
     assert coco_ap(truth, nothing, kind)["AP"] == 0.0
     without = truth.with_instances(np.zeros(len(truth.labels), bool))
     assert coco_ap(without, found, kind)["AP"] is None

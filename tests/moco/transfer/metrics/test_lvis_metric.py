@@ -8,7 +8,7 @@ from pycocotools import mask
 from random_detections import HEIGHT, WIDTH, random_set
 
 from moco.errors import MocoError
-from moco.transfer.annotations import AnnotatedSet, Detections
+from moco.transfer.data.annotations import AnnotatedSet, Detections
 from moco.transfer.metrics import lvis
 from moco.transfer.metrics.coco import coco_ap
 from moco.transfer.metrics.lvis import best_of_each_image, lvis_ap
@@ -55,7 +55,9 @@ def curve_of_class(truth, found, c, kind, threshold, low, high, allowed):
                 if not outside[g]:
                     outcome.append((found.scores[d], True))
             else:
-                size = mask.area(found.segments[d]) if kind == "segm" else np.prod(found.boxes[d, 2:] - found.boxes[d, :2])  # fmt: skip
+                size = (
+                    mask.area(found.segments[d]) if kind == "segm" else np.prod(found.boxes[d, 2:] - found.boxes[d, :2])
+                )
                 if low <= size <= high and c not in truth.federated.not_exhaustive[n]:
                     outcome.append((found.scores[d], False))
     if not objects:
@@ -70,7 +72,7 @@ def curve_of_class(truth, found, c, kind, threshold, low, high, allowed):
 def slowly(truth: AnnotatedSet, found: Detections, kind: str) -> dict[str, float | None]:
     kept = []
     for n in range(len(truth)):
-        kept += sorted(np.flatnonzero(found.image == n), key=lambda d: -found.scores[d])[: lvis.MAX_DETECTIONS]  # fmt: skip
+        kept += sorted(np.flatnonzero(found.image == n), key=lambda d: -found.scores[d])[: lvis.MAX_DETECTIONS]
     kept.sort()
     curves = {
         (size, c, t): curve_of_class(truth, found, c, kind, threshold, low, high, kept)
@@ -88,10 +90,13 @@ def slowly(truth: AnnotatedSet, found: Detections, kind: str) -> dict[str, float
         return float(np.mean(values)) if values else None
 
     return {
-        "AP": mean(0), "AP50": mean(0, steps=[0]), "AP75": mean(0, steps=[5]),
-        **{f"AP{size}": mean(0, size) for size in "sml"}, **{f"AP{group}": mean(0, groups=group) for group in "rcf"},
+        "AP": mean(0),
+        "AP50": mean(0, steps=[0]),
+        "AP75": mean(0, steps=[5]),
+        **{f"AP{size}": mean(0, size) for size in "sml"},
+        **{f"AP{group}": mean(0, groups=group) for group in "rcf"},
         **{f"AR{size}": mean(1, size) for size in RANGES},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
@@ -101,7 +106,7 @@ def test_every_figure_is_what_the_rules_give(kind, seed, monkeypatch):
     truth, found = random_set(seed, federated=True)
     ours = lvis_ap(truth, found, kind)
     classes = ours.pop("per_class")
-    assert ours == {name: pytest.approx(value, abs=1e-9) for name, value in slowly(truth, found, kind).items()}  # fmt: skip
+    assert ours == {name: pytest.approx(value, abs=1e-9) for name, value in slowly(truth, found, kind).items()}
     assert 0 < ours["APr"] < 1 and ours["APr"] != ours["APc"]
     assert classes[truth.classes[-1]]["AP"] is None
 
@@ -137,9 +142,12 @@ def test_a_detection_in_an_image_where_nobody_looked_for_the_class_does_not_coun
     for negative, expected in (([], 1.0), ([0], 0.5)):
         truth = replace(
             here,
-            ids=[*here.ids, *other.ids], paths=[*here.paths, *other.paths], sizes=np.concatenate([here.sizes, other.sizes]),
-            first=np.array([0, 1, 1]), federated=replace(here.federated, negative=[[], negative], not_exhaustive=[[], []]),
-        )  # fmt: skip
+            ids=[*here.ids, *other.ids],
+            paths=[*here.paths, *other.paths],
+            sizes=np.concatenate([here.sizes, other.sizes]),
+            first=np.array([0, 1, 1]),
+            federated=replace(here.federated, negative=[[], negative], not_exhaustive=[[], []]),
+        )
         found = detections(truth, [0, 0], [0.9, 0.5])
         found.image[0] = 1
         assert lvis_ap(truth, found, "bbox")["AP"] == pytest.approx(expected)

@@ -27,7 +27,7 @@ def test_figures_are_torchmetrics():
     each = MulticlassJaccardIndex(4, average=None, ignore_index=255)(*tensors)
     mean = MulticlassJaccardIndex(4, average="macro", ignore_index=255)(*tensors)
     accuracy = MulticlassAccuracy(4, average="micro", ignore_index=255)(*tensors)
-    assert [ours["per_class"][name]["IoU"] for name in CLASSES[:3]] == pytest.approx(each[:3].tolist(), abs=1e-6)  # fmt: skip
+    assert [ours["per_class"][name]["IoU"] for name in CLASSES[:3]] == pytest.approx(each[:3].tolist(), abs=1e-6)
     assert ours["mIoU"] == pytest.approx(float(mean), abs=1e-6)
     assert ours["pixel_accuracy"] == pytest.approx(float(accuracy), abs=1e-6)
 
@@ -46,8 +46,11 @@ def test_counts_of_images_add_up():
 def test_a_class_that_is_only_predicted_counts_and_one_that_is_nowhere_does_not():
     figures = mean_iou(confusion(np.uint8([0, 0, 0, 1]), np.array([0, 0, 2, 1]), 4), CLASSES)
     assert {name: value["IoU"] for name, value in figures["per_class"].items()} == {
-        "background": pytest.approx(2 / 3), "cat": 1.0, "dog": 0.0, "unseen": None,
-    }  # fmt: skip
+        "background": pytest.approx(2 / 3),
+        "cat": 1.0,
+        "dog": 0.0,
+        "unseen": None,
+    }
     assert figures["mIoU"] == pytest.approx((2 / 3 + 1) / 3)
     assert figures["pixel_accuracy"] == 0.75
 
@@ -57,7 +60,7 @@ def test_ignored_pixels_alone_are_worth_nothing_defined():
     assert figures["mIoU"] is None and figures["pixel_accuracy"] is None
 
 
-@pytest.mark.parametrize(("truth", "predicted", "side"), [(4, 0, "true"), (254, 0, "true"), (0, 4, "predicted")])  # fmt: skip
+@pytest.mark.parametrize(("truth", "predicted", "side"), [(4, 0, "true"), (254, 0, "true"), (0, 4, "predicted")])
 def test_a_label_out_of_range_is_named(truth, predicted, side):
     with pytest.raises(MocoError, match=f"the {side} label {truth or predicted}, but there are 4 classes"):
         confusion(np.uint8([0, truth]), np.array([0, predicted]), 4)

@@ -7,16 +7,20 @@ import numpy as np
 import pytest
 from random_detections import random_set
 
-from moco.transfer.annotations import AnnotatedSet, Detections
+from moco.transfer.data.annotations import AnnotatedSet, Detections
 from moco.transfer.metrics.voc import voc_ap
 
 
 def kit(truth: AnnotatedSet, found: Detections, c: int, percent: int, eleven_points: bool) -> float | None:
     """AP of a class in the kit's own terms: boxes from 1 with both ends inside, loops, exact fractions."""
     objects = {
-        n: [(*truth.boxes[g].tolist(), bool(truth.ignored[g])) for g in range(truth.first[n], truth.first[n + 1]) if truth.labels[g] == c]
+        n: [
+            (*truth.boxes[g].tolist(), bool(truth.ignored[g]))
+            for g in range(truth.first[n], truth.first[n + 1])
+            if truth.labels[g] == c
+        ]
         for n in range(len(truth))
-    }  # fmt: skip
+    }
     positives = sum(not difficult for mine in objects.values() for *_, difficult in mine)
     if positives == 0:
         return None
@@ -32,7 +36,7 @@ def kit(truth: AnnotatedSet, found: Detections, c: int, percent: int, eleven_poi
             iw = min(bb[2], gt[2]) - max(bb[0], gt[0]) + 1
             ih = min(bb[3], gt[3]) - max(bb[1], gt[1]) + 1
             if iw > 0 and ih > 0:
-                ua = (bb[2] - bb[0] + 1) * (bb[3] - bb[1] + 1) + (gt[2] - gt[0] + 1) * (gt[3] - gt[1] + 1) - iw * ih  # fmt: skip
+                ua = (bb[2] - bb[0] + 1) * (bb[3] - bb[1] + 1) + (gt[2] - gt[0] + 1) * (gt[3] - gt[1] + 1) - iw * ih
                 if Fraction(iw * ih, ua) > best:
                     best, chosen = Fraction(iw * ih, ua), j
         right, wrong = 0, 0
@@ -49,7 +53,10 @@ def kit(truth: AnnotatedSet, found: Detections, c: int, percent: int, eleven_poi
     precision = [Fraction(sum(tp[: i + 1]), both) if both else Fraction(0) for i, both in enumerate(counted)]
     if eleven_points:
         levels = [Fraction(tenths, 10) for tenths in range(11)]
-        return float(sum(max([p for r, p in zip(recall, precision, strict=True) if r >= level], default=0) for level in levels) / 11)  # fmt: skip
+        return float(
+            sum(max([p for r, p in zip(recall, precision, strict=True) if r >= level], default=0) for level in levels)
+            / 11
+        )
     mrec, mpre = [0, *recall, 1], [0, *precision, 0]
     for i in range(len(mpre) - 2, -1, -1):
         mpre[i] = max(mpre[i], mpre[i + 1])
@@ -60,9 +67,11 @@ def one_image(objects: np.ndarray, boxes: np.ndarray, scores: list[float], diffi
     truth, _ = random_set(0)
     truth = replace(
         truth.subset([0]).with_instances(np.zeros(truth.first[1], bool)),
-        first=np.array([0, len(objects)]), boxes=np.float32(objects), labels=np.zeros(len(objects), np.int64),
+        first=np.array([0, len(objects)]),
+        boxes=np.float32(objects),
+        labels=np.zeros(len(objects), np.int64),
         ignored=np.isin(np.arange(len(objects)), difficult),
-    )  # fmt: skip
+    )
     zeros = np.zeros(len(boxes), np.int64)
     return truth, Detections(zeros, np.float32(boxes), np.float32(scores), zeros)
 

@@ -1,0 +1,1 @@
+"""Encoders: networks, heads, batch norm in groups, and the files that hold them."""

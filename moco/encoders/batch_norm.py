@@ -1,0 +1,152 @@
+"""Batch normalization over groups of a batch.
+
+In the paper each GPU normalizes with the statistics of its own images (section 3.3, "Shuffling BN").
+Here the number of images that share statistics is a setting, so that one process, or any number of them
+that hold whole groups, computes what the paper's GPUs compute.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moco.processes import Processes
+
+
+class GroupBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d whose training statistics are those of consecutive groups of `group_size` images.
+
+    The running statistics move once a batch, by the mean of the groups' statistics. They are linear in
+    those, so averaging them over processes gives what one process with all groups would hold. A batch may
+    come in parts (`take_part`). Parameters and state are named as in `nn.BatchNorm2d`.
+
+    Args:
+        num_features: C, channels.
+        group_size: images a group; None: the whole batch is one group.
+    """
+
+    def __init__(self, num_features: int, group_size: int | None = None) -> None:
+        super().__init__(num_features)
+        self.group_size = group_size
+        self.first_part, self.share = True, 1.0
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize N x C x H x W; in training N must be a multiple of `group_size`.
+
+        Raises:
+            ValueError: in training, a batch that does not divide into groups.
+        """
+        alone = input.shape[0] == self.group_size and self.share == 1.0
+        if not self.training or self.group_size is None or alone:
+            return super().forward(input)
+        groups, rest = divmod(input.shape[0], self.group_size)
+        if rest:
+            raise ValueError(f"a batch of {input.shape[0]} images does not divide into groups of {self.group_size}")
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        means = self.running_mean.new_zeros(groups, self.num_features)
+        variances = torch.ones_like(means)
+        # momentum 1 makes each row of the scratch the group's own statistics
+        normalized = [
+            F.batch_norm(part, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
+            for part, mean, variance in zip(input.split(self.group_size), means, variances, strict=True)
+        ]
+        momentum = self.momentum or 0.0
+        with torch.no_grad():
+            for running, seen in ((self.running_mean, means), (self.running_var, variances)):
+                if self.first_part:
+                    running.mul_(1 - momentum)
+                running.add_(seen.mean(dim=0), alpha=momentum * self.share)
+            self.num_batches_tracked.add_(self.first_part)
+        return torch.cat(normalized)
+
+
+class GroupBatchNorm1d(GroupBatchNorm2d):
+    """The same for vectors N x C, as projection heads have them."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() != 2:
+            raise ValueError(f"expected vectors N x C, got {tuple(input.shape)}")
+
+
+def split_batch_norm(model: nn.Module, group_size: int) -> nn.Module:
+    """Replace a network's `nn.BatchNorm2d` by norms over groups of a batch ("split BN"), its weights and statistics kept.
+
+    One device then computes what several would, and keys that are shuffled over the groups do not give themselves
+    away (paper, section 3.3).
+
+    Args:
+        model: any module; changed in place.
+        group_size: images that share statistics.
+
+    Returns:
+        The model, or its replacement where it is itself a batch norm.
+    """
+    for name, child in model.named_children():
+        setattr(model, name, split_batch_norm(child, group_size))
+    if type(model) is not nn.BatchNorm2d:
+        return model
+    split = GroupBatchNorm2d(model.num_features, group_size)
+    split.eps, split.momentum, split.training = model.eps, model.momentum, model.training
+    split.load_state_dict(model.state_dict())
+    return split.to(model.weight.device)
+
+
+def take_part(model: nn.Module, first: bool, share: float) -> None:
+    """Tell a model's batch norms what the next call holds, so that parts move the statistics as the whole would.
+
+    Args:
+        model: any module; batch norms over one group only (`group_size` None) cannot be parted and are left alone.
+        first: whether this is a batch's first part.
+        share: of the batch, in (0, 1]; the shares of a batch's parts add up to 1.
+    """
+    for module in model.modules():
+        if isinstance(module, GroupBatchNorm2d):
+            module.first_part, module.share = first, share
+
+
+def parts(model: nn.Module, count: int, at_once: int | None) -> Iterator[slice]:
+    """Slices of a batch of `count` images to be encoded one after the other; the batch norms are told which one comes.
+
+    Args:
+        model: the encoder.
+        count: images of the batch.
+        at_once: images of a slice, whole groups of them; None: all.
+    """
+    at_once = at_once or count
+    for first in range(0, count, at_once):
+        part = slice(first, min(first + at_once, count))
+        take_part(model, first == 0, (part.stop - first) / count)
+        yield part
+    take_part(model, True, 1.0)
+
+
+@contextmanager
+def averaged_running_statistics(model: nn.Module, processes: Processes) -> Iterator[Tensor]:
+    """While the context lasts, batch norms hold the mean of all processes' running statistics; their own afterwards.
+
+    Training goes on with each process's own, so that when and how often a run is evaluated or saved changes
+    nothing, not even by rounding.
+
+    Yields:
+        float32, world_size x n: every process's statistics, for `set_running_statistics`.
+    """
+    own = torch.cat([buffer.flatten() for buffer in _running_statistics(model)])
+    rows = processes.gather(own[None])
+    set_running_statistics(model, rows.mean(dim=0) if processes.world_size > 1 else own)
+    try:
+        yield rows
+    finally:
+        set_running_statistics(model, own)
+
+
+def set_running_statistics(model: nn.Module, values: Tensor) -> None:
+    """Give a model's batch norms these running statistics, float32 [n], in the order of its buffers."""
+    buffers = _running_statistics(model)
+    for buffer, part in zip(buffers, values.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))
+
+
+def _running_statistics(model: nn.Module) -> list[Tensor]:
+    return [buffer for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))]

@@ -1,0 +1,228 @@
+"""Images to features: read, take a view, encode."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from moco.config import Views, settings_hash
+from moco.encoders.frozen import FrozenEncoder
+from moco.images import fused_views
+from moco.images.decode import Pixels
+from moco.images.index import ShardSet
+from moco.images.loader import from_workers, outlive_signals, read_image, views_of
+from moco.images.views import center_view, choose, draw
+from moco.permutation import Integers, key_of, permute
+
+Features = NDArray[np.float32]
+Featurizer = Callable[[Tensor], Tensor]
+"""uint8 N x 3 x S x S to float32 N x D."""
+
+BATCH = 256
+PIXELS_SIDE = 32  # the pixel baseline's side at most, for a classifier on 224 x 224 x 3 numbers says no more
+
+# The linear protocol's training views: random resized crop of 8-100 % of the area, and flip (paper, section 4.1).
+LINEAR_VIEWS = Views(
+    order="v1",
+    crop_scale_min=0.08,
+    jitter_p=0,
+    brightness=0,
+    contrast=0,
+    saturation=0,
+    hue=0,
+    grayscale_p=0,
+    blur_p=0,
+    blur_sigma_min=0.1,
+    blur_sigma_max=0.1,
+    flip_p=0.5,
+)
+
+
+@dataclass
+class SingleViews(Dataset[Tensor]):
+    """Item n is the n-th batch of one view of each image, uint8 N x 3 x S x S.
+
+    Attributes:
+        images: the shard set.
+        indices: int64, which images, in which order.
+        size: S, pixels.
+        crop_ratio: of the center view.
+        augmented: (seed, epoch) of random views in the place of center views, or None.
+        batch: images a batch.
+    """
+
+    images: ShardSet
+    indices: Integers
+    size: int
+    crop_ratio: float
+    augmented: tuple[int, int] | None = None
+    batch: int = BATCH
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch)
+
+    def __getitem__(self, number: int) -> Tensor:
+        samples = self.indices[number * self.batch : (number + 1) * self.batch]
+        out = np.empty((len(samples), self.size, self.size, 3), dtype=np.uint8)
+        numbers = draw(*(self.augmented or (0, 0)), samples, views=1)
+        chosen = choose(numbers, LINEAR_VIEWS)
+        compiled = fused_views.available()
+        for i, sample in enumerate(samples):
+            if self.augmented:
+                data, key = self.images.read(int(sample)), self.images.key(int(sample))
+                views_of(data, key, chosen[i], numbers[i], LINEAR_VIEWS.crop_scale_min, out[i : i + 1], compiled)
+            else:
+                out[i] = center_view(read_image(self.images, int(sample)), self.size, self.crop_ratio)
+        return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+
+def batches(views: SingleViews, num_workers: int) -> Iterator[Tensor]:
+    """The batches of a view set in order, prepared by worker processes."""
+    workers = num_workers if len(views) > 1 else 0
+    return from_workers(DataLoader(views, batch_size=None, num_workers=workers, worker_init_fn=outlive_signals))
+
+
+def extract(encoder: FrozenEncoder, split: ShardSet, indices: Integers | None = None, num_workers: int = 0) -> Features:
+    """Features of the center views of some images.
+
+    Args:
+        encoder: frozen.
+        split: the images.
+        indices: int64, which of them; None: all, in the order of the set.
+        num_workers: loader processes.
+
+    Returns:
+        float32, N x D.
+    """
+    chosen = np.arange(len(split)) if indices is None else indices
+    views = SingleViews(split, chosen, encoder.spec.image_size, encoder.spec.eval_crop_ratio)
+    return apply(encoder.embed, views, num_workers)
+
+
+def apply(featurizer: Featurizer, views: SingleViews, num_workers: int) -> Features:
+    """Features of every view of a set, float32 N x D, in order."""
+    parts = [featurizer(batch).numpy() for batch in batches(views, num_workers)]
+    return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Makes one kind of features.
+
+    Attributes:
+        name: of the kind, in what is printed.
+        featurizer: images to features.
+        fingerprint: of the featurizer, such as a hash of its weights; another one makes other features.
+        size: S, pixels.
+        crop_ratio: of the center view.
+        num_workers: loader processes.
+        cache: folder in which features of center views are kept; None: they are kept in memory.
+    """
+
+    name: str
+    featurizer: Featurizer
+    fingerprint: str
+    size: int
+    crop_ratio: float
+    num_workers: int = 0
+    cache: Path | None = None
+
+    def center(self, split: ShardSet, indices: Integers) -> Features:
+        """Features of the center views of some images, float32 N x D, in order.
+
+        With a cache they are extracted once, written as they come, and memory-mapped, so that they may be
+        larger than the memory.
+        """
+        views = SingleViews(split, indices, self.size, self.crop_ratio)
+        if self.cache is None:
+            return apply(self.featurizer, views, self.num_workers)
+        chosen = hashlib.sha256(indices.tobytes()).hexdigest()
+        name = settings_hash(self.fingerprint, split.data_hash, split.split, chosen, self.size, self.crop_ratio)
+        path = self.cache / f"{name}.npy"
+        while True:
+            try:
+                os.utime(path)  # used just now
+                found: Features = np.load(path, mmap_mode="c")  # never written to, but torch warns otherwise
+                return found
+            except FileNotFoundError:  # not made yet, or somebody is tidying up at this very moment
+                self.cache.mkdir(parents=True, exist_ok=True)
+                self._extract_into(path, views)
+
+    def augmented(self, split: ShardSet, indices: Integers, epoch: tuple[int, int], batch: int) -> Iterator[Tensor]:
+        """Features of random crops of some images, batch by batch, float32; epoch: seed and epoch."""
+        views = SingleViews(split, indices, self.size, 1.0, epoch, batch)
+        return (self.featurizer(images) for images in batches(views, self.num_workers))
+
+    def _extract_into(self, path: Path, views: SingleViews) -> None:
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            features, done = None, 0
+            for batch in batches(views, self.num_workers):
+                found = self.featurizer(batch).numpy()
+                if features is None:
+                    shape = (len(views.indices), found.shape[1])
+                    features = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+                features[done : done + len(found)] = found
+                done += len(found)
+            if features is None:
+                np.save(part.open("wb"), np.zeros((0, 0), np.float32))
+            else:
+                features.flush()
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def embed_images(encoder: FrozenEncoder, images: Sequence[Pixels]) -> Features:
+    """Features of decoded images of any sizes (uint8 H x W x 3), float32 N x D."""
+    spec = encoder.spec
+    parts = []
+    for first in range(0, len(images), BATCH):
+        chunk = images[first : first + BATCH]
+        views = np.stack([center_view(image, spec.image_size, spec.eval_crop_ratio) for image in chunk])
+        parts.append(encoder.embed(torch.from_numpy(views).permute(0, 3, 1, 2)).numpy())
+    return np.concatenate(parts) if parts else np.zeros((0, spec.feature_dim), dtype=np.float32)
+
+
+def pixels(images: Tensor) -> Tensor:
+    """The baseline that any learned feature must beat: the image itself.
+
+    Args:
+        images: uint8, N x 3 x S x S.
+
+    Returns:
+        float32 in [0, 1], N x 3 min(S, 32)^2.
+    """
+    if images.shape[-1] > PIXELS_SIDE:
+        side = (PIXELS_SIDE, PIXELS_SIDE)
+        images = torch.nn.functional.interpolate(images, side, mode="bilinear", antialias=True)
+    return images.flatten(1).float() / 255
+
+
+def spread(count: int, at_most: int, seed: int) -> Integers:
+    """At most so many of range(count), drawn without repetition by seed, in rising order; int64."""
+    if count <= at_most:
+        return np.arange(count)
+    return np.sort(permute(np.arange(at_most), count, key_of(seed, 0x5EED)))
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled images of one split: which, and their classes."""
+
+    images: ShardSet
+    indices: NDArray[np.int64]
+    labels: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, images: ShardSet) -> "Labelled":
+        """Those with a label, in the order of the set."""
+        indices = np.flatnonzero(np.asarray(images.labels) >= 0)
+        return cls(images, indices, np.asarray(images.labels)[indices])

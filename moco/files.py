@@ -1,0 +1,100 @@
+"""Room on disk, and folders that appear whole or not at all."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moco.errors import MocoError
+
+MARGIN = 64 * 10**6  # bytes left over: a file system filled to the brim fails in places far from here
+
+
+def readable(size: float) -> str:
+    """A number of bytes in the largest decimal unit that suits it: `3.2 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def require_free(path: Path, needed: int, what: str) -> None:
+    """Check that `needed` bytes are free where `path` is, or will be.
+
+    Raises:
+        MocoError: less is free; names `what` fills the disk, the need, what is free and the remedy.
+    """
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed + MARGIN:
+        raise MocoError(
+            f"{path}: {what} needs about {readable(needed + MARGIN)}, {readable(free)} are free there;"
+            " free some space or work on a larger disk"
+        )
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Put `source` in the place of `target`: by rename, or by a copy and a rename across file systems."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy = target.with_name(target.name + ".part")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(source, copy)
+        copy.rename(target)
+        shutil.rmtree(source)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def exclusive(path: Path, folder: Path, patience: float, what: str = "is training this very run") -> Iterator[None]:
+    """Hold a lock file, which names its holder.
+
+    Args:
+        path: the file; made if missing.
+        folder: of the run, for the message.
+        patience: seconds to wait for another holder.
+        what: a holder does, for the message.
+
+    Raises:
+        MocoError: another process holds it and did not let go.
+    """
+    deadline = time.monotonic() + patience
+    with path.open("a+") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    raise MocoError(
+                        f"{folder}: another process {what} ({file.read()}); wait for it, or stop it"
+                    ) from None
+                time.sleep(0.2)
+            except OSError as error:  # some network file systems are mounted without locks
+                print(
+                    f"{folder} cannot be locked ({error.strerror}); see to it that no other process {what}", flush=True
+                )
+                break
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield

@@ -1,0 +1,1 @@
+"""A run on disk: its folder, job, checkpoints and curves, and what its processes agree on."""

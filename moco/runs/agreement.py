@@ -1,0 +1,84 @@
+"""What the processes of a run decide together: whether to stop, whether to save."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from moco.processes import Processes
+
+
+class Agreement:
+    """Wishes of single processes that all of them follow at the same step.
+
+    Each step's wishes travel while the next step computes, so that neither a GPU nor a peer is waited for;
+    they are followed one step late. A process alone follows its own at once.
+
+    Args:
+        processes: this process and its peers.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self._traveling: tuple[Tensor, dist.Work] | None = None
+
+    def exchange(self, stop: bool, save: bool) -> tuple[bool, bool]:
+        """State this process's wishes after a step, and learn what all follow now.
+
+        Raises:
+            RuntimeError: a peer is gone or silent.
+        """
+        if self.processes.world_size == 1:
+            return stop, save
+        agreed = self.settle()
+        wishes = torch.tensor([stop, save], dtype=torch.int32)
+        work = dist.all_reduce(wishes, dist.ReduceOp.MAX, group=self.processes.on_host, async_op=True)
+        self._traveling = wishes, work
+        return agreed
+
+    def settle(self) -> tuple[bool, bool]:
+        """Wait for the wishes under way; to be called before the last exchange is left behind."""
+        if self._traveling is None:
+            return False, False
+        wishes, work = self._traveling
+        self._traveling = None
+        work.wait()
+        stop, save = wishes.tolist()
+        return bool(stop), bool(save)
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Slurm announces the end of a job's time, and preemption, to all its processes by SIGUSR2."""
+
+
+class StopRequests:
+    """Whether this process has been told to stop: by one of `SIGNALS`, or by the end of what started it."""
+
+    def __init__(self) -> None:
+        self._told = threading.Event()
+        # torchrun's agent, killed, cannot pass anything on; without it nobody would ever end this process.
+        self._agent = os.getppid() if "WORLD_SIZE" in os.environ else None
+
+    def __call__(self) -> bool:
+        return self._told.is_set() or self._agent not in (None, os.getppid())
+
+    def tell(self, *_: object) -> None:
+        """Ask to stop; a signal handler."""
+        self._told.set()
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequests]:
+    """Catch the signals that ask to stop while the context lasts."""
+    stop = StopRequests()
+    previous = {number: signal.signal(number, stop.tell) for number in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

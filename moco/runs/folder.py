@@ -1,0 +1,71 @@
+"""The untracked folder of one training run: named by settings and data, written by one process group at a time."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from moco.config import Pretrain, settings_hash
+from moco.errors import MocoError
+from moco.files import exclusive
+
+FINISHED = "finished"
+_CODE = "code"
+
+
+def training_hash(settings: Pretrain, data_hash: str) -> str:
+    """Names a training run by what decides its result: settings and data, 16 hex digits."""
+    return settings_hash(settings, data_hash)
+
+
+def code_hash() -> str:
+    """Hash of the library's sources: what finished under other code is no result of this code."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".cpp", ".h")):
+        if path.relative_to(package).parts[0] not in ("report", "tracking", "presets"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def prepare(folder: Path, restart: bool) -> None:
+    """Decide whether the folder's checkpoints may be gone on from; if not, set them aside.
+
+    An unfinished run is gone on with, under changed code too (and says so): a mended crash should not cost
+    the hours before it. A finished run counts only under the code that made it.
+    """
+    code = folder / _CODE
+    same_code = code.exists() and code.read_text() == code_hash()
+    finished = (folder / FINISHED).exists()
+    if folder.exists() and (restart or (finished and not same_code)):
+        aside = next(path for n in range(1, 10**6) if not (path := folder.with_name(f"{folder.name}.old{n}")).exists())
+        folder.rename(aside)
+        print(f"{folder.name}: begins anew; the checkpoints from before are in {aside.name}", flush=True)
+    elif code.exists() and not same_code and not finished:
+        print(
+            f"{folder.name}: the code has changed since these checkpoints were written; going on with them (--restart begins anew)",
+            flush=True,
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    code.write_text(code_hash())
+
+
+def held(folder: Path) -> bool:
+    """Whether another process drives this run."""
+    try:
+        with only_writer(folder):
+            return False
+    except MocoError:
+        return True
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the right to drive a run.
+
+    Raises:
+        MocoError: another process holds it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder.with_name(folder.name + ".lock"), folder, patience=0):
+        yield

@@ -1,0 +1,1 @@
+"""A manifest becomes WebDataset tars and their index."""

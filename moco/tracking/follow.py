@@ -1,0 +1,99 @@
+"""What a run writes into its folder, passed on to MLflow as it grows, wherever the run's processes are."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moco import tracking
+from moco.alarms import Validation, alarms, numbers
+from moco.config import Pretrain
+from moco.runs.curves import read_rows
+
+SECONDS = 2.0
+
+
+@contextmanager
+def followed(
+    folder: Path, tracked: tracking.Run, steps_per_epoch: int, settings: Pretrain, validation: Validation
+) -> Iterator[None]:
+    """Report new rows of the run's curves every few seconds, and the last ones at the end; alarms become tags.
+
+    Rows of a resumed run that were reported before come again, the same values under the same steps; the
+    tracked run leaves them out.
+
+    Args:
+        folder: the run's.
+        tracked: where to.
+        steps_per_epoch: of the run.
+        settings: of the run.
+        validation: the images behind its readings.
+    """
+    ended = threading.Event()
+    reader = _Reader(folder, tracked, steps_per_epoch, settings, validation)
+
+    def follow() -> None:
+        while not ended.wait(SECONDS):
+            reader.report()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        reader.report()
+
+
+class _Reader:
+    def __init__(
+        self, folder: Path, tracked: tracking.Run, steps_per_epoch: int, settings: Pretrain, validation: Validation
+    ) -> None:
+        self.folder, self.tracked = folder, tracked
+        self.settings, self.validation = settings, validation
+        self._tagged: set[str] = set()
+        self.files = {
+            "curves.csv": 1,
+            "speed.csv": 1,
+            "readings.csv": steps_per_epoch,
+        }  # steps a unit of the first column
+        self._reported: dict[str, int] = {}
+        self._seen: dict[str, tuple[int, int]] = {}
+
+    def report(self) -> None:
+        if self._report_files():
+            self._tag_alarms()
+
+    def _report_files(self) -> bool:
+        """Whether one of them has changed."""
+        changed = False
+        for name, unit in self.files.items():
+            path = self.folder / name
+            try:
+                state = path.stat()
+            except FileNotFoundError:
+                continue
+            if self._seen.get(name) == (state.st_ino, state.st_size):
+                continue
+            self._seen[name] = state.st_ino, state.st_size
+            self._report_rows(name, unit, read_rows(path))
+            changed = True
+        return changed
+
+    def _tag_alarms(self) -> None:
+        curves, readings = (
+            [numbers(row) for row in read_rows(self.folder / name)] for name in ("curves.csv", "readings.csv")
+        )
+        for alarm in alarms(self.settings, self.validation, curves, readings):
+            if alarm.name not in self._tagged:
+                self._tagged.add(alarm.name)
+                self.tracked.tags({f"warning.{alarm.name}": str(alarm)})
+
+    def _report_rows(self, name: str, unit: int, rows: list[dict[str, str]]) -> None:
+        for row in rows:
+            key, *names = row
+            at = int(row[key]) * unit
+            if at > self._reported.get(name, -1):
+                self._reported[name] = at
+                self.tracked.metrics({column: float(row[column]) for column in names if row[column]}, at)

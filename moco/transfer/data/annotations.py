@@ -1,0 +1,263 @@
+"""Annotated images as columns: what every reader gives, every loader draws from and every metric measures against."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from moco.errors import MocoError
+from moco.files import file_sha256
+from moco.transfer.data.segments import PackedSegments, Segment, mask_of, ranges
+
+
+class Problem(NamedTuple):
+    """Something wrong in a set: one line of its quarantine."""
+
+    path: str
+    """The file where it is seen: an image, an XML or a JSON file."""
+    reason: str
+    of: Literal["image", "annotation"]
+    """What it spoils."""
+
+
+@dataclass
+class Federated:
+    """What LVIS's annotators looked for; an image says nothing about the other classes. Labels, not category ids.
+
+    Attributes:
+        frequency: of each class: "r", "c" or "f" (rare: in up to 10 training images, common: up to 100, frequent).
+        negative: of each image, the labels of which it has none, verified.
+        not_exhaustive: of each image, the labels of which some instances are not annotated.
+    """
+
+    frequency: list[str]
+    negative: list[list[int]]
+    not_exhaustive: list[list[int]]
+
+
+@dataclass
+class AnnotatedSet:
+    """N images with M instances, or with label maps, as columns: COCO has a million instances."""
+
+    name: str
+    """For messages: "VOC2007 test"."""
+    classes: list[str]
+    """Object classes, without background; label c is classes[c]."""
+    ids: list[int | str]
+    """The source's own image ids, unique."""
+    paths: list[Path]
+    """Image files."""
+    sizes: NDArray[np.int32]
+    """[N, 2] height, width in pixels."""
+    first: NDArray[np.int64]
+    """[N + 1]; the instances of image n are first[n] … first[n + 1] - 1."""
+    boxes: NDArray[np.float32]
+    """[M, 4] x0, y0, x1, y1 in pixels, from 0, half-open: the width is x1 - x0. May reach a pixel past the image."""
+    labels: NDArray[np.int64]
+    """[M] 0 … C - 1."""
+    areas: NDArray[np.float32]
+    """[M] square pixels of the segment where there is one (as COCO states it), else of the box."""
+    ignored: NDArray[np.bool_]
+    """[M] crowd (COCO) or difficult (VOC): not trained on, and in evaluation neither right nor wrong."""
+    annotation_ids: NDArray[np.int64]
+    """[M], unique."""
+    segments: Sequence[Segment] | None = None
+    """M segments in COCO's forms."""
+    keypoints: NDArray[np.float32] | None = None
+    """[M, K, 3] x, y, visibility: 0 not labelled, 1 hidden, 2 visible (COCO)."""
+    keypoint_names: list[str] = field(default_factory=list)
+    flip_pairs: list[tuple[int, int]] = field(default_factory=list)
+    """Keypoints that change places when the image is mirrored, each pair once."""
+    label_maps: list[Path] | None = None
+    """N 8-bit PNG files, one number a pixel: a class of `semantic_classes`, 255 = ignored (see `label_of_pixel`)."""
+    semantic_classes: list[str] = field(default_factory=list)
+    """VOC: background, then the classes. Cityscapes: the 19 classes that are trained and scored."""
+    label_of_pixel: NDArray[np.uint8] | None = None
+    """[256]: from the numbers in the PNG to those of `semantic_classes` or 255; None: they are these already."""
+    federated: Federated | None = None
+    """LVIS: which classes were looked for in which image."""
+    source: Path | None = None
+    """The JSON file or the devkit it was read from."""
+    category_ids: list[int] = field(default_factory=list)
+    """COCO, LVIS: the category id of each class, for writing results."""
+    problems: list[Problem] = field(default_factory=list)
+    """What the checks left out or mended."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def instances(self, n: int) -> slice:
+        """Where image n's instances lie in the columns."""
+        return slice(int(self.first[n]), int(self.first[n + 1]))
+
+    def masks(self, n: int) -> NDArray[np.uint8]:
+        """The masks of image n's instances: uint8 [instances, height, width], 0 or 1.
+
+        Raises:
+            ValueError: the set has no segments.
+        """
+        if self.segments is None:
+            raise ValueError(f"{self.name} has no segments")
+        height, width = self.sizes[n].tolist()
+        where = self.instances(n)
+        masks = np.zeros((where.stop - where.start, height, width), np.uint8)
+        for mask, segment in zip(masks, self.segments[where], strict=True):
+            mask[:] = mask_of(segment, height, width)
+        return masks
+
+    def label_map(self, n: int) -> NDArray[np.uint8]:
+        """The semantic classes of image n's pixels: uint8 [height, width], numbers in `semantic_classes` or 255.
+
+        Raises:
+            MocoError: the PNG cannot be read, or has a number that is no class.
+            ValueError: the set has no label maps.
+        """
+        if self.label_maps is None:
+            raise ValueError(f"{self.name} has no label maps")
+        path = self.label_maps[n]
+        try:
+            with Image.open(path) as file:
+                numbers = np.array(file)  # of a palette image these are the indices; OpenCV would give colors
+        except Exception as error:  # Pillow's plug-ins raise nearly every kind of error on broken files
+            raise MocoError(f"{path}: cannot be read ({error}); fetch it again") from None
+        if self.label_of_pixel is not None:
+            numbers = self.label_of_pixel[numbers]
+        known = len(self.semantic_classes)
+        wrong = (numbers >= known) & (numbers != 255)
+        if wrong.any():
+            raise MocoError(
+                f"{path}: number {numbers[wrong][0]}, but {self.name} has {known} classes from 0, and 255 for ignored"
+                " pixels; name all classes, or mend the file"
+            )
+        return numbers
+
+    def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> "AnnotatedSet":
+        """The images at these positions, in this order, with all that belongs to them."""
+        chosen = np.asarray(indices, np.int64)
+        counts = np.diff(self.first)[chosen]
+        rows = ranges(self.first[chosen], counts)
+        federated = self.federated and replace(
+            self.federated,
+            negative=[self.federated.negative[n] for n in chosen],
+            not_exhaustive=[self.federated.not_exhaustive[n] for n in chosen],
+        )
+        return replace(
+            self,
+            ids=[self.ids[n] for n in chosen],
+            paths=[self.paths[n] for n in chosen],
+            sizes=self.sizes[chosen],
+            first=np.concatenate([[0], np.cumsum(counts)]),
+            label_maps=self.label_maps and [self.label_maps[n] for n in chosen],
+            federated=federated,
+            **self._columns(rows),
+        )
+
+    def with_instances(self, kept: NDArray[np.bool_]) -> "AnnotatedSet":
+        """All images, with those instances alone whose place in `kept`, bool [M], is true."""
+        rows = np.flatnonzero(kept)
+        return replace(self, first=np.searchsorted(rows, self.first).astype(np.int64), **self._columns(rows))
+
+    def _columns(self, rows: NDArray[np.integer[Any]]) -> dict[str, Any]:
+        return {
+            "boxes": self.boxes[rows],
+            "labels": self.labels[rows],
+            "areas": self.areas[rows],
+            "ignored": self.ignored[rows],
+            "annotation_ids": self.annotation_ids[rows],
+            "segments": None if self.segments is None else _packed(self.segments).take(rows),
+            "keypoints": None if self.keypoints is None else self.keypoints[rows],
+        }
+
+
+def _packed(segments: Sequence[Segment]) -> PackedSegments:
+    return segments if isinstance(segments, PackedSegments) else PackedSegments(segments)
+
+
+def set_of_label_maps(
+    *,
+    name: str,
+    ids: list[int | str],
+    paths: list[Path],
+    label_maps: list[Path],
+    semantic_classes: list[str],
+    source: Path,
+    label_of_pixel: NDArray[np.uint8] | None = None,
+) -> AnnotatedSet:
+    """A set for semantic segmentation: no instances; sizes of 0, as not stated."""
+    return AnnotatedSet(
+        name=name,
+        classes=[],
+        ids=ids,
+        paths=paths,
+        sizes=np.zeros((len(ids), 2), np.int32),
+        first=np.zeros(len(ids) + 1, np.int64),
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+        areas=np.zeros(0, np.float32),
+        ignored=np.zeros(0, bool),
+        annotation_ids=np.zeros(0, np.int64),
+        label_maps=label_maps,
+        semantic_classes=semantic_classes,
+        label_of_pixel=label_of_pixel,
+        source=source,
+    )
+
+
+def data_hash(found: AnnotatedSet) -> str:
+    """SHA-256 of everything that is annotated, 64 hexadecimal digits: the key of a run by its data.
+
+    Of the images it takes ids, file names and sizes, not the pixels; of label maps the files' bytes. Where the
+    set lies, and what it is called, do not matter.
+    """
+    federated = found.federated
+    texts: list[Any] = [
+        found.classes,
+        found.category_ids,
+        found.ids,
+        [path.name for path in found.paths],
+        found.keypoint_names,
+        found.flip_pairs,
+        found.semantic_classes,
+        federated and [federated.frequency, federated.negative, federated.not_exhaustive],
+        found.label_maps and [file_sha256(path) for path in found.label_maps],
+    ]
+    digest = hashlib.sha256(json.dumps(texts).encode())
+    for column in (
+        found.sizes.astype("<i4"),
+        found.first.astype("<i8"),
+        found.boxes.astype("<f4"),
+        found.labels.astype("<i8"),
+        found.areas.astype("<f4"),
+        found.ignored.astype("u1"),
+        found.annotation_ids.astype("<i8"),
+        np.empty(0) if found.keypoints is None else found.keypoints.astype("<f4"),
+        np.empty(0) if found.label_of_pixel is None else found.label_of_pixel,
+    ):
+        digest.update(column.tobytes())
+    if found.segments is not None:
+        digest.update(_packed(found.segments).digest())
+    return digest.hexdigest()
+
+
+@dataclass
+class Detections:
+    """What a model found in a whole set, as columns of D detections."""
+
+    image: NDArray[np.int64]
+    """[D] position n in the `AnnotatedSet`."""
+    boxes: NDArray[np.float32]
+    """[D, 4] x0, y0, x1, y1 in pixels of the original image, from 0, half-open."""
+    scores: NDArray[np.float32]
+    """[D]"""
+    labels: NDArray[np.int64]
+    """[D] 0 … C - 1."""
+    segments: list[dict[str, Any]] | None = None
+    """D compressed RLEs."""
+    keypoints: NDArray[np.float32] | None = None
+    """[D, K, 3] x, y, score."""

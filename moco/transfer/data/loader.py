@@ -1,0 +1,294 @@
+"""Batches for fine-tuning: which images make up which step is a function of (seed, step), and so are their views.
+
+A batch crosses from the worker that made it in a few tensors, for each is an open file on its way.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from moco.errors import MocoError
+from moco.features.extract import Labelled, SingleViews
+from moco.images.decode import Pixels, UndecodableError, decode
+from moco.images.loader import from_workers, outlive_signals
+from moco.images.plan import EpochPlan
+from moco.images.views import Uniforms, draw
+from moco.permutation import Integers
+from moco.transfer.data.annotations import AnnotatedSet
+from moco.transfer.data.views import Instances, boxes_view, pixels_view
+from moco.transfer.schedules import BoxSizes, LabelSizes, PixelSizes
+
+Target = dict[str, Tensor]
+AHEAD = 2
+"""Batches that each worker prepares ahead of training."""
+
+
+class Batch(Protocol):
+    """What a worker hands over."""
+
+    def to(self, device: torch.device) -> tuple[Any, Any]:
+        """Images and targets on the device that computes."""
+
+    def pin_memory(self) -> "Batch":
+        """Itself in page-locked memory; called by torch's loader."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of the run's global batches.
+
+    Attributes:
+        among: int64, the images that are trained on, by their place in the set.
+        plan: an order of so many.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    among: Integers
+    plan: EpochPlan
+    rank: int = 0
+    world_size: int = 1
+
+    def drawn(self, step: int) -> tuple[Integers, Uniforms]:
+        """The images of a step, int64 [N], and the numbers their views are made with, float64 [N, 32]."""
+        samples = self.among[self.plan.batch(step, self.rank, self.world_size)]
+        return samples, draw(self.plan.seed, self.plan.epoch_of(step), samples, views=1)[:, 0]
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Images of one size and what belongs to each.
+
+    Attributes:
+        images: uint8, N x 3 x S x S.
+        targets: uint8 N x S x S label maps, or int64 [N] classes.
+    """
+
+    images: Tensor
+    targets: Tensor
+
+    def to(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return self.images.to(device, non_blocking=True), self.targets.to(device, non_blocking=True)
+
+    def pin_memory(self) -> "Stacked":
+        return Stacked(self.images.pin_memory(), self.targets.pin_memory())
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """Images of any sizes with their objects, end to end.
+
+    Attributes:
+        pixels: uint8; each image H x W x 3, then each image's masks M x H x W if there are any.
+        sizes: height and width of each image.
+        counts: M of each image.
+        boxes: float32 [sum of M, 4].
+        labels: int64 [sum of M], 1 … C.
+        keypoints: float32 [sum of M, K, 3], or None.
+    """
+
+    pixels: Tensor
+    sizes: list[tuple[int, int]]
+    counts: list[int]
+    boxes: Tensor
+    labels: Tensor
+    keypoints: Tensor | None
+
+    @classmethod
+    def of(cls, views: list[tuple[Pixels, Instances]]) -> "Scattered":
+        """Put views together; all have masks, or none; all have keypoints, or none."""
+        found = [instances for _, instances in views]
+        parts = [image.reshape(-1) for image, _ in views]
+        parts += [each.masks.reshape(-1) for each in found if each.masks is not None]
+        keypoints = [each.keypoints for each in found if each.keypoints is not None]
+        return cls(
+            torch.from_numpy(np.concatenate(parts)),
+            [(image.shape[0], image.shape[1]) for image, _ in views],
+            [len(each.labels) for each in found],
+            torch.from_numpy(np.concatenate([each.boxes for each in found])),
+            torch.from_numpy(np.concatenate([each.labels for each in found])),
+            torch.from_numpy(np.concatenate(keypoints)) if keypoints else None,
+        )
+
+    def to(self, device: torch.device) -> tuple[list[Tensor], list[Target]]:
+        """Images uint8 3 x H x W, and for each `boxes`, `labels` and what else there is, as torchvision takes them."""
+        pixels = self.pixels.to(device, non_blocking=True)
+        images, first = [], 0
+        for height, width in self.sizes:
+            end = first + height * width * 3
+            images.append(pixels[first:end].view(height, width, 3).permute(2, 0, 1))
+            first = end
+        columns = {"boxes": self.boxes, "labels": self.labels}
+        if self.keypoints is not None:
+            columns["keypoints"] = self.keypoints
+        parts = {name: column.to(device, non_blocking=True).split(self.counts) for name, column in columns.items()}
+        targets = [{name: part[i] for name, part in parts.items()} for i in range(len(images))]
+        if first < len(pixels):
+            for target, (height, width), count in zip(targets, self.sizes, self.counts, strict=True):
+                end = first + count * height * width
+                target["masks"] = pixels[first:end].view(count, height, width)
+                first = end
+        return images, targets
+
+    def pin_memory(self) -> "Scattered":
+        return replace(
+            self,
+            pixels=self.pixels.pin_memory(),
+            boxes=self.boxes.pin_memory(),
+            labels=self.labels.pin_memory(),
+            keypoints=None if self.keypoints is None else self.keypoints.pin_memory(),
+        )
+
+
+@dataclass(frozen=True)
+class BoxBatches(Dataset[Scattered]):
+    """Item n is this process's batch of step n, for detectors.
+
+    Attributes:
+        images: the training set, as `trainable` leaves it.
+        share: of it, at each step.
+        sizes: of images.
+        masks: whether the objects' masks are wanted.
+        keypoints: whether their keypoints are.
+    """
+
+    images: AnnotatedSet
+    share: Share
+    sizes: BoxSizes
+    masks: bool
+    keypoints: bool
+
+    def __getitem__(self, step: int) -> Scattered:
+        samples, numbers = self.share.drawn(step)
+        return Scattered.of(
+            [
+                boxes_view(read_pixels(self.images, n), self._instances(n), u, self.sizes, self.images.flip_pairs)
+                for n, u in zip(samples.tolist(), numbers, strict=True)
+            ]
+        )
+
+    def _instances(self, n: int) -> Instances:
+        where = self.images.instances(n)
+        keypoints = None
+        if self.keypoints and self.images.keypoints is not None:
+            keypoints = self.images.keypoints[where].copy()
+            keypoints[..., :2] += 0.5  # COCO numbers pixels; here the edge is 0
+        return Instances(
+            self.images.boxes[where],
+            self.images.labels[where] + 1,
+            self.images.masks(n) if self.masks else None,
+            keypoints,
+        )
+
+
+@dataclass(frozen=True)
+class PixelBatches(Dataset[Stacked]):
+    """Item n is this process's batch of step n, for semantic segmentation; attributes as of `BoxBatches`."""
+
+    images: AnnotatedSet
+    share: Share
+    sizes: PixelSizes
+
+    def __getitem__(self, step: int) -> Stacked:
+        samples, numbers = self.share.drawn(step)
+        views = [
+            pixels_view(read_pixels(self.images, n), self.images.label_map(n), u, self.sizes)
+            for n, u in zip(samples.tolist(), numbers, strict=True)
+        ]
+        images = torch.from_numpy(np.stack([image for image, _ in views])).permute(0, 3, 1, 2)
+        return Stacked(images, torch.from_numpy(np.stack([labels for _, labels in views])))
+
+
+@dataclass(frozen=True)
+class LabelBatches(Dataset[Stacked]):
+    """Item n is this process's batch of step n, for classification: random resized crops and flips.
+
+    Attributes:
+        images: the labelled training images; the share is of their places in `images.indices`.
+        share: of them, at each step.
+        sizes: of the crops.
+    """
+
+    images: Labelled
+    share: Share
+    sizes: LabelSizes
+
+    def __getitem__(self, step: int) -> Stacked:
+        places, _ = self.share.drawn(step)
+        epoch = (self.share.plan.seed, self.share.plan.epoch_of(step))
+        views = SingleViews(
+            self.images.images, self.images.indices[places], self.sizes.crop_size, 1.0, epoch, len(places)
+        )
+        return Stacked(views[0], torch.from_numpy(self.images.labels[places].astype(np.int64)))
+
+
+def trainable(images: AnnotatedSet, masks: bool = False) -> AnnotatedSet:
+    """All images with the instances that are trained on: neither crowd nor difficult, with an area and, if asked for, a mask."""
+    sides = images.boxes[:, 2:] - images.boxes[:, :2]
+    kept = ~images.ignored & (sides > 0).all(axis=1)
+    return images.with_instances(kept & (images.areas > 0) if masks else kept)
+
+
+def with_objects(images: AnnotatedSet, keypoints: bool = False) -> Integers:
+    """The images that a detector is trained on, int64: with an instance, of which, if asked for, a keypoint is labelled."""
+    counted = images.labels >= 0  # all
+    if keypoints and images.keypoints is not None:
+        counted &= (images.keypoints[:, :, 2] > 0).any(axis=1)
+    before = np.concatenate([[0], np.cumsum(counted)])
+    return np.flatnonzero(before[images.first[1:]] > before[images.first[:-1]])
+
+
+def read_pixels(images: AnnotatedSet, n: int) -> Pixels:
+    """Image n, uint8 H x W x 3.
+
+    Raises:
+        MocoError: it is gone, damaged, or of another size than the annotations are for.
+    """
+    path = images.paths[n]
+    try:
+        image = decode(path.read_bytes())
+    except OSError as error:
+        raise MocoError(f"{path}: cannot be read ({error.strerror}); restore it") from None
+    except UndecodableError as error:
+        raise MocoError(f"{path}: {error}; restore it") from None
+    height, width = images.sizes[n].tolist()
+    if image.shape[:2] != (height, width):
+        raise MocoError(
+            f"{path}: has {image.shape[1]} x {image.shape[0]} pixels, its annotations in {images.name} are for {width} x"
+            f" {height}; restore it"
+        )
+    return image
+
+
+def steps(
+    batches: Dataset[Any], first: int, last: int, num_workers: int, device: torch.device
+) -> Generator[tuple[Any, Any]]:
+    """Images and targets of steps first to last - 1 in order; beginning in the midst costs nothing.
+
+    Args:
+        batches: item n is the batch of step n.
+        first: step to begin with.
+        last: step to end before.
+        num_workers: processes that prepare batches ahead; 0: made when asked for.
+        device: where the batches go.
+    """
+    loader: DataLoader[Batch] = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(first, last),
+        num_workers=num_workers,
+        prefetch_factor=AHEAD if num_workers else None,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=outlive_signals,
+    )
+    try:
+        for batch in from_workers(loader):
+            yield batch.to(device)
+    except MocoError as error:  # from a worker it comes with the worker's traceback around it
+        text = str(error).strip().rsplit("\n", 1)[-1]
+        raise MocoError(text.removeprefix("moco.errors.MocoError: ")) from None

@@ -1,0 +1,99 @@
+"""What a fine-tuning run says of itself while it goes: curves on disk, a progress line, and when to stop for good."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from moco.errors import MocoError
+from moco.processes import Processes
+from moco.progress import Progress
+from moco.runs.curves import Curve
+from moco.training.log import SPEED
+
+MOST_STEPS, LEAST_ROWS = 20, 100
+"""A row stands for so many steps at most, and for fewer where a short run would have fewer rows than that."""
+
+
+class Record:
+    """Gathers the losses of an interval of steps, averages them over the processes and writes them.
+
+    Args:
+        folder: holds curves.csv (step, learning_rate, loss, and each of the losses that it is the sum of) and speed.csv.
+        total: steps of the run.
+        batch_size: images a step, over all processes.
+        first: steps done before; later rows are dropped, they will come again.
+        processes: this process and its peers.
+        writer: whether this process writes into the folder.
+
+    Attributes:
+        waiting: seconds of this interval that were spent waiting for images; the loop adds to it.
+    """
+
+    def __init__(
+        self, folder: Path, total: int, batch_size: int, first: int, processes: Processes, writer: bool
+    ) -> None:
+        self.folder, self.total, self.batch_size, self.first = folder, total, batch_size, first
+        self.processes, self.writer = processes, writer
+        self.every = max(1, min(MOST_STEPS, total // LEAST_ROWS))
+        self.progress = Progress("transfer", total)
+        self.curves: tuple[Curve, Curve] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._steps: list[Tensor] = []
+        self._began, self.waiting = time.monotonic(), 0.0
+
+    def step(self, done: int, losses: Mapping[str, Tensor], rate: float) -> None:
+        """Add a step; at the end of an interval, write it.
+
+        Raises:
+            MocoError: a loss was not finite.
+        """
+        if self.writer and self.curves is None:
+            names = ["loss"] if "loss" in losses else ["loss", *losses]
+            self.curves = (
+                Curve(self.folder / "curves.csv", ["step", "learning_rate", *names], upto=self.first),
+                Curve(self.folder / "speed.csv", SPEED, upto=self.first),
+            )
+        self._steps.append(torch.stack([loss.detach().float() for loss in losses.values()]))
+        if done % self.every and done != self.total:
+            return
+        means = self.check(done)
+        seconds = time.monotonic() - self._began
+        speed, waiting = len(self._steps) * self.batch_size / seconds, self.waiting / seconds
+        if self.curves:
+            parts = dict(zip(losses, means, strict=True))
+            row = {"step": done, "learning_rate": rate} | {"loss": sum(means)} | parts
+            self.curves[0].add(row)
+            self.curves[1].add({"step": done, "images_per_second": speed, "waiting_share": waiting})
+        if self.processes.first:
+            self.progress.update(
+                done,
+                f"step {done}/{self.total} · loss {sum(means):.3f} · lr {rate:.3g} · {speed:.1f} images/s"
+                f" · {waiting:.0%} waiting for images",
+            )
+        self._begin()
+
+    def check(self, done: int) -> list[float]:
+        """The mean of each loss since the last row, over all processes, all of which must call this.
+
+        Raises:
+            MocoError: one is not finite.
+        """
+        if not self._steps:
+            return []
+        together = torch.stack(self._steps).mean(dim=0)
+        means: list[float] = self.processes.mean_(together, self.processes.in_step).tolist()
+        if not all(abs(mean) < float("inf") for mean in means):
+            raise MocoError(
+                f"transfer: the loss is not finite ({sum(means)}) within the {len(self._steps)} steps before step {done}, the last"
+                " checkpoint is kept; lower transfer.learning_rate, or set transfer.precision: fp32"
+            )
+        return means
+
+    def paused(self, seconds: float) -> None:
+        """Leave time that was not training out of the speed."""
+        self._began += seconds

@@ -1,0 +1,88 @@
+"""The fully convolutional network of the paper's semantic segmentation (its appendix)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moco.encoders.normalize import normalize
+from moco.transfer.networks.initialization import Backbone, Stages
+
+IGNORED = 255
+
+
+class FCN(nn.Module):
+    """Stages of an encoder and a few convolutions that name the class of every pixel; see `fcn`."""
+
+    def __init__(self, backbone: Backbone, num_classes: int, dilations: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self.mean, self.std = backbone.mean, backbone.std
+        self.stages = Stages(backbone, 4)
+        self.stride = self.stages.strides[-1] // 2
+        within, beyond = dilations
+        for module in self.stages.get_submodule("layer4").modules():
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+                if module.kernel_size == (3, 3):
+                    module.dilation = module.padding = (within, within)
+        layers: list[nn.Module] = []
+        for channels in (backbone.network.feature_dim, width):
+            convolution = nn.Conv2d(channels, width, 3, padding=beyond, dilation=beyond, bias=False)
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        classifier = nn.Conv2d(width, num_classes, 1)
+        self.head = nn.Sequential(*layers, classifier)
+        for module in self.head:
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+        assert classifier.bias is not None
+        nn.init.zeros_(classifier.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images uint8 N x 3 x H x W to logits float32 N x C x H x W."""
+        x = self.stages(normalize(images, self.mean, self.std))[-1]
+        return enlarge(self.head(x).float(), self.stride, (images.shape[2], images.shape[3]))
+
+    def loss(self, images: Tensor, label_maps: Tensor) -> Tensor:
+        """Mean cross-entropy over the pixels that have a class; 0 where none has.
+
+        Args:
+            images: uint8, N x 3 x H x W.
+            label_maps: uint8, N x H x W, 0 … C - 1, or 255 for a pixel that does not count.
+        """
+        total = F.cross_entropy(self(images), label_maps.long(), ignore_index=IGNORED, reduction="sum")
+        return total / (label_maps != IGNORED).sum().clamp(min=1)
+
+
+def fcn(backbone: Backbone, num_classes: int, seed: int, dilations: tuple[int, int] = (2, 6), width: int = 256) -> FCN:
+    """FCN-16s: an encoder whose last stage is dilated rather than strided, and a small head.
+
+    The 3x3 convolutions of layer4 (conv5) have stride 1, so that the features' stride is 16 with an ImageNet stem
+    (half the encoder's with any); two more 3x3 convolutions of 256 channels with batch norm, ReLU and a wide dilation
+    follow, and a 1x1 convolution names the classes. All parameters are trained. The new layers start from N(0, .01),
+    on which batch norm lets little depend.
+
+    Args:
+        backbone: copied.
+        num_classes: C, background included where the data have one.
+        seed: of the new layers.
+        dilations: in layer4, and in the two convolutions after it.
+        width: channels of those two.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return FCN(backbone, num_classes, dilations, width)
+
+
+def enlarge(features: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Bilinear interpolation to pixels, where feature (i, j) is that of pixel (stride i, stride j).
+
+    There the receptive fields of a ResNet's features are centered, whatever the size of the image: its strided layers
+    are padded so. Pixels beyond the last feature take its value.
+
+    Args:
+        features: float32, N x C x ⌈H / stride⌉ x ⌈W / stride⌉.
+        stride: pixels between features.
+        size: H and W.
+    """
+    rows, columns = (stride * (count - 1) + 1 for count in features.shape[2:])
+    x = F.interpolate(features, (rows, columns), mode="bilinear", align_corners=True)
+    return F.pad(x, (0, size[1] - columns, 0, size[0] - rows), mode="replicate")

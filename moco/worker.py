@@ -1,0 +1,122 @@
+"""One of the processes that train a run: `torchrun … -m moco.worker FOLDER`.
+
+It needs the library alone: no Prefect, DVC or MLflow. Everything about the run is in its folder (job.yaml for
+pretraining, transfer.yaml for fine-tuning), everything about the host in machine.yaml.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from moco.cluster.launch import SUPERVISED
+from moco.errors import Interrupted, MocoError
+from moco.runs.checkpoints import newest_step
+from moco.runs.job import JOB, error_left, leave_error, read_job
+
+PATIENCE = 3
+"""Restarts in a row from the same checkpoint after which the cause is taken to be the run itself."""
+
+
+def main() -> None:
+    """Train, with errors as one line on stderr and an exit code that is not 0."""
+    parser = argparse.ArgumentParser(prog="python -m moco.worker", description=__doc__)
+    parser.add_argument("folder", type=Path, help="the run's folder, as `moco pretrain` or `moco launch` made it")
+    folder = parser.parse_args().folder
+    restarts = sum(int(os.environ.get(name, 0)) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    if restarts and error_left(folder):
+        sys.exit(MocoError.exit_code)  # torchrun starts failed processes again; this one would fail again
+    try:
+        refuse_endless_restarts(folder, restarts)
+        train(folder)
+    except Interrupted as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(error, flush=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(Interrupted.exit_code)
+    except RuntimeError as error:
+        if not lost_a_peer(error):
+            raise
+        time.sleep(0.5)
+        if not error_left(folder):  # else the peer has said itself why
+            print(
+                f"{folder.name}: a peer is gone or silent ({str(error).splitlines()[0]:.200})",
+                file=sys.stderr,
+                flush=True,
+            )
+        os._exit(1)  # leaving the group in order would wait for the peer
+    except MocoError as error:
+        if not leave_error(folder, error) or SUPERVISED not in os.environ:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+
+
+def lost_a_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed, which is the peers' doing, and no mistake of this process."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo" in str(error)
+
+
+def refuse_endless_restarts(folder: Path, restarts: int) -> None:
+    """Stop a run that fails again and again without reaching another checkpoint.
+
+    Args:
+        folder: the run's.
+        restarts: how often torchrun and Slurm have started the processes again by themselves.
+
+    Raises:
+        MocoError: the last `PATIENCE` starts began at the same step.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    path = folder / f"starts.{os.uname().nodename}.json"
+    began = json.loads(path.read_text()) if restarts and path.exists() else []
+    began = [*began, newest_step(folder)][-PATIENCE - 1 :]
+    path.write_text(json.dumps(began))
+    if len(began) > PATIENCE and len(set(began)) == 1:
+        raise MocoError(
+            f"{folder}: failed {PATIENCE} times after step {began[0]} without reaching another checkpoint; the reason is"
+            " printed above"
+        )
+
+
+def train(folder: Path) -> None:
+    """Train the run of a folder in this process and its peers, from the newest checkpoint to the end.
+
+    Raises:
+        MocoError: as `moco.training.loop.pretrain`, or the job and the shards do not belong together.
+        Interrupted: told to stop; a checkpoint is saved.
+    """
+    from moco.cluster.machine import load_machine
+    from moco.images.index import open_split
+    from moco.images.subset import subset
+    from moco.processes import join, leave
+    from moco.runs.folder import training_hash
+    from moco.training.loop import Run, pretrain
+    from moco.training.monitor import Monitor
+
+    if not (folder / JOB).exists():
+        from moco.transfer import trial
+
+        if (folder / trial.JOB).exists():
+            trial.work(folder)
+            return
+    job, machine = read_job(folder), load_machine()
+    labelled, val = open_split(job.shards, "train"), open_split(job.shards, "val")
+    images = subset(labelled, job.settings.images, job.settings.images_fraction, job.settings.seed)
+    name = training_hash(job.settings, images.data_hash)
+    monitor = Monitor(labelled, val, job.settings.seed)
+    processes = join(machine.device, machine.step_timeout_seconds)
+    try:
+        pretrain(Run(job.settings, images, monitor, folder, name, machine, processes))
+        processes.barrier()
+    finally:
+        leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Batch norm over groups."""
+
+import pytest
+import torch
+from torch import nn
+
+from moco.encoders.batch_norm import GroupBatchNorm1d, GroupBatchNorm2d, split_batch_norm
+
+
+def test_each_group_is_normalized_as_by_a_batch_norm_of_its_own():
+    images = torch.randn(12, 5, 4, 4).requires_grad_()
+    grouped = GroupBatchNorm2d(5, group_size=4)
+    nn.init.uniform_(grouped.weight)
+    separate = [nn.BatchNorm2d(5) for _ in range(3)]
+    for norm in separate:
+        norm.weight.data.copy_(grouped.weight.data)
+    out = grouped(images)
+    expected = torch.cat([norm(part) for norm, part in zip(separate, images.split(4), strict=True)])
+    assert torch.allclose(out, expected, atol=1e-6)
+    weights = torch.randn_like(out)
+    gradient = torch.autograd.grad((out * weights).sum(), images)[0]
+    assert torch.allclose(gradient, torch.autograd.grad((expected * weights).sum(), images)[0], atol=1e-5)
+
+
+def test_running_statistics_are_the_mean_over_groups():
+    images = torch.randn(12, 5, 4, 4) * 3 + 1
+    grouped = GroupBatchNorm2d(5, group_size=4)
+    grouped(images)
+    separate = []
+    for part in images.split(4):
+        norm = nn.BatchNorm2d(5)
+        norm(part)
+        separate.append(norm)
+    for name in ("running_mean", "running_var"):
+        mean = torch.stack([getattr(norm, name) for norm in separate]).mean(dim=0)
+        assert torch.allclose(getattr(grouped, name), mean, atol=1e-6)
+
+
+def test_evaluation_is_plain_batch_norm():
+    grouped, plain = GroupBatchNorm2d(3, group_size=2).eval(), nn.BatchNorm2d(3).eval()
+    images = torch.randn(5, 3, 2, 2)
+    assert torch.equal(grouped(images), plain(images))
+
+
+def test_a_batch_that_leaves_a_broken_group_is_refused():
+    with pytest.raises(ValueError, match="10 images does not divide into groups of 4"):
+        GroupBatchNorm2d(3, group_size=4)(torch.randn(10, 3, 2, 2))
+
+
+def test_vectors_are_normalized_in_groups_too():
+    vectors = torch.randn(12, 5)
+    expected = torch.cat([nn.BatchNorm1d(5)(part) for part in vectors.split(4)])
+    assert torch.allclose(GroupBatchNorm1d(5, 4)(vectors), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="expected vectors"):
+        GroupBatchNorm1d(5, 4)(torch.randn(4, 5, 2, 2))
+
+
+def test_a_foreign_network_is_split_with_its_weights_and_statistics():
+    torchvision = pytest.importorskip("torchvision")
+    network = torchvision.models.resnet18(num_classes=4)
+    network(torch.randn(4, 3, 32, 32))  # moves the statistics
+    images = torch.randn(6, 3, 32, 32)
+    before = network.eval()(images)
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    split = split_batch_norm(network, group_size=3)
+    assert torch.equal(split.eval()(images), before)
+    assert not any(type(module) is nn.BatchNorm2d for module in split.modules())
+    whole = torchvision.models.resnet18(num_classes=4)
+    whole.load_state_dict(kept)
+    apart = torch.cat([whole.train()(part) for part in images.split(3)])
+    assert torch.allclose(split.train()(images), apart, atol=1e-4)

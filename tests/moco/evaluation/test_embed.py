@@ -1,0 +1,131 @@
+"""Features of a folder: the right ones, whatever lies among the images."""
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from moco.encoders.frozen import EncoderSpec, FrozenEncoder
+from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
+from moco.encoders.resnet import ResNet
+from moco.errors import MocoError
+from moco.evaluation import embed
+from moco.evaluation.embed import embed_files, find_files, write_features
+from moco.features.extract import embed_images
+from moco.images.decode import decode
+
+
+@pytest.fixture(scope="module")
+def encoder() -> FrozenEncoder:
+    backbone = ResNet("thin", "small")
+    spec = EncoderSpec("thin", "small", 12, 0.875, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, "hash")
+    return FrozenEncoder(backbone, spec)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos" / "deep er").mkdir(parents=True)
+    for number in range(5):
+        place = tmp_path / "photos" / ("deep er" if number % 2 else "") / f"{number}.png"
+        cv2.imwrite(str(place), rng.integers(0, 255, (16 + number, 30, 3), dtype=np.uint8))
+    return tmp_path / "photos"
+
+
+def run(encoder, folder, output) -> tuple[int, list[str]]:
+    skipped: list[str] = []
+    batches = embed_files(encoder, folder, find_files(folder), lambda path, why: skipped.append(f"{path.name}: {why}"))
+    return write_features(output, batches, encoder.spec.feature_dim), skipped
+
+
+def expected(encoder, folder) -> tuple[list[str], np.ndarray]:
+    paths = sorted(folder.rglob("*.png"))
+    features = embed_images(encoder, [decode(path.read_bytes()) for path in paths])
+    return [path.relative_to(folder).as_posix() for path in paths], features
+
+
+@pytest.mark.parametrize("batch", [2, 256])
+def test_parquet_holds_each_image_once_with_its_own_features(encoder, folder, tmp_path, monkeypatch, batch):
+    monkeypatch.setattr(embed, "BATCH", batch)
+    assert run(encoder, folder, tmp_path / "f.parquet") == (5, [])
+    table = pq.read_table(tmp_path / "f.parquet")
+    paths, features = expected(encoder, folder)
+    assert table["path"].to_pylist() == paths
+    np.testing.assert_allclose(np.stack(table["features"].to_pylist()), features, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [2, 256])
+def test_npy_has_a_row_for_each_line_of_its_list(encoder, folder, tmp_path, monkeypatch, batch):
+    monkeypatch.setattr(embed, "BATCH", batch)
+    run(encoder, folder, tmp_path / "f.npy")
+    paths, features = expected(encoder, folder)
+    assert (tmp_path / "f.txt").read_text().splitlines() == paths
+    np.testing.assert_allclose(np.load(tmp_path / "f.npy"), features, rtol=1e-4, atol=1e-5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npy", "f.txt", "photos"]
+
+
+def test_what_is_no_image_is_named_with_its_reason_and_skipped(encoder, folder, tmp_path):
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    (folder / "empty.jpg").touch()
+    (folder / ".hidden.png").write_bytes(b"x")
+    (folder / "notes.txt").write_text("hello")
+    written, skipped = run(encoder, folder, tmp_path / "f.npy")
+    assert written == 5 and np.load(tmp_path / "f.npy").shape[0] == 5
+    assert [line.split(":")[0] for line in skipped] == ["broken.png", "empty.jpg", "notes.txt"]
+    assert "empty.jpg: empty file" in skipped
+
+
+@pytest.mark.parametrize("name", ["f.npy", "f.parquet"])
+def test_a_folder_without_one_readable_image_leaves_no_file(encoder, tmp_path, name):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("hello")
+    with pytest.raises(MocoError, match="not one of the files is a readable image"):
+        run(encoder, tmp_path / "in", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_failure_leaves_the_former_file_as_it_was(encoder, folder, tmp_path):
+    (tmp_path / "f.npy").write_bytes(b"former")
+
+    def failing():
+        yield from embed_files(encoder, folder, find_files(folder), print)
+        raise RuntimeError("the power went")
+
+    with pytest.raises(RuntimeError):
+        write_features(tmp_path / "f.npy", failing(), encoder.spec.feature_dim)
+    assert (tmp_path / "f.npy").read_bytes() == b"former"
+    shutil.rmtree(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["f.npy"]
+
+
+@pytest.mark.parametrize(
+    ("output", "complaint"), [("f.csv", "name the output .parquet or .npy"), ("no/f.npy", "no: no such folder")]
+)
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, output, complaint):
+    def never():
+        raise AssertionError("work was begun")
+        yield
+
+    with pytest.raises(MocoError, match=complaint):
+        write_features(tmp_path / output, never(), 3)
+
+
+def test_a_folder_that_is_missing_or_empty_is_named(tmp_path):
+    with pytest.raises(MocoError, match="nowhere: no such folder"):
+        find_files(tmp_path / "nowhere")
+    with pytest.raises(MocoError, match="holds no file"):
+        find_files(tmp_path)
+
+
+def test_features_do_not_depend_on_the_other_images_of_the_batch(encoder, folder, tmp_path):
+    torch.manual_seed(0)
+    run(encoder, folder, tmp_path / "all.npy")
+    first = np.load(tmp_path / "all.npy")[0]
+    for path in find_files(folder)[1:]:
+        path.unlink()
+    run(encoder, folder, tmp_path / "one.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "one.npy")[0], first, rtol=1e-4, atol=1e-5)

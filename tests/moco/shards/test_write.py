@@ -1,0 +1,347 @@
+"""Shards: whatever the source, the number of processes or the interruptions, the same bytes come out."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from moco.config import SPLITS, Fetch, Shard
+from moco.errors import MocoError
+from moco.images.decode import decode
+from moco.images.index import open_split
+from moco.shards import write as shards
+from moco.shards.write import write_shards
+from moco.sources.hashing import stream
+from moco.sources.manifest import write_manifest
+from moco.sources.origins import Arrays, open_source
+
+SETTINGS = Shard(samples_per_shard=8, megabytes_per_shard=256, max_side=None, jpeg_quality=92, max_bad_fraction=0.05)
+
+
+def fetched(path, raw, source=None, **changes):
+    """A manifest of the images below `path`, in `raw`."""
+    shares = {"labels": "folders", "val_fraction": 0.2, "test_fraction": 0.2, "split_seed": 0} | changes
+    settings = Fetch(source="folder", path=str(path), **shares)
+    source = source or open_source(settings)
+    shutil.rmtree(raw, ignore_errors=True)
+    raw.mkdir()
+    write_manifest(stream(source, raw), raw, settings, source.root, source.classes)
+    return raw
+
+
+def picture(seed, size=(20, 16), mode="RGB"):
+    """Smooth noise, so that every format keeps it small."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 4 if mode == "RGBA" else 3), np.uint8)
+    return Image.fromarray(pixels, mode if mode == "RGBA" else "RGB").resize(size, Image.Resampling.BILINEAR)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """60 images of two classes, as JPEG, PNG and WebP."""
+    for i in range(60):
+        file = tmp_path / "photos" / ("cat" if i % 2 else "dog") / f"{i:03d}.{('jpg', 'png', 'webp')[i % 3]}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture(i).save(file)
+    return tmp_path / "photos"
+
+
+def shard(raw, tmp_path, name="shards", processes=1, **changes):
+    settings = SETTINGS.model_copy(update=changes)
+    metrics = write_shards(raw, tmp_path / name, tmp_path / "runs", settings, processes)
+    return tmp_path / name, metrics
+
+
+def content(folder):
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+
+
+def quarantine(folder):
+    return [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
+
+
+def stored(folder):
+    """path -> (label, class, bytes), read with the standard library alone."""
+    found = {}
+    for tar in sorted(folder.glob("*.tar")):
+        with tarfile.open(tar) as archive:
+            members = [(item.name, archive.extractfile(item).read()) for item in archive]
+        for (image, data), (about, text) in zip(members[::2], members[1::2], strict=True):
+            assert image.rsplit(".", 1)[0] == about.removesuffix(".json")
+            note = json.loads(text)
+            found[note["path"]] = (note["label"], note["class"], data)
+    return found
+
+
+def test_jpeg_png_and_webp_bytes_are_copied_as_they_are(photos, tmp_path):
+    folder, metrics = shard(fetched(photos, tmp_path / "raw"), tmp_path)
+    found = stored(folder)
+    assert len(found) == metrics["images"] == 60
+    for path, (label, name, data) in found.items():
+        assert data == (photos / path).read_bytes()
+        assert name == path.split("/")[0] == ["cat", "dog"][label]
+
+
+def test_the_result_is_the_same_for_any_number_of_processes_and_from_run_to_run(photos, tmp_path):
+    raw = fetched(photos, tmp_path / "raw")
+    one, _ = shard(raw, tmp_path, "one", processes=1)
+    three, _ = shard(raw, tmp_path, "three", processes=3)
+    time.sleep(1.1)  # a time stamp in the tars would show
+    again, _ = shard(raw, tmp_path, "again", processes=1)
+    assert content(one) == content(three) == content(again)
+    assert len(list(one.glob("*.tar"))) >= 8
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_stock_webdataset_reads_the_shards(photos, tmp_path):
+    wds = pytest.importorskip("webdataset")
+    folder, _ = shard(fetched(photos, tmp_path / "raw"), tmp_path)
+    urls = [str(path) for path in sorted(folder.glob("*.tar"))]
+    pairs = wds.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("jpg;png;webp", "json")
+    seen = {about["path"]: image for image, about in pairs}
+    assert len(seen) == 60
+    for path, image in seen.items():
+        with Image.open(photos / path) as original:
+            assert np.array_equal(image, original.convert("RGB"))
+
+
+def test_headers_are_those_of_any_ustar_file_of_owner_0_at_time_0(photos, tmp_path):
+    folder, _ = shard(fetched(photos, tmp_path / "raw"), tmp_path)
+    tar = folder / "train-000000.tar"
+    with tarfile.open(tar) as archive:
+        expected = io.BytesIO()
+        with tarfile.open(fileobj=expected, mode="w", format=tarfile.USTAR_FORMAT) as copy:
+            for item in archive:
+                plain = tarfile.TarInfo(item.name)
+                plain.size = item.size
+                copy.addfile(plain, archive.extractfile(item))
+    assert tar.read_bytes() == expected.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(30, 28, 28), (30, 32, 32, 3)])
+def test_images_from_arrays_are_stored_as_png_without_loss(shape, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    source = Arrays([(images[:20], np.arange(20) % 2, "train"), (images[20:], None, "test")], ["a", "b"])
+    folder, _ = shard(fetched("unused", tmp_path / "raw", source), tmp_path)
+    found = stored(folder)
+    assert len(found) == 30
+    for row in range(30):
+        label, name, data = found[f"images.npy[{row}]"]
+        assert (label, name) == ((row % 2, "ab"[row % 2]) if row < 20 else (-1, None))
+        assert np.array_equal(np.array(Image.open(io.BytesIO(data))), images[row])
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [("gif", "P"), ("bmp", "RGB"), ("tiff", "RGB"), ("ppm", "RGB")])
+def test_other_formats_are_stored_as_png(suffix, mode, tmp_path):
+    (tmp_path / "in").mkdir()
+    for seed in range(6):
+        picture(seed).convert(mode).save(tmp_path / "in" / f"{seed}.{suffix}")
+    folder, _ = shard(fetched(tmp_path / "in", tmp_path / "raw", val_fraction=0, test_fraction=0), tmp_path)
+    found = stored(folder)
+    assert len(found) == 6
+    for path, (_, _, data) in found.items():
+        assert data[:4] == b"\x89PNG"
+        assert np.array_equal(decode(data), decode((tmp_path / "in" / path).read_bytes()))
+
+
+def test_a_maximum_side_shrinks_larger_images_only(tmp_path):
+    (tmp_path / "in").mkdir()
+    picture(0, (64, 32)).save(tmp_path / "in/large.png")
+    picture(1, (20, 16)).save(tmp_path / "in/small.png")
+    raw = fetched(tmp_path / "in", tmp_path / "raw", val_fraction=0, test_fraction=0)
+    folder, _ = shard(raw, tmp_path, max_side=24)
+    found = {path: data for path, (_, _, data) in stored(folder).items()}
+    assert found["small.png"] == (tmp_path / "in/small.png").read_bytes()
+    assert found["large.png"][:2] == b"\xff\xd8"
+    shrunk = decode(found["large.png"])
+    assert shrunk.shape == (12, 24, 3)
+    mean = decode((tmp_path / "in/large.png").read_bytes()).mean()
+    assert abs(shrunk.mean() - mean) < 3
+
+
+class TestBadFiles:
+    @pytest.fixture
+    def messy(self, photos):
+        good = (photos / "cat/003.jpg").read_bytes()
+        (photos / "cut.jpg").write_bytes(good[: len(good) // 2])
+        (photos / "empty.png").write_bytes(b"")
+        (photos / "words.jpg").write_text("not an image")
+        (photos / "lost.jpg").symlink_to("nowhere")
+        (photos / "notes.txt").write_text("a text among the images")
+        return photos
+
+    def test_they_are_listed_with_their_reasons_and_skipped(self, messy, tmp_path):
+        folder, metrics = shard(fetched(messy, tmp_path / "raw"), tmp_path, max_bad_fraction=0.1)
+        reasons = {line["path"]: line["reason"] for line in quarantine(folder)}
+        assert list(reasons) == ["cut.jpg", "empty.png", "lost.jpg", "notes.txt", "words.jpg"]
+        assert reasons["cut.jpg"].startswith("not a readable image")
+        assert reasons["empty.png"] == "empty file"
+        assert reasons["lost.jpg"] == "cannot be read (No such file or directory)"
+        assert "not a readable image" in reasons["words.jpg"]
+        assert (metrics["images"], metrics["quarantined"]) == (60, 5)
+
+    def test_the_list_is_the_same_from_run_to_run(self, messy, tmp_path):
+        raw = fetched(messy, tmp_path / "raw")
+        one, _ = shard(raw, tmp_path, "one", max_bad_fraction=0.1)
+        two, _ = shard(raw, tmp_path, "two", processes=2, max_bad_fraction=0.1)
+        assert content(one) == content(two)
+
+    def test_too_many_stop_the_stage_with_count_share_and_names(self, messy, tmp_path):
+        with pytest.raises(MocoError) as error:
+            shard(fetched(messy, tmp_path / "raw"), tmp_path, max_bad_fraction=0.05)
+        line = str(error.value)
+        assert line.startswith("4 of 64 images (6.2%) are unreadable, more than shard.max_bad_fraction = 0.05: ")
+        assert "cut.jpg (not a readable image" in line
+        assert "empty.png (empty file);" in line
+        assert not (tmp_path / "shards").exists()
+
+    def test_files_that_never_claimed_to_be_images_do_not_stop_the_stage(self, photos, tmp_path):
+        for i in range(60):
+            (photos / f"{i:03d}.txt").write_text(f"caption {i}")
+        _, metrics = shard(fetched(photos, tmp_path / "raw"), tmp_path, max_bad_fraction=0.0)
+        assert (metrics["images"], metrics["quarantined"]) == (60, 60)
+
+    def test_an_image_with_an_absurd_size_is_skipped(self, photos, tmp_path):
+        data = bytearray((photos / "dog/004.png").read_bytes())
+        data[16:24] = (10**6).to_bytes(4) * 2
+        (photos / "absurd.png").write_bytes(data)
+        folder, _ = shard(fetched(photos, tmp_path / "raw"), tmp_path)
+        assert [line["path"] for line in quarantine(folder)] == ["absurd.png"]
+
+    def test_a_folder_without_any_image_is_an_error(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in/a.jpg").write_text("text")
+        raw = fetched(tmp_path / "in", tmp_path / "raw", val_fraction=0, test_fraction=0)
+        with pytest.raises(MocoError, match="no image of the training split can be read"):
+            shard(raw, tmp_path, max_bad_fraction=1.0)
+
+    def test_a_file_that_changed_since_fetch_is_an_error_for_its_split_may_be_another(self, photos, tmp_path):
+        raw = fetched(photos, tmp_path / "raw")
+        picture(99).save(photos / "dog/000.jpg")
+        with pytest.raises(MocoError, match=r"dog/000\.jpg: has changed since fetch; put it back, or run"):
+            shard(raw, tmp_path)
+
+    def test_a_file_that_vanished_since_fetch_is_an_error(self, photos, tmp_path):
+        raw = fetched(photos, tmp_path / "raw")
+        (photos / "dog/000.jpg").unlink()
+        with pytest.raises(MocoError, match=r"dog/000\.jpg: read by fetch, but no longer"):
+            shard(raw, tmp_path)
+
+
+def test_shards_close_at_their_limits_of_images_and_bytes(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (10, 600, 600), np.uint8)  # .36 MB each
+    raw = fetched("unused", tmp_path / "raw", Arrays([(images, None, "train")], []), val_fraction=0)
+    by_bytes, _ = shard(raw, tmp_path, "bytes", megabytes_per_shard=1)
+    by_count, _ = shard(raw, tmp_path, "count", samples_per_shard=4)
+    assert [len(open_split(folder, "train").shards) for folder in (by_bytes, by_count)] == [5, 3]
+
+
+def test_splits_may_be_empty(photos, tmp_path):
+    raw = fetched(photos, tmp_path / "raw", val_fraction=0, test_fraction=0)
+    folder, metrics = shard(raw, tmp_path)
+    assert metrics["val"] == {"images": 0, "shards": 0, "bytes": 0}
+    assert [len(open_split(folder, split)) for split in SPLITS] == [60, 0, 0]
+
+
+class TestInterruption:
+    def test_finished_shards_are_kept_and_damaged_ones_are_made_again(self, photos, tmp_path, monkeypatch, capsys):
+        raw = fetched(photos, tmp_path / "raw")
+        whole, _ = shard(raw, tmp_path, "whole")
+
+        def disk_fills(*arguments):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as context:
+            context.setattr(shards, "write_index", disk_fills)
+            with pytest.raises(MocoError, match="the disk is full; free some space, then run shard again"):
+                shard(raw, tmp_path, "resumed")
+        [work] = (tmp_path / "runs").glob("shards-*[!k]")
+        tars = sorted((work / "shards").glob("train*.tar"))
+        kept, cut = tars[0], tars[1]
+        before = kept.stat().st_mtime_ns
+        cut.write_bytes(cut.read_bytes()[:-1] + b"x")
+        (work / "shards/train-000003.part").write_bytes(b"half a shard")
+        (work / "notes/val-000000.tar.json").unlink()
+        moved = []
+        monkeypatch.setattr(
+            shards, "move_folder", lambda *paths: (moved.append(kept.stat().st_mtime_ns), shutil.move(*paths))
+        )
+        folder, _ = shard(raw, tmp_path, "resumed")
+        assert content(folder) == content(whole)
+        assert moved == [before]
+        total = len(list(folder.glob("*.tar")))
+        assert f"{total - 2} of {total} shards were finished by an earlier run" in capsys.readouterr().out
+
+    def test_a_full_disk_is_foreseen(self, photos, tmp_path, monkeypatch):
+        raw = fetched(photos, tmp_path / "raw")
+        monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**6))
+        with pytest.raises(MocoError, match="sharding the images needs about"):
+            shard(raw, tmp_path)
+
+    def start(self, raw, tmp_path, name):
+        """Sharding in a process of its own; returns it and its children once some shards are finished."""
+        code = (
+            "import sys; from pathlib import Path; from moco.config import Shard\nfrom pipelines import stage\n"
+            "from moco.shards.write import write_shards\n"
+            "raw, target, runs, settings = sys.argv[1:]\n"
+            "with stage.errors_in_one_line():\n"
+            "    write_shards(Path(raw), Path(target), Path(runs), Shard.model_validate_json(settings), 2)\n"
+        )
+        command = [sys.executable, "-c", code, raw, tmp_path / name, tmp_path / "runs", SETTINGS.model_dump_json()]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "runs").glob("shards-*/notes/*.json"))) < 2:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        return process, psutil.Process(process.pid).children(recursive=True)
+
+    @pytest.fixture
+    def large(self, tmp_path):
+        images = np.random.default_rng(0).integers(0, 256, (900, 256, 256), np.uint8)
+        return fetched("unused", tmp_path / "raw", Arrays([(images, None, "train")], []))
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    def test_a_stopped_run_leaves_no_process_and_the_next_goes_on_to_the_same_bytes(
+        self, number, large, tmp_path, capsys
+    ):
+        process, children = self.start(large, tmp_path, "stopped")
+        process.send_signal(number)
+        said = process.communicate(timeout=30)[1]
+        assert not psutil.wait_procs(children, timeout=10)[1]
+        assert not (tmp_path / "stopped").exists()
+        if number != signal.SIGKILL:
+            assert process.returncode == 130
+            assert said.startswith("error: sharding stopped; ")
+            assert said.count("\n") == 1
+        resumed, _ = shard(large, tmp_path, "resumed")
+        assert "finished by an earlier run and are kept" in capsys.readouterr().out
+        fresh, _ = shard(large, tmp_path, "fresh")
+        assert content(resumed) == content(fresh)
+
+    def test_a_killed_worker_is_one_clear_line(self, large, tmp_path):
+        process, children = self.start(large, tmp_path, "stopped")
+        workers = [child for child in children if child.children() == [] and "forkserver" in " ".join(child.cmdline())]
+        os.kill(max(workers, key=lambda child: child.cpu_times().user).pid, signal.SIGKILL)
+        said = process.communicate(timeout=20)[1]
+        assert process.returncode == 1
+        assert not psutil.wait_procs(children, timeout=10)[1]
+        assert "error: a sharding process ended before its time, most likely killed" in said
+
+    def test_two_runs_at_once_do_not_share_a_work_folder(self, large, tmp_path):
+        process, _ = self.start(large, tmp_path, "first")
+        with pytest.raises(MocoError, match="another process is sharding these images"):
+            shard(large, tmp_path, "second")
+        process.communicate(timeout=60)
+        assert process.returncode == 0

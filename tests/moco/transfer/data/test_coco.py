@@ -1,0 +1,366 @@
+"""Reading COCO's and LVIS's JSON files: columns, masks, keypoints, federated lists, and what is said of damage."""
+
+import gc
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from moco.errors import MocoError
+from moco.transfer.data.coco import read_coco, read_lvis
+from moco.transfer.data.problems import Checks
+from moco.transfer.data.segments import encode
+
+LENIENT = Checks(max_bad_fraction=1.0)
+PIXELS = np.zeros((48, 64), bool)
+PIXELS[10:20, 30:50] = True
+PIXELS[12:15, 35:40] = False
+
+INSTANCES = {
+    "info": {"description": "COCO 2017 Dataset", "version": "1.0", "year": 2017},
+    "licenses": [{"url": "http://creativecommons.org/licenses/by-nc-sa/2.0/", "id": 1, "name": "BY-NC-SA"}],
+    "images": [
+        {
+            "license": 1,
+            "file_name": f"{number:012d}.jpg",
+            "coco_url": f"http://images.cocodataset.org/val2017/{number:012d}.jpg",
+            "height": 48,
+            "width": 64,
+            "date_captured": "2013-11-14 17:02:52",
+            "id": number,
+        }
+        for number in (397133, 37777, 252219)
+    ],
+    "annotations": [
+        {
+            "segmentation": [[3.5, 4.25, 20.0, 4.0, 20.5, 30.0, 4.0, 30.75], [40, 40, 45, 40, 45, 44]],
+            "area": 437.5,
+            "iscrowd": 0,
+            "image_id": 252219,
+            "bbox": [3.5, 4, 41.5, 40],
+            "category_id": 44,
+            "id": 82445,
+        },
+        {
+            "segmentation": {"counts": [480, 10, 38, 10, 2534], "size": [48, 64]},
+            "area": 20,
+            "iscrowd": 1,
+            "image_id": 397133,
+            "bbox": [10, 0, 2, 10],
+            "category_id": 1,
+            "id": 900100397133,
+        },
+        {
+            "segmentation": encode(PIXELS),
+            "area": 185,
+            "iscrowd": 0,
+            "image_id": 252219,
+            "bbox": [30, 10, 20, 10],
+            "category_id": 90,
+            "id": 7,
+        },
+    ],
+    "categories": [
+        {"supercategory": "indoor", "id": 90, "name": "toothbrush"},
+        {"supercategory": "person", "id": 1, "name": "person"},
+        {"supercategory": "kitchen", "id": 44, "name": "bottle"},
+    ],
+}
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "val2017"
+    folder.mkdir()
+    for image in INSTANCES["images"]:
+        Image.new("RGB", (64, 48)).save(folder / image["file_name"])
+    return folder
+
+
+@pytest.fixture
+def content():
+    return deepcopy(INSTANCES)
+
+
+def write(folder: Path, content, name: str = "instances_val2017.json") -> Path:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_annotations_become_columns_by_image_with_labels_in_the_order_of_category_ids(tmp_path, images, content):
+    path = write(tmp_path, content)
+    found = read_coco(path, images)
+    assert found.name == "instances_val2017"
+    assert found.source == path
+    assert found.ids == [397133, 37777, 252219]
+    assert found.paths[1] == images / "000000037777.jpg"
+    assert found.sizes.tolist() == [[48, 64]] * 3
+    assert found.category_ids == [1, 44, 90]
+    assert found.classes == ["person", "bottle", "toothbrush"]
+    assert found.first.tolist() == [0, 1, 1, 3]
+    assert found.annotation_ids.tolist() == [900100397133, 82445, 7]
+    assert found.labels.tolist() == [0, 1, 2]
+    assert found.boxes.tolist() == [[10, 0, 12, 10], [3.5, 4, 45, 44], [30, 10, 50, 20]]
+    assert found.areas.tolist() == [20, 437.5, 185]
+    assert found.ignored.tolist() == [True, False, False]
+    assert found.keypoints is None
+    assert found.federated is None
+    assert not found.problems
+
+
+def test_masks_are_those_of_pycocotools(tmp_path, images, content):
+    path = write(tmp_path, content)
+    found, official = read_coco(path, images), COCO(str(path))
+    for n in range(3):
+        rows = found.instances(n)
+        for mask, number in zip(found.masks(n), found.annotation_ids[rows].tolist(), strict=True):
+            assert np.array_equal(mask, official.annToMask(official.anns[number]))
+    assert np.array_equal(found.masks(2)[1], PIXELS)
+
+
+def test_segments_can_be_left_unread(tmp_path, images, content):
+    content["annotations"][0]["segmentation"] = []
+    found = read_coco(write(tmp_path, content), images, masks=False)
+    assert found.segments is None
+    assert len(found.boxes) == 3
+
+
+@pytest.mark.parametrize("empty", [[], None])
+def test_a_file_of_boxes_alone_has_no_segments(tmp_path, images, content, empty):
+    for entry in content["annotations"]:
+        entry["segmentation"] = empty
+    found = read_coco(write(tmp_path, content), images)
+    assert found.segments is None
+    assert not found.problems
+
+
+def test_an_area_that_is_not_stated_is_the_segments_or_else_the_boxs(tmp_path, images, content):
+    for entry in content["annotations"]:
+        del entry["area"]
+    path = write(tmp_path, content)
+    found = read_coco(path, images)
+    assert found.areas.tolist() == [found.masks(0)[0].sum(), *found.masks(2).sum(axis=(1, 2))]
+    assert read_coco(path, images, masks=False).areas.tolist() == [20, 41.5 * 40, 200]
+
+
+def test_images_without_something_to_learn_are_left_out_on_request(tmp_path, images, content):
+    found = read_coco(write(tmp_path, content), images, only_annotated=True)
+    assert found.ids == [252219]  # the first has a crowd alone, the second nothing
+    assert found.annotation_ids.tolist() == [82445, 7]
+
+
+def test_file_names_may_have_folders(tmp_path, images, content):
+    for image in content["images"]:
+        image["file_name"] = f"val2017/{image['file_name']}"
+    assert read_coco(write(tmp_path, content), tmp_path).paths[0] == images / "000000397133.jpg"
+
+
+def test_ids_of_images_may_be_texts(tmp_path, images, content):
+    content["images"][0]["id"] = "first"
+    content["annotations"][1]["image_id"] = "first"
+    found = read_coco(write(tmp_path, content), images)
+    assert found.ids[0] == "first"
+    assert found.first.tolist() == [0, 1, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"category_id": 2}, "annotation 82445: category 2 is not listed"),
+        ({"image_id": 5}, "annotation 82445: image 5 is not listed"),
+        ({"image_id": [1]}, "annotation 82445: image [1] is not listed"),
+        ({"bbox": [1, 2, 3]}, "annotation 82445: its bbox is [1, 2, 3], not four numbers"),
+        ({"bbox": [1, 2, 3, None]}, "not four numbers"),
+        ({"bbox": [1, 2, 0, 4]}, "annotation 82445 (bottle): its box has no area: 1, 2, 1, 6 in 64 x 48"),
+        ({"bbox": [64, 2, 5, 4]}, "lies outside the image"),
+        ({"id": 7}, "annotation 7 (toothbrush): its id is taken"),
+        ({"id": "x"}, "an annotation's id is 'x'"),
+        ({"segmentation": []}, "annotation 82445: has no segmentation, as others have"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "annotation 82445: 1 of its 1 polygons"),
+        ({"segmentation": {"size": [64, 48], "counts": [3072]}}, "its RLE is of size [64, 48], not [48, 64]"),
+    ],
+)
+def test_an_annotation_of_no_use_is_left_out_and_listed(tmp_path, images, content, change, reason):
+    content["annotations"][0].update(change)
+    path = write(tmp_path, content)
+    found = read_coco(path, images, checks=LENIENT)
+    assert len(found.boxes) == 2
+    assert len(found.segments) == 2
+    assert [len(found.masks(n)) for n in range(3)] == np.diff(found.first).tolist()
+    assert len(found.problems) == 1
+    assert reason in found.problems[0].reason
+    assert found.problems[0].path == str(path if "image_id" in change else images / "000000252219.jpg")
+    with pytest.raises(MocoError, match=r"instances_val2017: 1 of 3 annotations \(33.3%\)"):
+        read_coco(path, images)
+
+
+def test_an_annotation_that_is_no_object_is_listed(tmp_path, images, content):
+    content["annotations"].append("text")
+    found = read_coco(write(tmp_path, content), images, checks=LENIENT)
+    assert len(found.boxes) == 3
+    assert found.problems[0].reason == "an annotation is 'text'"
+
+
+def test_a_polygon_of_two_points_goes_and_its_annotation_stays(tmp_path, images, content):
+    content["annotations"][0]["segmentation"].append([1, 2, 3, 4])
+    found = read_coco(write(tmp_path, content), images, checks=LENIENT)
+    assert len(found.segments[1]) == 2
+    assert found.problems[0].reason == "annotation 82445: 1 of its 3 polygons are not of three or more points"
+
+
+def test_a_missing_image_goes_with_its_annotations(tmp_path, images, content):
+    (images / "000000252219.jpg").unlink()
+    found = read_coco(write(tmp_path, content), images, checks=LENIENT)
+    assert found.ids == [397133, 37777]
+    assert found.annotation_ids.tolist() == [900100397133]
+    assert found.problems[0].reason == "no such image"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: "{", "cannot be read as JSON"),
+        (lambda content: [], "no list 'images'"),
+        (lambda content: content.pop("annotations") and content, "no list 'annotations'"),
+        (lambda content: content["images"][0].pop("width") and content, r"each needs id, file_name, height, width"),
+        (lambda content: content["categories"][0].pop("name") and content, "a category without an id or a name"),
+        (lambda content: content["categories"].append(content["categories"][0]) or content, "the same id"),
+    ],
+)
+def test_a_file_in_another_format_is_named_with_what_is_expected(tmp_path, images, content, damage, message):
+    path = write(tmp_path, damage(content))
+    with pytest.raises(MocoError, match=rf"instances_val2017\.json: .*{message}"):
+        read_coco(path, images)
+
+
+def test_a_missing_file_or_folder_is_named_with_its_source(tmp_path, images, content):
+    with pytest.raises(MocoError, match=r"none\.json: no such file; annotations_trainval2017\.zip from http"):
+        read_coco(tmp_path / "none.json", images)
+    with pytest.raises(MocoError, match="nowhere: no such folder"):
+        read_coco(write(tmp_path, content), tmp_path / "nowhere")
+
+
+NAMES = ["nose", "left_eye", "right_eye", "left_ear", "right_ear"]
+
+
+@pytest.fixture
+def persons(content):
+    points = [12, 8, 2, 14, 6, 1, 0, 0, 0, 0, 0, 0, 9, 7, 2]
+    content["categories"] = [
+        {"supercategory": "person", "id": 1, "name": "person", "keypoints": NAMES, "skeleton": [[1, 2], [2, 4]]}
+    ]
+    for entry, given in zip(content["annotations"], (points, [0] * 15, [0] * 15), strict=True):
+        entry.update(category_id=1, keypoints=given, num_keypoints=sum(v > 0 for v in given[2::3]))
+    content["annotations"].append({**content["annotations"][2], "id": 8, "image_id": 37777})
+    return content
+
+
+def test_keypoints_come_with_names_and_the_pairs_that_a_mirror_swaps(tmp_path, images, persons):
+    found = read_coco(write(tmp_path, persons, "person_keypoints_val2017.json"), images)
+    assert found.keypoint_names == NAMES
+    assert sorted(found.flip_pairs) == [(1, 2), (3, 4)]
+    assert found.keypoints.shape == (4, 5, 3)
+    row = found.annotation_ids.tolist().index(82445)
+    assert found.keypoints[row].tolist() == [[12, 8, 2], [14, 6, 1], [0, 0, 0], [0, 0, 0], [9, 7, 2]]
+    assert not np.delete(found.keypoints, row, axis=0).any()
+
+
+def test_with_keypoints_an_image_to_learn_from_has_a_labelled_one(tmp_path, images, persons):
+    found = read_coco(write(tmp_path, persons), images, only_annotated=True)
+    assert found.ids == [252219]
+
+
+def test_a_person_without_keypoints_has_unlabelled_ones(tmp_path, images, persons):
+    del persons["annotations"][2]["keypoints"]
+    found = read_coco(write(tmp_path, persons), images)
+    assert len(found.boxes) == 4
+    assert not found.keypoints[found.annotation_ids == 7].any()
+
+
+def test_keypoints_of_another_number_are_listed(tmp_path, images, persons):
+    persons["annotations"][0]["keypoints"] = [1, 2, 2]
+    found = read_coco(write(tmp_path, persons), images, checks=LENIENT)
+    assert len(found.keypoints) == 3
+    assert found.problems[0].reason == "annotation 82445: its keypoints are not 5 times x, y and visibility"
+
+
+@pytest.fixture
+def lvis(content):
+    for number, image in enumerate(content["images"]):
+        del image["file_name"]
+        image["neg_category_ids"] = [[44], [], [1]][number]
+        image["not_exhaustive_category_ids"] = [[], [90, 1], []][number]
+    for category, frequency in zip(content["categories"], "rfc", strict=True):
+        category.update(frequency=frequency, synset=f"{category['name']}.n.01", instance_count=3, image_count=2)
+    for entry in content["annotations"]:
+        del entry["iscrowd"]
+    content["annotations"][1]["segmentation"] = [[10, 0, 12, 0, 12, 10, 10, 10]]
+    return content
+
+
+def test_lvis_has_frequencies_by_class_and_its_lists_as_labels(tmp_path, images, lvis):
+    found = read_lvis(write(tmp_path, lvis, "lvis_v1_val.json"), tmp_path)
+    assert found.classes == ["person", "bottle", "toothbrush"]
+    assert found.federated.frequency == ["f", "c", "r"]
+    assert found.federated.negative == [[1], [], [0]]
+    assert found.federated.not_exhaustive == [[], [2, 0], []]
+    assert not found.ignored.any()
+    assert len(found.masks(2)) == 2
+
+
+def test_lvis_images_lie_in_their_coco_folder_or_alone(tmp_path, images, lvis):
+    path = write(tmp_path, lvis, "lvis_v1_val.json")
+    expected = [images / f"{number:012d}.jpg" for number in (397133, 37777, 252219)]
+    assert read_lvis(path, tmp_path).paths == expected
+    assert read_lvis(path, images).paths == expected
+
+
+def test_lvis_lists_follow_their_images_when_one_is_missing(tmp_path, images, lvis):
+    (images / "000000397133.jpg").unlink()
+    found = read_lvis(write(tmp_path, lvis), tmp_path, checks=LENIENT)
+    assert found.federated.negative == [[], [0]]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content["images"][1].pop("neg_category_ids"), "'neg_category_ids'"),
+        (lambda content: content["images"][1].update(not_exhaustive_category_ids=[3]), "3"),
+        (lambda content: content["categories"][1].pop("frequency"), "'frequency'"),
+    ],
+)
+def test_a_file_without_lviss_lists_is_refused_by_name(tmp_path, images, lvis, damage, message):
+    damage(lvis)
+    with pytest.raises(MocoError, match=rf"lvis\.json: {message} is missing or unknown; .*lvisdataset\.org"):
+        read_lvis(write(tmp_path, lvis, "lvis.json"), images)
+
+
+def test_annotations_of_an_image_keep_the_files_order(tmp_path, images, content):
+    first, _, last = content["images"]
+    content["annotations"] = [
+        {**INSTANCES["annotations"][2], "id": number, "image_id": (last if number % 2 else first)["id"]}
+        for number in range(1, 101)
+    ]
+    found = read_coco(write(tmp_path, content), images)
+    assert found.annotation_ids.tolist() == [*range(2, 101, 2), *range(1, 101, 2)]
+
+
+def test_of_two_images_with_one_id_the_first_keeps_the_annotations(tmp_path, images, content):
+    content["images"][1]["id"] = 252219
+    content["images"].reverse()
+    found = read_coco(write(tmp_path, content), images, checks=LENIENT)
+    assert found.paths == [images / "000000252219.jpg", images / "000000397133.jpg"]
+    assert found.annotation_ids.tolist() == [82445, 7, 900100397133]
+    assert [problem.reason for problem in found.problems] == ["image id 252219 is listed twice"]
+
+
+def test_reading_leaves_the_garbage_collector_on(tmp_path, images, content):
+    read_coco(write(tmp_path, content), images)
+    with pytest.raises(MocoError):
+        read_coco(tmp_path / "none.json", images)
+    assert gc.isenabled()

@@ -1,0 +1,246 @@
+"""What is wrong in a set: which lines, what is left out or mended, and when a set is refused."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moco.errors import MocoError
+from moco.transfer.data.annotations import AnnotatedSet, Problem, set_of_label_maps
+from moco.transfer.data.problems import Checks, checked, good_segment, headers
+
+LENIENT = Checks(max_bad_fraction=1.0)
+
+
+def a_set(folder: Path, boxes: list[list[float]], images: int = 1, **given) -> AnnotatedSet:
+    """Images of 20 x 10 pixels, all boxes in the first."""
+    for n in range(images):
+        Image.new("RGB", (20, 10)).save(folder / f"{n}.png")
+    columns = np.array(boxes, np.float32).reshape(-1, 4)
+    found = AnnotatedSet(
+        name="a set",
+        classes=["cat"],
+        ids=list(range(images)),
+        paths=[folder / f"{n}.png" for n in range(images)],
+        sizes=np.array([[10, 20]] * images, np.int32),
+        first=np.array([0] + [len(boxes)] * images),
+        boxes=columns,
+        labels=np.zeros(len(boxes), np.int64),
+        areas=(columns[:, 2:] - columns[:, :2]).prod(axis=1),
+        ignored=np.zeros(len(boxes), bool),
+        annotation_ids=np.arange(len(boxes)),
+    )
+    return replace(found, **given)
+
+
+def reasons(found: AnnotatedSet) -> list[str]:
+    return [problem.reason for problem in found.problems]
+
+
+def test_a_good_set_is_left_as_it_is(tmp_path):
+    found = a_set(tmp_path, [[0, 0, 20, 10], [19, 9, 20, 10]])
+    assert checked(found, [], Checks()).boxes is found.boxes
+    assert not checked(found, [], Checks()).problems
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ([3, 3, 3, 8], "has no area: 3, 3, 3, 8 in 20 x 10"),
+        ([9, 3, 3, 8], "has no area"),
+        ([20, 0, 25, 8], "lies outside"),
+        ([0, -5, 9, 0], "lies outside"),
+        ([float("nan"), 0, 9, 9], "is not finite"),
+        ([0, 0, float("inf"), 9], "is not finite"),
+    ],
+)
+def test_a_box_without_a_place_in_its_image_is_left_out_and_listed(tmp_path, box, reason):
+    found = checked(a_set(tmp_path, [[1, 1, 5, 5], box, [2, 2, 6, 6]]), [], LENIENT)
+    assert found.annotation_ids.tolist() == [0, 2]
+    assert found.first.tolist() == [0, 2]
+    assert len(found.problems) == 1
+    assert found.problems[0].path == str(tmp_path / "0.png")
+    assert reasons(found)[0].startswith("annotation 1 (cat): its box ")
+    assert reason in reasons(found)[0]
+
+
+def test_a_box_that_reaches_past_its_image_is_cut_there_and_listed(tmp_path):
+    found = checked(a_set(tmp_path, [[-4, 2, 30, 8]]), [], LENIENT)
+    assert found.boxes.tolist() == [[0, 2, 20, 8]]
+    assert found.areas.tolist() == [120]
+    assert "cut there: -4, 2, 30, 8 in 20 x 10" in reasons(found)[0]
+
+
+def test_a_cut_box_keeps_the_area_of_its_segment(tmp_path):
+    found = a_set(tmp_path, [[-4, 2, 30, 8]], segments=[[[0, 0, 5, 0, 5, 5]]], areas=np.array([13], np.float32))
+    assert checked(found, [], LENIENT).areas.tolist() == [13]
+
+
+def test_a_box_that_reaches_past_by_rounding_is_left_for_the_metric_as_it_is(tmp_path):
+    found = checked(a_set(tmp_path, [[-1, 0, 20.5, 11]]), [], Checks())
+    assert found.boxes.tolist() == [[-1, 0, 20.5, 11]]
+    assert not found.problems
+
+
+def test_an_annotation_whose_id_is_taken_is_left_out(tmp_path):
+    found = a_set(tmp_path, [[1, 1, 5, 5], [2, 2, 6, 6]], annotation_ids=np.array([7, 7]))
+    found = checked(found, [], LENIENT)
+    assert found.boxes.tolist() == [[1, 1, 5, 5]]
+    assert "annotation 7 (cat): its id is taken" in reasons(found)[0]
+
+
+def test_a_missing_image_goes_with_its_annotations_as_one_line(tmp_path):
+    found = a_set(tmp_path, [[1, 1, 5, 5], [2, 2, 6, 6]], images=2)
+    found.paths[0].unlink()
+    found = checked(found, [], LENIENT)
+    assert found.ids == [1]
+    assert len(found.boxes) == 0
+    assert found.problems == [Problem(str(tmp_path / "0.png"), "no such image", "image")]
+
+
+def test_images_in_a_folder_that_does_not_exist_are_missing(tmp_path):
+    found = a_set(tmp_path, [], images=2)
+    found.paths[0] = tmp_path / "none" / "0.png"
+    assert checked(found, [], LENIENT).ids == [1]
+
+
+def test_an_image_of_another_size_than_stated_is_left_out(tmp_path):
+    found = a_set(tmp_path, [], images=2)
+    Image.new("RGB", (10, 20)).save(found.paths[1])  # turned
+    left = checked(found, [], LENIENT)
+    assert left.ids == [0]
+    assert reasons(left) == ["is 10 x 20 pixels, its annotation says 20 x 10"]
+    assert len(checked(found, [], replace(LENIENT, open_images=False))) == 2
+
+
+def test_an_unstated_size_is_taken_from_the_file_even_if_others_are_not_opened(tmp_path):
+    found = a_set(tmp_path, [], sizes=np.zeros((1, 2), np.int32))
+    assert checked(found, [], Checks(open_images=False)).sizes.tolist() == [[10, 20]]
+
+
+def test_an_image_that_cannot_be_opened_is_left_out(tmp_path):
+    found = a_set(tmp_path, [], images=2)
+    found.paths[0].write_bytes(b"\x89PNG broken")
+    left = checked(found, [], LENIENT)
+    assert left.ids == [1]
+    assert reasons(left) == ["cannot be read (UnidentifiedImageError)"]
+
+
+def test_of_two_images_with_one_id_the_second_is_left_out(tmp_path):
+    found = a_set(tmp_path, [], images=2, ids=[5, 5])
+    left = checked(found, [], LENIENT)
+    assert left.paths == [tmp_path / "0.png"]
+    assert reasons(left) == ["image id 5 is listed twice"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.unlink(), "no such label map"),
+        (lambda path: Image.new("P", (9, 9)).save(path), "is 9 x 9 pixels, its image 20 x 10"),
+        (lambda path: Image.new("RGB", (20, 10)).save(path), "mode RGB"),
+        (lambda path: path.write_bytes(b"no"), "cannot be read"),
+    ],
+)
+def test_an_image_whose_label_map_is_of_no_use_is_left_out(tmp_path, damage, reason):
+    for name in "ab":
+        Image.new("RGB", (20, 10)).save(tmp_path / f"{name}.jpg")
+        Image.new("P", (20, 10)).save(tmp_path / f"{name}.png")
+    damage(tmp_path / "b.png")
+    found = set_of_label_maps(
+        name="maps",
+        ids=["a", "b"],
+        paths=[tmp_path / "a.jpg", tmp_path / "b.jpg"],
+        label_maps=[tmp_path / "a.png", tmp_path / "b.png"],
+        semantic_classes=["background"],
+        source=tmp_path,
+    )
+    left = checked(found, [], LENIENT)
+    assert left.ids == ["a"]
+    assert left.label_maps == [tmp_path / "a.png"]
+    assert left.problems[0].path == str(tmp_path / "b.png")
+    assert reason in reasons(left)[0]
+
+
+def test_the_quarantine_lists_what_the_reader_and_the_checks_found_a_line_each(tmp_path):
+    quarantine = tmp_path / "lists" / "quarantine.jsonl"
+    read = [Problem("z.json", "annotation 5: category 9 is not listed", "annotation")]
+    found = a_set(tmp_path, [[1, 1, 5, 5], [3, 3, 3, 3]])
+    left = checked(found, read, Checks(max_bad_fraction=1, quarantine=quarantine))
+    lines = [json.loads(line) for line in quarantine.read_text().splitlines()]
+    assert lines == [{"path": problem.path, "reason": problem.reason} for problem in left.problems]
+    assert [line["path"] for line in lines] == [str(tmp_path / "0.png"), "z.json"]
+
+
+def test_a_set_is_refused_only_above_the_fraction_and_the_quarantine_is_written_all_the_same(tmp_path):
+    quarantine = tmp_path / "quarantine.jsonl"
+    found = a_set(tmp_path, [[1, 1, 5, 5]] * 3 + [[3, 3, 3, 3]])
+    assert len(checked(found, [], Checks(max_bad_fraction=0.25)).boxes) == 3
+    with pytest.raises(MocoError) as raised:
+        checked(found, [], Checks(max_bad_fraction=0.24, quarantine=quarantine))
+    text = str(raised.value)
+    assert text.startswith("a set: 1 of 4 annotations (25.0%) are bad, more than max_bad_fraction = 0.24: ")
+    assert f"{tmp_path / '0.png'}: annotation 3 (cat): its box has no area" in text
+    assert str(quarantine) in text
+    assert "raise max_bad_fraction" in text
+    assert "\n" not in text
+    assert len(quarantine.read_text().splitlines()) == 1
+
+
+def test_what_the_reader_left_out_counts_in_both_numbers(tmp_path):
+    read = [Problem("a.json", "annotation 1: image 8 is not listed", "annotation")]
+    found = a_set(tmp_path, [[1, 1, 5, 5]] * 3)
+    assert len(checked(found, read, Checks(max_bad_fraction=0.25)).boxes) == 3
+    with pytest.raises(MocoError, match="1 of 4 annotations"):
+        checked(found, read, Checks(max_bad_fraction=0.24))
+
+
+def test_bad_images_are_counted_among_images(tmp_path):
+    found = a_set(tmp_path, [[1, 1, 5, 5]] * 100, images=4)
+    found.paths[3].unlink()
+    with pytest.raises(MocoError, match=r"1 of 4 images \(25.0%\) are bad"):
+        checked(found, [], Checks(max_bad_fraction=0.2))
+
+
+def test_a_set_of_which_nothing_is_left_is_refused(tmp_path):
+    with pytest.raises(MocoError, match="a set: no image"):
+        checked(a_set(tmp_path, [], images=0, sizes=np.zeros((0, 2), np.int32)), [], LENIENT)
+
+
+def test_headers_keep_the_order_of_many_files(tmp_path):
+    for width in range(1, 301):
+        Image.new("L", (width, 2)).save(tmp_path / f"{width}.bmp")
+    paths = [tmp_path / f"{width}.bmp" for width in range(1, 301)]
+    assert [header.width for header in headers(paths)] == list(range(1, 301))
+
+
+TRIANGLE = [0.0, 0.0, 4.0, 0.0, 4.0, 4.0]
+
+
+def test_polygons_of_less_than_three_points_are_left_out_of_a_segment():
+    kept, reason = good_segment([TRIANGLE, [0.0, 0.0, 1.0, 1.0], [*TRIANGLE, 1.0], TRIANGLE], 6, 8)
+    assert kept == [TRIANGLE, TRIANGLE]
+    assert reason == "2 of its 4 polygons are not of three or more points"
+    assert good_segment([TRIANGLE], 6, 8) == ([TRIANGLE], None)
+
+
+@pytest.mark.parametrize(
+    ("segment", "reason"),
+    [
+        ([[0.0, 0.0, 1.0, float("nan"), 2.0, 2.0]], "polygons"),
+        ([[0.0, 0.0, 1.0, None, 2.0, 2.0]], "polygons"),
+        ([0.0, 0.0, 4.0, 0.0, 4.0, 4.0], "polygons"),  # one polygon without the list around it
+        ("polygon", "neither polygons nor an RLE"),
+        ({"size": [8, 6], "counts": [48]}, r"size \[8, 6\], not \[6, 8\]"),
+        ({"size": [6, 8], "counts": [40, 7]}, "sum to 47, not 6 x 8"),
+        ({"size": [6, 8]}, "no counts"),
+    ],
+)
+def test_a_segment_of_no_use_is_empty_and_says_why(segment, reason):
+    kept, said = good_segment(segment, 6, 8)
+    assert kept == []
+    assert re.search(reason, said)
