@@ -46,6 +46,7 @@ test-fast: setup lint
 lint: setup
 	ruff check .
 	ruff format --check .
+	lint-imports
 	mypy
 
 # Peers live in an environment of their own that sees the project's: they can change no version in it.

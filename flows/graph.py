@@ -1,6 +1,5 @@
 """The order of the stages, read from dvc.yaml through DVC itself."""
 
-import hashlib
 import os
 from collections.abc import Iterable
 from graphlib import TopologicalSorter
@@ -12,6 +11,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from moco.errors import MocoError
+from moco.files import hash_of_files
 
 
 def stages_in_order(folder: Path, pipeline: str = "dvc.yaml") -> dict[str, list[str]]:
@@ -76,7 +76,6 @@ def code_hash(folder: Path, stages: Iterable[str], data: str) -> str:
     Returns:
         16 hex digits.
     """
-    digest = hashlib.sha256()
     with Repo(str(folder)) as repo:
         outs = [Path(out.fs_path) for out in repo.index.outs]
         paths = {
@@ -86,13 +85,12 @@ def code_hash(folder: Path, stages: Iterable[str], data: str) -> str:
             for dep in stage.deps
             if not isinstance(dep, ParamsDependency)
         }
-    for path in sorted(paths - {Path(os.path.normpath(folder / data))}):
-        if any(path.is_relative_to(out) or out.is_relative_to(path) for out in outs):
-            continue
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file() and "__pycache__" not in file.parts:
-                digest.update(f"{os.path.relpath(file, folder)}\0".encode() + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    code = (
+        path
+        for path in paths - {Path(os.path.normpath(folder / data))}
+        if not any(path.is_relative_to(out) or out.is_relative_to(path) for out in outs)
+    )
+    return hash_of_files(code, folder)
 
 
 def has_remote(folder: Path) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from moco.config import Pretrain
-from moco.training.leak import groups_of
 
 Row = Mapping[str, float]
 """A row of curves.csv or readings.csv; NaN where a cell is empty."""
@@ -36,10 +35,12 @@ class Validation:
     Attributes:
         images: of the validation split.
         classified: those behind a kNN accuracy; 0 without labels.
+        probed: those that the leak probe takes.
     """
 
     images: int
     classified: int
+    probed: int
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Watch:
 
     def __init__(self, settings: Pretrain, validation: Validation) -> None:
         self.settings, self.classified = settings, validation.classified
-        self.leak_limit = leak_limit(settings, validation.images)
+        self.leak_limit = leak_limit(validation.probed)
         self._raised: set[str] = set()
         self._at_chance_since: Row | None = None
         self._pretext = math.nan
@@ -153,14 +154,12 @@ class Watch:
         )
 
 
-def leak_limit(settings: Pretrain, images: int) -> float:
+def leak_limit(probed: int) -> float:
     """Leak above which it is no chance: `LEAK`, or two standard errors at most of a difference of two accuracies.
 
     Args:
-        settings: of the run.
-        images: of the validation split, of which the probe takes whole groups.
+        probed: images that the probe takes.
     """
-    probed = settings.bn_group_size * groups_of(images, settings.bn_group_size)
     return max(LEAK, 2 * math.sqrt(0.5 / max(probed, 1)))
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,6 +61,22 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_of_files(paths: Iterable[Path], root: Path, suffixes: tuple[str, ...] = ()) -> str:
+    """Hash of some files and of all files below some folders, with their names from `root`; 16 hex digits.
+
+    Args:
+        paths: files and folders.
+        root: where names start, so that the same files give the same hash in another place.
+        suffixes: of the files that count; empty: all but compiled Python.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and "__pycache__" not in file.parts and file.name.endswith(suffixes or ("",)):
+                digest.update(f"{os.path.relpath(file, root)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 @contextmanager

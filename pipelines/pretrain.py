@@ -67,7 +67,7 @@ def run(params: Params, restart: bool = False) -> None:
             digest = tracking.dvc_digest(str(stage.SHARDS)) or images.data_hash
             tracked.dataset("shards", digest, stage.SHARDS)
             steps_per_epoch = _plan(params.pretrain, images).steps_per_epoch
-            with followed(folder, tracked, steps_per_epoch, params.pretrain, _validation()):
+            with followed(folder, tracked, steps_per_epoch, params.pretrain, _validation(params.pretrain)):
                 _train(params.pretrain, images, machine, folder, job)
             _write_outputs(params.pretrain, name, folder, images, tracked)
             model = tracking.log_encoder(tracked, stage.ENCODER, [_example(params.pretrain, images)])
@@ -98,9 +98,9 @@ def training_images(settings: Pretrain) -> ShardSet:
     return images
 
 
-def _validation() -> Validation:
+def _validation(settings: Pretrain) -> Validation:
     train, val = (open_split(stage.SHARDS, split) for split in ("train", "val"))
-    return Monitor(train, val, seed=0).validation
+    return Monitor(train, val, seed=0).validation(settings.bn_group_size)
 
 
 def _place(settings: Pretrain, images: ShardSet) -> tuple[str, Path]:

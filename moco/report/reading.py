@@ -7,7 +7,7 @@ from moco.alarms import COLLAPSED_RANK, SATURATED, SHRUNK_RANK, Alarm, Validatio
 from moco.config import Pretrain
 from moco.report.results import Results, Table
 from moco.report.samples import Collapse, Samples
-from moco.training.monitor import QUERIES
+from moco.training.monitor import validation_of
 
 COLLAPSED = 0.5  # times the untrained encoder's spread
 CONFIRMED = 0.95  # of chance, below which a loss has surely left it
@@ -35,14 +35,17 @@ def checks(results: Results, samples: Samples, settings: Pretrain) -> list[tuple
 
 def warned(results: Results, settings: Pretrain) -> list[Alarm]:
     """What the run warned of while it went, in that order."""
-    train, val = results.fetch["train"], results.fetch["val"]
-    validation = Validation(val["images"], min(QUERIES, val["labelled"]) if train["labelled"] else 0)
-    return alarms(settings, validation, _as_rows(results.curves), _as_rows(results.readings))
+    return alarms(settings, _validation(results, settings), _as_rows(results.curves), _as_rows(results.readings))
 
 
 def limit_of_leak(results: Results, settings: Pretrain) -> float:
     """The leak above which the run warned."""
-    return leak_limit(settings, results.fetch["val"]["images"])
+    return leak_limit(_validation(results, settings).probed)
+
+
+def _validation(results: Results, settings: Pretrain) -> Validation:
+    train, val = results.fetch["train"], results.fetch["val"]
+    return validation_of(val["images"], val["labelled"] if train["labelled"] else 0, settings.bn_group_size)
 
 
 def filling(curves: Table) -> tuple[int, float, int, float] | None:

@@ -1,15 +1,34 @@
 """The untracked folder of one training run: named by settings and data, written by one process group at a time."""
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from moco.config import Pretrain, settings_hash
 from moco.errors import MocoError
-from moco.files import exclusive
+from moco.files import exclusive, hash_of_files
 
 FINISHED = "finished"
+DECIDES_NOTHING = frozenset(
+    [
+        "alarms",
+        "cluster",
+        "config",
+        "cores",
+        "drawing",
+        "errors",
+        "files",
+        "presets",
+        "progress",
+        "report",
+        "runs",
+        "settings",
+        "study",
+        "tracking",
+        "worker",
+    ]
+)
+"""Rooms of the library that leave a training's result as it is: another one of these is no other code."""
 _CODE = "code"
 
 
@@ -21,11 +40,8 @@ def training_hash(settings: Pretrain, data_hash: str) -> str:
 def code_hash() -> str:
     """Hash of the library's sources: what finished under other code is no result of this code."""
     package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".cpp", ".h")):
-        if path.relative_to(package).parts[0] not in ("report", "tracking", "presets"):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    rooms = (path for path in package.iterdir() if path.stem not in DECIDES_NOTHING)
+    return hash_of_files(rooms, package, (".py", ".cpp", ".h"))
 
 
 def prepare(folder: Path, restart: bool) -> None:

@@ -106,7 +106,7 @@ def _pretrain(run: Run, writer: bool) -> None:
             flush=True,
         )
     remedy = remedy_for_waiting(machine, painter == COMPILED, streams is not None)
-    watch = Watch(settings, run.monitor.validation)
+    watch = Watch(settings, run.monitor.validation(settings.bn_group_size))
     record = Record(settings, plan, run.folder, first, processes, writer, remedy, watch)
     probe = LeakProbe(
         run.monitor.val, settings.views, settings.image_size, settings.bn_group_size, settings.seed, painter == COMPILED

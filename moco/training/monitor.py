@@ -15,6 +15,7 @@ from moco.features.knn import knn_predict
 from moco.images.index import ShardSet
 from moco.permutation import Integers
 from moco.processes import Processes
+from moco.training.leak import groups_of
 
 BANK = 10_000  # labelled training images at most; enough to rank epochs, and seconds even for ImageNet
 QUERIES = 10_000
@@ -36,6 +37,17 @@ class Reading:
     knn_top1: float | None
     spread: float
     effective_rank: float
+
+
+def validation_of(images: int, labelled: int, group_size: int) -> Validation:
+    """What stands behind the readings of a validation split.
+
+    Args:
+        images: of the split.
+        labelled: those with a label; 0 where no training image has one to vote with.
+        group_size: images that share batch-norm statistics.
+    """
+    return Validation(images, min(QUERIES, labelled), group_size * groups_of(images, group_size))
 
 
 @dataclass(frozen=True)
@@ -62,11 +74,10 @@ class Monitor:
         """Whether both sides have labels, which kNN needs."""
         return bool((np.asarray(self.train.labels) >= 0).any() and (np.asarray(self.val.labels) >= 0).any())
 
-    @property
-    def validation(self) -> Validation:
-        """How many images stand behind its readings."""
-        labelled = int((np.asarray(self.val.labels) >= 0).sum())
-        return Validation(len(self.val), min(QUERIES, labelled) if self.labelled else 0)
+    def validation(self, group_size: int) -> Validation:
+        """How many images stand behind its readings, and behind the leak of norms over groups of that size."""
+        labelled = int((np.asarray(self.val.labels) >= 0).sum()) if self.labelled else 0
+        return validation_of(len(self.val), labelled, group_size)
 
     def require_tars(self, every: int) -> None:
         """Name a tar that readings draw images from and that is not there.

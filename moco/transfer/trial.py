@@ -18,7 +18,6 @@ from moco.processes import Processes, join, leave
 from moco.runs.folder import FINISHED
 from moco.settings import read_yaml
 from moco.transfer.data.annotations import AnnotatedSet, Detections, data_hash
-from moco.transfer.data.sets import average_precisions, open_data
 from moco.transfer.finetune import FineTune, finetune
 from moco.transfer.metrics.segmentation import mean_iou
 from moco.transfer.networks.classification import accuracies
@@ -27,6 +26,7 @@ from moco.transfer.params import Comparison
 from moco.transfer.pictures import detections_sheet, label_maps_sheet
 from moco.transfer.predict import detect, segment
 from moco.transfer.schedules import BoxSizes, LabelSizes
+from moco.transfer.sets import average_precisions, open_data
 from moco.transfer.settings import sizes_of
 from moco.transfer.tasks import TrainingSet
 

@@ -7,9 +7,10 @@ import pytest
 from moco import presets
 from moco.alarms import Validation, Watch, alarms, fell, leak_limit, numbers
 from moco.config import load_params
+from moco.training.monitor import validation_of
 
 SETTINGS = load_params(presets.FOLDER / "small.yaml").pretrain
-UNLABELLED = Validation(6000, 0)
+UNLABELLED = Validation(6000, 0, 512)
 WELL = {"top1": 0.4, "loss": 5.0, "chance": 8.3, "queue_fill": 1.0, "feature_std": 0.9}
 READ = {"knn_top1": 0.8, "spread": 0.6, "effective_rank": 60.0, "leak": 0.01}
 
@@ -24,7 +25,7 @@ def readings(*found: dict[str, float]) -> list[dict[str, float]]:
 
 
 def names(settings=SETTINGS, steps=(), read=(), images=6000) -> list[str]:
-    return [alarm.name for alarm in alarms(settings, Validation(6000, images), steps, read)]
+    return [alarm.name for alarm in alarms(settings, Validation(6000, images, 512), steps, read)]
 
 
 def test_a_run_that_goes_well_warns_of_nothing():
@@ -99,7 +100,7 @@ def test_no_momentum_is_recommended_to_a_mechanism_without_momentum_encoder(mech
 def test_each_kind_is_said_once_and_not_again_by_a_watch_that_has_seen_the_rows():
     rows, read = curves(4, feature_std=0.01), readings({"leak": 0.6}, {"leak": 0.7})
     assert names(steps=rows, read=read) == ["collapse", "leak"]
-    watch = Watch(SETTINGS, Validation(6000, 6000))
+    watch = Watch(SETTINGS, Validation(6000, 6000, 512))
     assert [alarm.name for row in rows[:20] for alarm in watch.step(row)] == ["collapse"]
     assert [alarm for row in rows[20:] for alarm in watch.step(row)] == []
 
@@ -114,5 +115,4 @@ def test_labels_are_not_needed_and_an_empty_cell_is_nan():
     ("images", "group", "limit"), [(6000, 64, 0.1), (6000, 4, 0.1), (58, 8, 0.189), (58, 64, 1.414)]
 )
 def test_a_leak_among_few_images_must_be_larger(images, group, limit):
-    settings = SETTINGS.model_copy(update={"bn_group_size": group})
-    assert leak_limit(settings, images) == pytest.approx(limit, abs=1e-3)
+    assert leak_limit(validation_of(images, 0, group).probed) == pytest.approx(limit, abs=1e-3)
