@@ -9,10 +9,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, Field, model_validator
 
+from moco.dictionary.kinds import Mechanism
 from moco.settings import Settings, read_yaml, validate
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -113,6 +114,14 @@ class Stream(Settings):
 class Pretrain(Settings):
     """Momentum Contrast: encoder, dictionary, views, optimization."""
 
+    moved: ClassVar[dict[str, str]] = {
+        "mechanism": "dictionary.kind",
+        "queue_size": "dictionary.size",
+        "momentum": "dictionary.momentum",
+        "momentum_schedule": "dictionary.momentum_schedule",
+        "symmetric": "dictionary.symmetric",
+    }
+
     images: Literal["all", "labelled", "unlabelled"] = Field(
         description="Which training images to learn from. Labels are never shown; the choice is for mixed sets, of which"
         " a part is curated."
@@ -135,24 +144,9 @@ class Pretrain(Settings):
         description="Projection head: linear (v1), 2-layer MLP with ReLU (v2), or 3-layer MLP with batch norm (v3)."
     )
     dim: int = Field(ge=2, description="Dimension of queries and keys.")
-    mechanism: Literal["momentum-queue", "memory-bank", "end-to-end", "momentum-batch"] = Field(
+    dictionary: Mechanism = Field(
         description="Where keys come from. momentum-queue: MoCo. memory-bank, end-to-end: its rivals (paper, figure 2)."
         " momentum-batch: a momentum encoder without queue, and a predictor, as in MoCo v3."
-    )
-    symmetric: bool = Field(
-        description="Each view is query and key in turn, at twice the work a step (the loss is the mean of both)."
-    )
-    queue_size: int = Field(
-        ge=1,
-        description="K: number of keys in the dictionary. memory-bank: of those drawn from it in a step. end-to-end and"
-        " momentum-batch have global_batch - 1 instead.",
-    )
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="m of the key encoder's update (paper, equation 2). memory-bank: of an image's key, in the mean with its"
-        " new query."
-    )
-    momentum_schedule: Literal["constant", "cosine"] = Field(
-        description="cosine: m rises to 1 over training, as the learning rate falls."
     )
     temperature: Positive = Field(description="tau of InfoNCE (paper, equation 1).")
     views: Views = Field(description="Augmentation.")
@@ -197,26 +191,12 @@ class Pretrain(Settings):
     @property
     def negatives(self) -> int:
         """Keys of other images that a query is compared with."""
-        in_batch = self.mechanism in ("end-to-end", "momentum-batch")
-        return self.global_batch - 1 if in_batch else self.queue_size
+        return self.global_batch - 1 if self.dictionary.in_batch else int(getattr(self.dictionary, "size"))  # noqa: B009
 
     @property
-    def views_per_image(self) -> int:
-        """How many views of an image a step needs."""
-        return 1 if self.mechanism == "memory-bank" else 2
-
-    @model_validator(mode="after")
-    def _mechanism_can_do_it(self) -> "Pretrain":
-        if self.mechanism in ("memory-bank", "end-to-end"):
-            for name, value, only in (
-                ("symmetric", self.symmetric, False),
-                ("momentum_schedule", self.momentum_schedule, "constant"),
-            ):
-                if value != only:
-                    raise ValueError(
-                        f"{name} ({value}) needs a momentum encoder; with mechanism {self.mechanism} it must be {only}"
-                    )
-        return self
+    def symmetric(self) -> bool:
+        """Whether each view is query and key in turn."""
+        return bool(getattr(self.dictionary, "symmetric", False))
 
     @model_validator(mode="after")
     def _batch_holds_as_many_of_each_lane(self) -> "Pretrain":

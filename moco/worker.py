@@ -9,12 +9,16 @@ import json
 import os
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
-from moco.cluster.launch import SUPERVISED
+from moco.cluster.agent import SUPERVISED
 from moco.errors import Interrupted, MocoError
 from moco.runs.checkpoints import newest_step
-from moco.runs.job import JOB, error_left, leave_error, read_job
+from moco.runs.job import error_left, leave_error
+
+JOBS = {"job.yaml": "moco.training.work", "transfer.yaml": "moco.transfer.trial"}
+"""The file that orders each kind of run -> the module whose `work(folder)` carries it out."""
 
 PATIENCE = 3
 """Restarts in a row from the same checkpoint after which the cause is taken to be the run itself."""
@@ -88,34 +92,14 @@ def train(folder: Path) -> None:
     """Train the run of a folder in this process and its peers, from the newest checkpoint to the end.
 
     Raises:
-        MocoError: as `moco.training.loop.pretrain`, or the job and the shards do not belong together.
+        MocoError: as of the loop, or the folder holds no job that is known.
         Interrupted: told to stop; a checkpoint is saved.
     """
-    from moco.cluster.machine import load_machine
-    from moco.images.index import open_split
-    from moco.images.subset import subset
-    from moco.processes import join, leave
-    from moco.runs.folder import training_hash
-    from moco.training.loop import Run, pretrain
-    from moco.training.monitor import Monitor
-
-    if not (folder / JOB).exists():
-        from moco.transfer import trial
-
-        if (folder / trial.JOB).exists():
-            trial.work(folder)
+    for job, module in JOBS.items():
+        if (folder / job).exists():
+            import_module(module).work(folder)
             return
-    job, machine = read_job(folder), load_machine()
-    labelled, val = open_split(job.shards, "train"), open_split(job.shards, "val")
-    images = subset(labelled, job.settings.images, job.settings.images_fraction, job.settings.seed)
-    name = training_hash(job.settings, images.data_hash)
-    monitor = Monitor(labelled, val, job.settings.seed)
-    processes = join(machine.device, machine.step_timeout_seconds)
-    try:
-        pretrain(Run(job.settings, images, monitor, folder, name, machine, processes))
-        processes.barrier()
-    finally:
-        leave()
+    raise MocoError(f"{folder}: holds no job ({', '.join(JOBS)}); `moco pretrain` or `moco launch` writes one")
 
 
 if __name__ == "__main__":

@@ -147,14 +147,13 @@ def run_stage(options: argparse.Namespace) -> None:
 def launch(options: argparse.Namespace) -> None:
     """Print the line or the manifest; stdout holds nothing else."""
     from moco.cluster.kubernetes import train_job
-    from moco.cluster.launch import line_of
-    from moco.images.index import open_split
+    from moco.runs.job import Job, write_job
     from moco.training.setup import check
-    from pipelines.pretrain import order, processes_per_host
+    from pipelines.pretrain import run_of
 
-    params = load_params(options.params, options.set)
-    folder, machine = order(params)
-    processes = processes_per_host(params.pretrain, machine)
+    run = run_of(load_params(options.params, options.set))
+    machine, folder = run.machine, run.folder
+    write_job(folder, Job(run.settings, str(stage.SHARDS)))
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())  # other hosts may have the project elsewhere
     if options.render == "kubernetes":
@@ -163,17 +162,13 @@ def launch(options: argparse.Namespace) -> None:
                 "machine.yaml: has no section kubernetes (image, volume_claim, …); docs/kubernetes.md shows one"
             )
         processes = machine.kubernetes.gpus_per_node or machine.processes or 1
-        images = len(open_split(stage.SHARDS, "train"))
-        check(params.pretrain, images, machine.kubernetes.nodes * processes)
+        check(run.settings, len(run.images), machine.kubernetes.nodes * processes)
         print(train_job(machine.kubernetes, folder.name, str(folder), processes), end="")
         return
-    if machine.launcher == "slurm":
-        raise MocoError(
-            "machine.yaml: launcher = slurm submits a job by itself: `moco pretrain`; set launcher: torchrun for lines"
-        )
-    hosts = "on this host" if machine.hosts() == (1, 1) else "on every host"
+    line = machine.launcher.line(folder, run.processes_per_host)
+    hosts = "on this host" if machine.launcher.hosts() == (1, 1) else "on every host"
     print(f"{hosts}, in the project's folder:", file=sys.stderr)
-    print(line_of(folder, machine, processes))
+    print(line)
 
 
 def embed(options: argparse.Namespace) -> None:
@@ -248,15 +243,11 @@ def preset(options: argparse.Namespace) -> None:
 
 def encoders(options: argparse.Namespace) -> None:
     """List the architectures."""
-    from torch import device
+    from moco.encoders.build import encoder_names, size_of
 
-    from moco.encoders.resnet import ARCHITECTURES, ResNet
-
-    with device("meta"):  # counts weights without making them
-        for name in ARCHITECTURES:
-            network = ResNet(name)
-            weights = sum(parameter.numel() for parameter in network.parameters())
-            print(f"{name:<16} {network.feature_dim:>5} features  {weights / 1e6:>6.1f} M weights")
+    for name in encoder_names():
+        weights, features = size_of(name)
+        print(f"{name:<16} {features:>5} features  {weights / 1e6:>6.1f} M weights")
 
 
 def verify(options: argparse.Namespace) -> None:

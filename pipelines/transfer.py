@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from moco import tracking
-from moco.cluster.launch import run_here
+from moco.cluster.launcher import Work
 from moco.cluster.machine import Machine, load_machine
 from moco.errors import MocoError
 from moco.processes import join
@@ -63,21 +63,23 @@ def _finished(trial: Trial, sets: Sets, machine: Machine) -> Path:
         if (folder / FINISHED).exists():
             print(f"transfer: done before, in {folder.name}", flush=True)
             return folder
-        processes = _processes(trial.comparison, machine)
-        if processes == 1 and machine.launcher == "local":
-            run_trial(trial, sets, initial, folder, machine, join(machine.device))
-        else:
-            write_job(folder, trial)
-            run_here(folder, machine, processes)
+        write_job(folder, trial)
+        work = Work(
+            folder,
+            _processes(trial.comparison, machine),
+            lambda: run_trial(trial, sets, initial, folder, machine, join(machine.device)),
+            lambda: (folder / FINISHED).exists(),
+        )
+        machine.launcher.run(work, None)
     return folder
 
 
 def _processes(comparison: Comparison, machine: Machine) -> int:
     """Training processes on this host: as machine.yaml says, else one a GPU as far as the batch can be shared."""
-    if machine.launcher == "slurm":
+    if machine.launcher.kind == "slurm":
         raise MocoError(
-            "machine.yaml: launcher = slurm submits pretraining only; run this command within a job (sbatch, srun), with"
-            " launcher: local"
+            "machine.yaml: launcher.kind = slurm submits pretraining only; run this command within a job (sbatch, srun), with"
+            " launcher: {kind: local}"
         )
     if machine.processes is not None:
         return machine.processes

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from moco.dictionary.protocol import Batch
 from moco.dictionary.shuffle_bn import from_slots, to_slots
-from moco.encoders.batch_norm import parts
+from moco.encoders.batch_norm import micro_batches
 from moco.encoders.normalize import normalize
 
 
@@ -42,6 +42,7 @@ class MomentumEncoder(nn.Module):
         """Keys of a view of the step's images: B x C of length 1, encoded in the company that the shuffle gives them."""
         shuffled = to_slots(batch.views[view], batch.positions, batch.processes)  # N x 3 x S x S
         slots = [
-            self.encoder_k(normalize(shuffled[part])) for part in parts(self.encoder_k, batch.count, batch.at_once)
+            self.encoder_k(normalize(shuffled[part]))
+            for part in micro_batches(self.encoder_k, batch.count, batch.micro_batch_size)
         ]
         return from_slots(torch.cat(slots), batch.positions, batch.processes)

@@ -18,13 +18,13 @@ class Batch:
     """What one process works on in a step.
 
     Attributes:
-        views: V tensors N x 3 x S x S, uint8 as the loader yields them or already normalized; process r holds
-            the r-th slice of the global batch of B = N x world_size images.
+        views: V tensors N x 3 x S x S, uint8 as the loader yields them or already normalized;
+            process r holds the r-th slice of the global batch of B = N x world_size images.
         samples: int64 [B], which training image each position of the global batch is.
         positions: int64 [B], which position each slot of the shuffled key batch encodes.
         step: counted from 0 over the whole run.
         processes: this process and its peers.
-        at_once: images that are encoded together, whole batch-norm groups of them; None: all N.
+        micro_batch_size: images that are encoded together, whole batch-norm groups; None: all N.
     """
 
     views: Tensor | Sequence[Tensor]
@@ -32,7 +32,7 @@ class Batch:
     positions: Integers
     step: int
     processes: Processes
-    at_once: int | None = None
+    micro_batch_size: int | None = None
 
     @property
     def count(self) -> int:
@@ -45,14 +45,28 @@ class Batch:
         return self.processes.rank * self.count
 
 
+@dataclass(frozen=True)
+class Keys:
+    """The keys of a step.
+
+    Attributes:
+        positives: for each way (`MoCo.ways`) B x C, the keys of the step's own images, the same on
+            every process.
+        negatives: K x C, keys of other images; None: the batch's other keys.
+    """
+
+    positives: Sequence[Tensor]
+    negatives: Tensor | None
+
+
 class Dictionary(Protocol):
-    """A mechanism of the paper's figure 2. Implementations are modules: what they hold is saved with the run."""
+    """A mechanism of the paper's figure 2. Implementations are modules: their state is saved with the run."""
 
     def update_encoder(self, encoder_q: nn.Module) -> None:
         """Move what follows the query encoder; called first in every step."""
 
     def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:
-        """The keys of the step's own images, B x C in the order of positions, the same on every process.
+        """Give the keys of the step's own images, B x C in the order of positions, the same on every process.
 
         Args:
             batch: of the step.
@@ -61,7 +75,7 @@ class Dictionary(Protocol):
         """
 
     def negatives(self, batch: Batch) -> Tensor | None:
-        """K x C keys of other images; None: the negatives of an image are the batch's other keys."""
+        """Give K x C keys of other images; None: the negatives of an image are the batch's other keys."""
 
     def enqueue(self, batch: Batch, keys: Sequence[Tensor], queries: Tensor) -> None:
         """Take in what the step has made; called after backward.
@@ -69,5 +83,5 @@ class Dictionary(Protocol):
         Args:
             batch: of the step.
             keys: what `look_up` gave, for each view that it was asked for.
-            queries: N x C without gradient.
+            queries: N x C without gradient, of the first way.
         """

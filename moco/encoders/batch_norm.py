@@ -20,7 +20,7 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
 
     The running statistics move once a batch, by the mean of the groups' statistics. They are linear in
     those, so averaging them over processes gives what one process with all groups would hold. A batch may
-    come in parts (`take_part`). Parameters and state are named as in `nn.BatchNorm2d`.
+    come in parts (`set_batch_part`). Parameters and state are named as in `nn.BatchNorm2d`.
 
     Args:
         num_features: C, channels.
@@ -93,7 +93,7 @@ def split_batch_norm(model: nn.Module, group_size: int) -> nn.Module:
     return split.to(model.weight.device)
 
 
-def take_part(model: nn.Module, first: bool, share: float) -> None:
+def set_batch_part(model: nn.Module, first: bool, share: float) -> None:
     """Tell a model's batch norms what the next call holds, so that parts move the statistics as the whole would.
 
     Args:
@@ -106,20 +106,20 @@ def take_part(model: nn.Module, first: bool, share: float) -> None:
             module.first_part, module.share = first, share
 
 
-def parts(model: nn.Module, count: int, at_once: int | None) -> Iterator[slice]:
+def micro_batches(model: nn.Module, count: int, micro_batch_size: int | None) -> Iterator[slice]:
     """Slices of a batch of `count` images to be encoded one after the other; the batch norms are told which one comes.
 
     Args:
         model: the encoder.
         count: images of the batch.
-        at_once: images of a slice, whole groups of them; None: all.
+        micro_batch_size: images of a slice, whole groups of them; None: all.
     """
-    at_once = at_once or count
-    for first in range(0, count, at_once):
-        part = slice(first, min(first + at_once, count))
-        take_part(model, first == 0, (part.stop - first) / count)
+    micro_batch_size = micro_batch_size or count
+    for first in range(0, count, micro_batch_size):
+        part = slice(first, min(first + micro_batch_size, count))
+        set_batch_part(model, first == 0, (part.stop - first) / count)
         yield part
-    take_part(model, True, 1.0)
+    set_batch_part(model, True, 1.0)
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def averaged_running_statistics(model: nn.Module, processes: Processes) -> Itera
     Yields:
         float32, world_size x n: every process's statistics, for `set_running_statistics`.
     """
-    own = torch.cat([buffer.flatten() for buffer in _running_statistics(model)])
+    own = _flat_statistics(model)
     rows = processes.gather(own[None])
     set_running_statistics(model, rows.mean(dim=0) if processes.world_size > 1 else own)
     try:
@@ -150,3 +150,9 @@ def set_running_statistics(model: nn.Module, values: Tensor) -> None:
 
 def _running_statistics(model: nn.Module) -> list[Tensor]:
     return [buffer for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
+
+
+def _flat_statistics(model: nn.Module) -> Tensor:
+    """All running statistics in one row; empty for a network without batch norm."""
+    buffers = [buffer.flatten() for buffer in _running_statistics(model)]
+    return torch.cat(buffers) if buffers else next(model.parameters()).new_empty(0)

@@ -5,7 +5,6 @@ import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moco.encoders.resnet import ARCHITECTURES, ResNet
+from moco.encoders.build import shapes_of
+from moco.encoders.resnet import ARCHITECTURES
 from moco.errors import MocoError
 
 _ROOTS = ("state_dict", "model", "backbone")
@@ -62,14 +62,6 @@ def read_encoder(path: Path) -> ForeignEncoder:
             weights.setdefault(name, torch.zeros((), dtype=torch.int64))
     weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
     return ForeignEncoder(architecture, stem, weights)
-
-
-@cache
-def shapes_of(architecture: str, stem: str) -> dict[str, tuple[int, ...]]:
-    """Shape of every entry of that network's state dict."""
-    with torch.device("meta"):
-        state = ResNet(architecture, stem).state_dict()
-    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def _load(path: Path) -> Mapping[str, Any]:

@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from moco.encoders.build import build_encoder
 from moco.encoders.normalize import normalize
 from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
+from moco.files import write_bytes, write_json
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,9 @@ def save_encoder(folder: Path | str, backbone: nn.Module, spec: EncoderSpec) -> 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-    part = folder / "encoder.safetensors.part"
-    part.write_bytes(save(weights, metadata={"format": "pt"}))  # save_file would make it readable by its owner alone
-    part.replace(folder / "encoder.safetensors")
-    (folder / "encoder.json").write_text(json.dumps(asdict(spec), indent=2) + "\n", encoding="utf-8")
+    # save_file would make it readable by its owner alone
+    write_bytes(folder / "encoder.safetensors", save(weights, metadata={"format": "pt"}))
+    write_json(folder / "encoder.json", asdict(spec))
 
 
 def load_encoder(folder: Path | str, device: torch.device | str = "cpu") -> FrozenEncoder:
@@ -89,7 +90,7 @@ def load_encoder(folder: Path | str, device: torch.device | str = "cpu") -> Froz
         values = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
         spec = EncoderSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
         weights = load_file(folder / "encoder.safetensors")
-        backbone = ResNet(spec.architecture, spec.stem)
+        backbone = build_encoder(spec.architecture, spec.stem)
         backbone.load_state_dict(weights)
     except FileNotFoundError as error:
         raise MocoError(
@@ -106,5 +107,5 @@ def random_encoder(spec: EncoderSpec, seed: int) -> FrozenEncoder:
     """The same architecture with untrained weights, the baseline that every result stands beside."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = ResNet(spec.architecture, spec.stem)
+        backbone = build_encoder(spec.architecture, spec.stem)
     return FrozenEncoder(backbone, EncoderSpec(**{**asdict(spec), "training_hash": "random"}))

@@ -3,13 +3,13 @@
 Parameter names are torchvision's, so that state dicts travel both ways.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from moco.encoders.batch_norm import GroupBatchNorm2d
-from moco.errors import MocoError
 
 Norm = Callable[[int], nn.Module]
 
@@ -115,7 +115,7 @@ class ResNet(nn.Module):
 
     def __init__(self, name: str, stem: str = "imagenet", bn_group_size: int | None = None) -> None:
         super().__init__()
-        architecture = find_architecture(name)
+        architecture = ARCHITECTURES[name]
 
         def norm(channels: int) -> nn.Module:
             return GroupBatchNorm2d(channels, bn_group_size)
@@ -147,17 +147,45 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images N x 3 x H x W, normalized, to features N x D."""
+        """Encode images N x 3 x H x W, normalized, as features N x D."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for number in range(1, self.depth + 1):
             x = getattr(self, f"layer{number}")(x)
         return self.avgpool(x).flatten(1)
 
+    def stages(self, last: int) -> "Stages":
+        """Give a copy of stages 1 … `last` (res2 … res5 in Detectron's count) that hands out each one's features."""
+        return Stages(self, last)
 
-def find_architecture(name: str) -> Architecture:
-    """The architecture of that name, or one line that lists the names."""
-    if name not in ARCHITECTURES:
-        raise MocoError(
-            f"pretrain.encoder = {name!r} is no known architecture; choose one of {', '.join(ARCHITECTURES)}"
-        )
-    return ARCHITECTURES[name]
+
+class Stages(nn.Module):
+    """The first stages of a network, each of which hands out its features.
+
+    Args:
+        network: is copied, not used up.
+        last: number of the last stage, 1 … 4.
+
+    Attributes:
+        channels: of each stage's output.
+        strides: of each stage's output, in pixels of the image.
+    """
+
+    def __init__(self, network: ResNet, last: int) -> None:
+        super().__init__()
+        network = copy.deepcopy(network)
+        self.conv1, self.bn1, self.relu = network.conv1, network.bn1, network.relu
+        self.maxpool = network.maxpool
+        stem_stride = self.conv1.stride[0] * (2 if isinstance(self.maxpool, nn.MaxPool2d) else 1)
+        self.strides = [stem_stride * 2**number for number in range(last)]
+        self.channels = [network.feature_dim // 2 ** (network.depth - number) for number in range(1, last + 1)]
+        for number in range(1, last + 1):
+            self.add_module(f"layer{number}", network.get_submodule(f"layer{number}"))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Encode images N x 3 x H x W, normalized, as N x C x H' x W' of each stage, the finest first."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        features = []
+        for number in range(1, len(self.strides) + 1):
+            x = self.get_submodule(f"layer{number}")(x)
+            features.append(x)
+        return features

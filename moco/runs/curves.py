@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+from moco.files import whole_file
+
 
 class Curve:
     """A CSV file that grows by rows.
@@ -16,12 +18,10 @@ class Curve:
     def __init__(self, path: Path, columns: list[str], upto: int) -> None:
         self.path, self.columns = path, columns
         kept = [row for row in read_rows(path) if int(row[columns[0]]) <= upto]
-        part = path.with_name(path.name + ".part")
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(kept)
-        part.replace(path)
 
     def add(self, row: dict[str, float | int]) -> None:
         """Append one row; numbers keep every digit, so that equal runs give equal files."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from pydantic import ValidationError
 
 from moco.config import Pretrain
 from moco.errors import MocoError
-from moco.settings import describe, read_yaml
+from moco.files import write_text
+from moco.settings import read_yaml, validate
 
 JOB, ERROR = "job.yaml", "error.json"
 
@@ -32,11 +32,8 @@ class Job:
 def write_job(folder: Path, job: Job) -> None:
     """Leave the order in the run's folder; an error of an earlier start is forgotten."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / (JOB + ".part")
-    part.write_text(
-        yaml.safe_dump({"shards": job.shards, "pretrain": job.settings.model_dump(mode="json")}), encoding="utf-8"
-    )
-    part.replace(folder / JOB)
+    values = {"shards": job.shards, "pretrain": job.settings.model_dump(mode="json")}
+    write_text(folder / JOB, yaml.safe_dump(values))
     (folder / ERROR).unlink(missing_ok=True)
 
 
@@ -51,9 +48,7 @@ def read_job(folder: Path) -> Job:
         raise MocoError(f"{path}: no such file; `moco pretrain` or `moco launch` in the project's folder writes it")
     values = read_yaml(path)
     try:
-        return Job(Pretrain.model_validate(values["pretrain"]), str(values["shards"]))
-    except ValidationError as error:
-        raise MocoError(f"{path}: " + "; ".join(describe(item) for item in error.errors())) from None
+        return Job(validate(values["pretrain"], str(path), Pretrain), str(values["shards"]))
     except KeyError as error:
         raise MocoError(f"{path}: {error} is missing; delete it and start the run again") from None
 

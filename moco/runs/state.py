@@ -8,21 +8,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import nn
 
-from moco.config import Pretrain
-from moco.encoders.batch_norm import set_running_statistics
+from moco.encoders.batch_norm import averaged_running_statistics, set_running_statistics
 from moco.errors import MocoError
 from moco.files import exclusive
-from moco.images import fused_views
-from moco.images.plan import EpochPlan
-from moco.images.stream_plan import StreamPlan
-from moco.momentum_contrast import MoCo
 from moco.processes import Processes
 from moco.runs import checkpoints
-
-PLAIN, COMPILED = "opencv-numba", "compiled"
-"""Who paints the views: the plain libraries, or `moco.images.fused_views`."""
 
 CURVES = ("curves.csv", "readings.csv", "speed.csv")
 LOCK_SECONDS = 60.0
@@ -76,59 +68,61 @@ def same_run(name: str, processes: Processes) -> None:
             )
 
 
-def state_of(
-    model: MoCo,
+def save(
+    folder: Path,
+    done: int,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    step: int,
-    plan: EpochPlan | StreamPlan,
-    settings: Pretrain,
-    statistics: Tensor,
-    painter: str,
-    bf16: bool,
-) -> dict[str, Any]:
-    """Everything that is not a function of the settings and the step, and where in the plan the run stands.
+    processes: Processes,
+    writer: bool,
+    keep: int,
+    about: dict[str, Any],
+) -> None:
+    """Write a checkpoint with running statistics averaged over the processes; all of them must call this.
 
     Args:
-        model: with averaged running statistics.
-        optimizer: of the query encoder.
-        step: steps done.
-        plan: of the run.
-        settings: of the run.
-        statistics: every process's own running statistics, world_size x n.
-        painter: of the views, from `painter_of`.
-        bf16: whether the encoders run in bfloat16, which `precision: auto` leaves to the processor.
+        folder: the run's, on this host.
+        done: steps done.
+        model: everything that is trained or kept.
+        optimizer: of the model.
+        processes: this process and its peers.
+        writer: whether this process writes there.
+        keep: newest checkpoints that are kept.
+        about: plain values beside the state: settings, place in the plan, …
+
+    Raises:
+        MocoError: the disk is full or not writable.
     """
-    epoch, position = divmod(step, plan.steps_per_epoch)
-    return {
-        "step": step,
-        "epoch": epoch,
-        "position": position * settings.global_batch,
-        "loader": {"order": "stream" if settings.stream else "index", "views": painter},
-        "precision": "bf16" if bf16 else "fp32",
-        "model": model.state_dict(),
-        "running_statistics": statistics,
-        "optimizer": optimizer.state_dict(),
-        "settings": settings.model_dump(mode="json"),
-    }
+    with averaged_running_statistics(model, processes) as statistics:
+        if writer:
+            state = {"model": model.state_dict(), "running_statistics": statistics, "optimizer": optimizer.state_dict()}
+            checkpoints.save(folder, done, {"step": done, **about, **state}, keep)
+    processes.barrier()  # a slow disk is waited for here, not within a step
 
 
 def resume(
-    folder: Path, model: MoCo, optimizer: torch.optim.Optimizer, processes: Processes, writer: bool
-) -> tuple[int, str | None]:
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes, writer: bool
+) -> dict[str, Any] | None:
     """Load the newest checkpoint that any host can read; hosts without it receive it, and the curves so far.
 
     Args:
         folder: the run's, on this host.
+        model: receives its state.
+        optimizer: receives its state.
+        processes: this process and its peers, all of which call this.
         writer: whether this process writes there.
 
     Returns:
-        Steps done, and who painted the views; 0 and None where no host has a checkpoint.
+        The checkpoint; None where no host has one.
+
+    Raises:
+        MocoError: a host could not receive the checkpoint.
     """
     found = checkpoints.load_newest(folder, say=writer)
     steps = processes.gather_objects(int(found["step"]) if found else -1)
     newest = max(steps)
     if newest < 0:
-        return 0, None
+        return None
     if min(steps) < newest:
         source = steps.index(newest)
         name = checkpoints.name_of(newest)
@@ -145,24 +139,8 @@ def resume(
     if len(found["running_statistics"]) == processes.world_size:
         set_running_statistics(model, found["running_statistics"][processes.rank])
     optimizer.load_state_dict(found["optimizer"])
-    return newest, str(found["loader"]["views"])
-
-
-def painter_of(before: str | None, processes: Processes) -> str:
-    """Who paints the views, the same on every process and, if it can be had, as before the run was broken off.
-
-    Two painters round differently, so that single pixels of their views differ by a level or two.
-    """
-    everywhere = all(processes.gather_objects(fused_views.available()))
-    painter = before or (COMPILED if everywhere else PLAIN)
-    if painter == COMPILED and not everywhere:
-        painter = PLAIN
-    if before not in (None, painter) and processes.first:
-        print(
-            f"pretrain: the checkpoint's views were {before}, which is not built on every host; from here on they are {painter}, and single pixels differ",
-            flush=True,
-        )
-    return painter
+    processes.barrier()  # nobody touches the curves before everyone has read the checkpoint
+    return found
 
 
 def _spread(path: Path, source: int, processes: Processes) -> bytes:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from moco import presets
 from moco.config import Params, Seed
 from moco.errors import MocoError
-from moco.settings import Settings, describe, read_yaml, validate
+from moco.settings import Settings, read_yaml, validate
 
 FOLDER = Path("studies")
 SECTIONS = ("fetch", "shard", "pretrain", "linear")
@@ -95,16 +95,16 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _places_are_on_the_axis(self) -> "Study":
-        from moco.encoders.resnet import ARCHITECTURES
+        from moco.encoders.build import encoder_names
 
         for x in [
             *(point.x for grid in self.scales.values() for point in grid.runs),
             *(x for entry in self.published for x in entry.values),
         ]:
             if self.axis.kind == "parameters":
-                if x not in ARCHITECTURES:
+                if x not in encoder_names():
                     raise ValueError(
-                        f"x = {x!r} is no encoder, and a parameters axis has no place for others; choose one of {', '.join(ARCHITECTURES)}"
+                        f"x = {x!r} is no encoder, and a parameters axis has no place for others; choose one of {', '.join(encoder_names())}"
                     )
             elif self.axis.kind != "categories" and (isinstance(x, str) or (self.axis.kind != "linear" and x <= 0)):
                 raise ValueError(f"x = {x!r} has no place on a {self.axis.kind} axis")
@@ -174,10 +174,7 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
     if not path.exists():
         known = ", ".join(names(folder)) or "none"
         raise MocoError(f"{path}: no such study; there are: {known}")
-    try:
-        return Study.model_validate(read_yaml(path))
-    except ValidationError as error:
-        raise MocoError(f"{path}: " + "; ".join(describe(item) for item in error.errors())) from None
+    return validate(read_yaml(path), str(path), Study)
 
 
 def runs_of(name: str, study: Study, scale: Scale, seeds: list[int] | None = None) -> list[Run]:
@@ -216,13 +213,9 @@ def place(kind: str, x: X, encoder: str, stem: str) -> float | None:
         For `parameters`, millions of parameters of the backbone.
     """
     if kind == "parameters":
-        import torch
+        from moco.encoders.build import size_of
 
-        from moco.encoders.resnet import ResNet
-
-        with torch.device("meta"):  # counts weights without making them
-            network = ResNet(encoder, stem)
-        return sum(parameter.numel() for parameter in network.parameters()) / 1e6
+        return size_of(encoder, stem)[0] / 1e6
     return None if kind == "categories" else float(x)
 
 

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from moco.config import Views
-from moco.dictionary import EndToEnd, MomentumQueue, info_nce, info_nce_in_batch
+from moco.config import Pretrain, Views
+from moco.dictionary.end_to_end import EndToEnd
+from moco.dictionary.info_nce import info_nce, info_nce_in_batch
 from moco.dictionary.momentum_encoder import MomentumEncoder
+from moco.dictionary.momentum_queue import MomentumQueue
 from moco.encoders.normalize import normalize
 from moco.images.index import ShardSet
 from moco.images.loader import as_images, views_of
@@ -47,6 +49,11 @@ class LeakProbe:
     group_size: int
     seed: int
     compiled: bool
+
+    @classmethod
+    def of(cls, settings: Pretrain, images: ShardSet, compiled: bool) -> "LeakProbe":
+        """Make the probe of a run: its views, of the images of a validation split."""
+        return cls(images, settings.views, settings.image_size, settings.bn_group_size, settings.seed, compiled)
 
     def __call__(self, model: MoCo, autocast: torch.autocast) -> float | None:
         """The leak of a model, as `leak`; None where it has no keys to shuffle, or there are not two groups of images.

@@ -1,8 +1,6 @@
 """What a run says of itself while it goes: curves on disk, a progress line, and when to stop for good."""
 
 import math
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +15,9 @@ from moco.images.stream_plan import StreamPlan
 from moco.processes import Processes
 from moco.progress import Progress
 from moco.runs.curves import Curve, read_rows
+from moco.runs.steps import Pace
 from moco.training.monitor import Reading
+from moco.training.run import Run
 
 CURVES = ["step", "epoch", "loss", "chance", "top1", "top5", "queue_fill", "learning_rate", "feature_std"]
 SPEED = ["step", "images_per_second", "waiting_share"]
@@ -26,53 +26,38 @@ WAITING = 0.05
 """Share of the time spent waiting for images above which the run says what to change."""
 
 
-class Record:
-    """Gathers the figures of an interval of steps, averages them over the processes and writes them.
+class Log:
+    """Gather the figures of an interval of steps, average them over the processes and write them.
 
     Args:
-        settings: of the run.
+        run: the run.
         plan: of the run; gives its length.
-        folder: holds curves.csv, speed.csv and readings.csv.
         first: steps done before; later rows are dropped, they will come again.
         processes: this process and its peers.
-        writer: whether this process writes into the folder.
+        writer: whether this process writes into the run's folder.
         remedy: what to change if training waits for images.
-        watch: raises the alarms; it is shown the rows from before.
     """
 
     def __init__(
-        self,
-        settings: Pretrain,
-        plan: EpochPlan | StreamPlan,
-        folder: Path,
-        first: int,
-        processes: Processes,
-        writer: bool,
-        remedy: str,
-        watch: Watch,
+        self, run: Run, plan: EpochPlan | StreamPlan, first: int, processes: Processes, writer: bool, remedy: str
     ) -> None:
         self.remedy, self._intervals = remedy, 0
-        self.settings, self.plan, self.processes = settings, plan, processes
-        self.total = plan.steps_per_epoch * settings.epochs
-        self.chance = float(np.log1p(settings.negatives))
+        self.settings, self.plan, self.processes, self.total = run.settings, plan, processes, run.total
+        self.chance = float(np.log1p(run.settings.negatives))
         self.progress = Progress("pretrain", self.total)
-        self.writers: tuple[Curve, Curve, Curve] | None = None
+        self.watch = Watch(run.settings, run.monitor.validation(run.settings.bn_group_size))
+        self.curves: tuple[Curve, Curve, Curve] | None = None
         if writer:
-            self.writers = (
-                Curve(folder / "curves.csv", CURVES, upto=first),
-                Curve(folder / "speed.csv", SPEED, upto=first),
-                Curve(folder / "readings.csv", READINGS, upto=first // plan.steps_per_epoch),
+            self.curves = (
+                Curve(run.folder / "curves.csv", CURVES, upto=first),
+                Curve(run.folder / "speed.csv", SPEED, upto=first),
+                Curve(run.folder / "readings.csv", READINGS, upto=first // plan.steps_per_epoch),
             )
-            before = ([numbers(row) for row in read_rows(curve.path)] for curve in self.writers[::2])
-            replay(watch, *before)  # what was said before is not said again
-        self.watch = watch
-        self._begin()
-
-    def _begin(self) -> None:
+            before = ([numbers(row) for row in read_rows(curve.path)] for curve in self.curves[::2])
+            replay(self.watch, *before)  # what was said before is not said again
         self._steps: list[Tensor] = []  # per step: loss, top-1, top-5
-        self._began, self.waiting = time.monotonic(), 0.0
 
-    def step(self, done: int, contrast: Contrast, queries: Tensor, rate: float) -> None:
+    def step(self, done: int, contrast: Contrast, queries: Tensor, rate: float, pace: Pace) -> None:
         """Add a step; at the end of an interval, write it.
 
         Raises:
@@ -83,7 +68,7 @@ class Record:
         if done % self.settings.log_every_steps and done != self.total:
             return
         moments = torch.cat([queries.mean(dim=0), queries.square().mean(dim=0)])
-        waited = moments.new_tensor([self.waiting])
+        waited = moments.new_tensor([pace.waited])
         figures = torch.cat([torch.stack(self._steps).flatten(), moments, waited])
         together = self.processes.mean_(figures, self.processes.in_step).cpu().double().numpy()
         steps, moments_of_all, waited_by_all = np.split(together, [3 * len(self._steps), len(together) - 1])
@@ -103,11 +88,11 @@ class Record:
             "learning_rate": rate,
             "feature_std": feature_std,
         }
-        seconds = time.monotonic() - self._began
-        speed, waiting = (len(self._steps) * self.settings.global_batch / seconds, float(waited_by_all[0]) / seconds)
-        if self.writers:
-            self.writers[0].add(row)
-            self.writers[1].add({"step": done, "images_per_second": speed, "waiting_share": waiting})
+        seconds = pace.seconds
+        speed, waiting = len(self._steps) * self.settings.global_batch / seconds, float(waited_by_all[0]) / seconds
+        if self.curves:
+            self.curves[0].add(row)
+            self.curves[1].add({"step": done, "images_per_second": speed, "waiting_share": waiting})
         if self.processes.first:
             self.progress.update(
                 done,
@@ -120,7 +105,8 @@ class Record:
                 print(f"pretrain: {waiting:.0%} of the time is spent waiting for images; {self.remedy}", flush=True)
                 self.remedy = ""  # once is enough
             _say(self.watch.step(row))
-        self._begin()
+        self._steps = []
+        pace.restart()
 
     def reading(self, epoch: int, found: Reading, leak: float | None) -> None:
         """Add a reading after an epoch; what was not measured leaves its cell empty."""
@@ -131,18 +117,14 @@ class Record:
             "leak": leak,
         }
         row = {"epoch": epoch, **{name: value for name, value in values.items() if value is not None}}
-        if self.writers:
-            self.writers[2].add(row)
+        if self.curves:
+            self.curves[2].add(row)
         if self.processes.first:
             knn = f"kNN on validation {found.knn_top1:.1%}, " if found.knn_top1 is not None else ""
             by_norm = f", BN leak {100 * leak:+.1f} points" if leak is not None else ""
             shape = f"spread {found.spread:.2f}, effective rank {found.effective_rank:.1f}"
             print(f"pretrain: epoch {epoch}: {knn}{shape}{by_norm}", flush=True)
             _say(self.watch.reading({name: row.get(name, math.nan) for name in READINGS}))
-
-    def paused(self, seconds: float) -> None:
-        """Leave time that was not training out of the speed."""
-        self._began += seconds
 
 
 def _say(alarms: list[Alarm]) -> None:
@@ -152,9 +134,9 @@ def _say(alarms: list[Alarm]) -> None:
 
 def queue_fill(settings: Pretrain, images: int, done: int) -> float:
     """Share of the dictionary's keys that are real ones after some steps, and not the random ones it began with."""
-    if settings.mechanism in ("end-to-end", "momentum-batch"):
+    if settings.dictionary.fills is None:
         return 1.0
-    size = images if settings.mechanism == "memory-bank" else settings.queue_size
+    size = images if settings.dictionary.fills == "images" else settings.negatives
     return min(1.0, done * settings.global_batch * (1 + settings.symmetric) / size)
 
 

@@ -1,181 +1,142 @@
 """Pretraining, top to bottom."""
 
-import time
-from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
-from moco.alarms import Watch
-from moco.cluster.machine import Machine
-from moco.config import Pretrain
-from moco.dictionary import Batch
+from moco.dictionary.info_nce import Contrast
 from moco.dictionary.momentum_encoder import MomentumEncoder
+from moco.dictionary.protocol import Batch, Encode
 from moco.dictionary.shuffle_bn import positions_of_slots
-from moco.encoders.batch_norm import averaged_running_statistics
-from moco.encoders.resnet import ResNet
-from moco.errors import Interrupted
-from moco.images.index import ShardSet
-from moco.images.loader import ViewBatches, steps
-from moco.processes import Processes
-from moco.runs import checkpoints
-from moco.runs.agreement import Agreement, stop_requests
-from moco.runs.state import COMPILED, painter_of, resume, same_run, state_of, writing
+from moco.encoders.batch_norm import averaged_running_statistics, micro_batches
+from moco.encoders.normalize import normalize
+from moco.images.loader import steps
+from moco.momentum_contrast import MoCo
+from moco.processes import Processes, keep_freed_memory, use_bf16
+from moco.runs import state
+from moco.runs.steps import Steps
+from moco.training import setup
 from moco.training.leak import LeakProbe
-from moco.training.log import Record
-from moco.training.monitor import Monitor
+from moco.training.log import Log
+from moco.training.run import Run
 from moco.training.schedules import learning_rate, momentum
-from moco.training.setup import (
-    at_once,
-    average_gradients,
-    build,
-    check,
-    images_in_order,
-    keep_freed_memory,
-    remedy_for_waiting,
-    sgd,
-    specification,
-    use_bf16,
-)
 
 
-@dataclass(frozen=True)
-class Run:
-    """What one training run works on.
-
-    Attributes:
-        settings: everything that decides the result.
-        images: training images.
-        monitor: reads the features on the validation split.
-        folder: untracked; holds checkpoints and curves, and names the run (it belongs to these settings and data).
-        name: hash of settings and data; every process must have the same.
-        machine: workers, memory and checkpoint intervals.
-        processes: this process and its peers.
-    """
-
-    settings: Pretrain
-    images: ShardSet
-    monitor: Monitor
-    folder: Path
-    name: str
-    machine: Machine
-    processes: Processes
-
-
-def pretrain(run: Run) -> None:
+def pretrain(run: Run, processes: Processes) -> None:
     """Train from the newest checkpoint in the run's folder, or from the start, to the last epoch.
 
     The last checkpoint is the result; its running statistics are averaged over the processes.
 
     Raises:
-        MocoError: too few images, a process that cannot hold whole batch-norm groups, a loss that is not finite.
+        MocoError: too few images, a process that cannot hold whole batch-norm groups, a loss that is
+            not finite.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
         RuntimeError: a peer is gone or silent.
     """
-    check(run.settings, len(run.images), run.processes.world_size)
-    same_run(run.name, run.processes)
-    with writing(run.folder, run.processes) as writer:
-        _pretrain(run, writer)
+    setup.check(run.settings, len(run.images), processes.world_size)
+    state.same_run(run.name, processes)
+    with state.writing(run.folder, processes) as writer:
+        _pretrain(run, processes, writer)
 
 
-def _pretrain(run: Run, writer: bool) -> None:
-    settings, processes, machine = run.settings, run.processes, run.machine
-    together = at_once(settings, processes.world_size, machine.max_batch_per_process)
-    every = processes.gather_objects(machine.checkpoint_every_steps)[0]
+def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
+    settings, machine, total, device = run.settings, run.machine, run.total, processes.device
     keep_freed_memory()
     torch.backends.cudnn.benchmark = True  # every step has the same shapes
-    plan, streams = images_in_order(settings, run.images, machine, processes.world_size)
+    plan, streams = setup.images_in_order(settings, run.images, machine, processes.world_size)
     run.monitor.require_tars(settings.knn_every_epochs)
-    total = plan.steps_per_epoch * settings.epochs
-    model = build(settings, len(run.images)).to(processes.device)
+    size = setup.micro_batch_size(settings, processes.world_size, machine.max_batch_per_process)
+
+    model = setup.build(settings, len(run.images)).to(device)
     model.to(memory_format=torch.channels_last)
-    spec = specification(settings, model, run.name)
-    optimizer = sgd(model, settings)
-    bf16 = use_bf16(settings, processes.device)
-    autocast = torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16)
-    encode_queries = average_gradients(model.encoder_q, settings, processes)
-    first, painter = resume(run.folder, model, optimizer, processes, writer)
-    painter = painter_of(painter, processes)
-    processes.barrier()  # nobody touches the curves before everyone has read the checkpoint
+    optimizer = setup.sgd(model, settings)
+    bf16 = use_bf16(settings.precision, device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    encode_queries = setup.average_gradients(model.encoder_q, settings, processes)
+    found = state.resume(run.folder, model, optimizer, processes, writer)
+    first = int(found["step"]) if found else 0
+    backend = setup.view_backend(str(found["loader"]["views"]) if found else None, processes)
     if processes.first:
         print(
             f"pretrain: step {first} of {total}, {settings.epochs} epochs of {plan.steps_per_epoch} steps"
-            f" on {processes.world_size} process(es), views {painter}, in {run.folder.name}",
+            f" on {processes.world_size} process(es), views {backend}, in {run.folder.name}",
             flush=True,
         )
-    remedy = remedy_for_waiting(machine, painter == COMPILED, streams is not None)
-    watch = Watch(settings, run.monitor.validation(settings.bn_group_size))
-    record = Record(settings, plan, run.folder, first, processes, writer, remedy, watch)
-    probe = LeakProbe(
-        run.monitor.val, settings.views, settings.image_size, settings.bn_group_size, settings.seed, painter == COMPILED
-    )
-    views = ViewBatches(
-        run.images,
-        plan,
-        settings.views,
-        settings.image_size,
-        processes.rank,
-        processes.world_size,
-        streams,
-        painter == COMPILED,
-        settings.views_per_image,
-    )
+
+    compiled = backend == setup.COMPILED
+    probe = LeakProbe.of(settings, run.monitor.val, compiled)
+    views = run.view_batches(plan, processes, streams, compiled)
+    log = Log(run, plan, first, processes, writer, setup.remedy_for_waiting(machine, compiled, streams is not None))
+    about = partial(setup.about, settings=settings, plan=plan, backend=backend, bf16=bf16)
 
     def save(done: int) -> None:
-        with averaged_running_statistics(model, processes) as statistics:
-            if writer:
-                state = state_of(model, optimizer, done, plan, settings, statistics, painter, bf16)
-                checkpoints.save(run.folder, done, state, machine.keep_checkpoints)
-        processes.barrier()  # a slow disk is waited for here, not within a step
+        state.save(run.folder, done, model, optimizer, processes, writer, machine.keep_checkpoints, about(done))
 
-    batches = steps(views, first, total, machine.workers(), processes.device)
-    with stop_requests() as stop, closing(batches) as data:
-        agreement = Agreement(processes)
-        saved = time.monotonic()
-        for step in range(first, total):
-            asked = time.monotonic()
-            images = next(data)
-            record.waiting += time.monotonic() - asked
-            if step == first:
-                processes.barrier()  # the first batch may take a while
-            rate = learning_rate(settings, step, total)
-            optimizer.param_groups[0]["lr"] = rate
+    batches = steps(views, first, total, machine.workers(), device)
+    cadence = machine.checkpoint_every_steps, machine.checkpoint_every_minutes
+    with Steps("pretrain", total, processes, save, *cadence) as driver, closing(batches):
+        for step, images in driver.run(batches, first, total):
+            rate = optimizer.param_groups[0]["lr"] = learning_rate(settings, step, total)
+            if isinstance(model.dictionary, MomentumEncoder):
+                model.dictionary.momentum = momentum(settings.dictionary, step, total)
             positions = np.arange(settings.global_batch)
             if settings.shuffle_bn:
                 positions = positions_of_slots(settings.seed, step, settings.global_batch)
-            batch = Batch(images, plan.batch(step), positions, step, processes, together)
-            if isinstance(model.dictionary, MomentumEncoder):
-                model.dictionary.momentum = momentum(settings, step, total)
             optimizer.zero_grad()
-            contrast, queries = model.contrast(batch, encode_queries, autocast)
+            batch = Batch(images, plan.batch(step), positions, step, processes, size)
+            contrast, queries = accumulate(model, batch, encode_queries, autocast)
             optimizer.step()
 
-            done = step + 1
-            record.step(done, contrast, queries, rate)
-            due = processes.first and time.monotonic() - saved > 60 * machine.checkpoint_every_minutes
-            stopping, saving = agreement.exchange(stop(), due)
+            log.step(step + 1, contrast, queries, rate, driver.pace)
+            epoch, rest = divmod(step + 1, plan.steps_per_epoch)
+            if rest == 0 and run.monitor.due(epoch, settings):
+                with driver.pace.pause():
+                    backbone = model.encoder_q.backbone
+                    with averaged_running_statistics(backbone, processes):
+                        reading = run.monitor.read(
+                            backbone, setup.specification(settings, model, run.name), processes, machine.workers()
+                        )
+                    leak = probe(model, autocast) if processes.first else None
+                    log.reading(epoch, reading, processes.gather_objects(leak)[0])
 
-            epoch, rest = divmod(done, plan.steps_per_epoch)
-            read = settings.knn_every_epochs and (epoch % settings.knn_every_epochs == 0 or done == total)
-            if rest == 0 and read and run.monitor.possible:
-                paused = time.monotonic()
-                backbone: ResNet = model.encoder_q.backbone  # type: ignore[assignment]
-                with averaged_running_statistics(backbone, processes):
-                    reading = run.monitor.read(backbone, spec, processes, machine.workers())
-                leak = probe(model, autocast) if processes.first else None
-                record.reading(epoch, reading, processes.gather_objects(leak)[0])
-                record.paused(time.monotonic() - paused)
 
-            if stopping or saving or done == total or (every and done % every == 0):
-                paused = time.monotonic()
-                save(done)
-                saved = time.monotonic()
-                record.paused(saved - paused)
-            if stopping and done < total:
-                agreement.settle()
-                raise Interrupted(
-                    f"pretrain: stopped at step {done} of {total}, a checkpoint is saved; the same command goes on from there"
-                )
-        agreement.settle()
+def accumulate(model: MoCo, batch: Batch, encode_queries: Encode, autocast: torch.autocast) -> tuple[Contrast, Tensor]:
+    """Take a step up to the loss's gradient, which is left in `encoder_q`; the dictionary then holds its keys.
+
+    Parts that are encoded one after the other (`batch.micro_batch_size`) add up to the gradient of the whole.
+
+    Args:
+        model: query encoder and dictionary.
+        batch: this process's part of the step.
+        encode_queries: `encoder_q`, or what wraps it for gradient averaging.
+        autocast: the precision of the encoders.
+
+    Returns:
+        The contrast of all N queries (2N if symmetric), its loss without graph, and the queries likewise.
+    """
+    with autocast:
+        keys = model.keys(batch, encode_queries)
+    queries, losses, ranks = [], [], []
+    for way, (of_query, _) in enumerate(model.ways):
+        for part in micro_batches(model.encoder_q, batch.count, batch.micro_batch_size):
+            last = part.stop == batch.count and way == len(model.ways) - 1
+            with nullcontext() if last else _gradients_stay_here(encode_queries):
+                with autocast:
+                    q = encode_queries(normalize(batch.views[of_query][part]))  # n x C
+                found = model.loss(q, keys, way, batch.first + part.start)
+                loss = found.loss * (len(q) / batch.count / len(model.ways))
+                loss.backward()
+            queries.append(q.detach())
+            losses.append(loss.detach())
+            ranks.append(found.rank_of_positive)
+    model.enqueue(batch, keys, torch.cat(queries))
+    return Contrast(torch.stack(losses).sum(), torch.cat(ranks)), torch.cat(queries)
+
+
+def _gradients_stay_here(encode: Encode) -> AbstractContextManager[None]:
+    """A context in which gradients add up on this process, to be averaged with the last part's."""
+    return encode.no_sync() if isinstance(encode, DistributedDataParallel) else nullcontext()

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from moco.alarms import Validation
+from moco.config import Pretrain
+from moco.encoders.build import build_encoder
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder
-from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
 from moco.features.collapse import effective_rank, feature_spread
 from moco.features.extract import Features, extract, spread
@@ -79,6 +81,11 @@ class Monitor:
         labelled = int((np.asarray(self.val.labels) >= 0).sum()) if self.labelled else 0
         return validation_of(len(self.val), labelled, group_size)
 
+    def due(self, epoch: int, settings: Pretrain) -> bool:
+        """Whether a reading is taken after this epoch: every `knn_every_epochs`, and after the last."""
+        every = settings.knn_every_epochs
+        return self.possible and bool(every) and (epoch % every == 0 or epoch == settings.epochs)
+
     def require_tars(self, every: int) -> None:
         """Name a tar that readings draw images from and that is not there.
 
@@ -100,9 +107,9 @@ class Monitor:
                     " is not there; set it to 0, or put the tars there"
                 )
 
-    def read(self, backbone: ResNet, spec: EncoderSpec, processes: Processes, num_workers: int) -> Reading:
+    def read(self, backbone: nn.Module, spec: EncoderSpec, processes: Processes, num_workers: int) -> Reading:
         """A reading, the same on every process; each encodes a share of the images."""
-        copy = ResNet(spec.architecture, spec.stem).to(processes.device)
+        copy = build_encoder(spec.architecture, spec.stem).to(processes.device)
         copy.load_state_dict(backbone.state_dict())
         encoder = FrozenEncoder(copy, spec)
         chosen = self._choose(self.val, QUERIES)

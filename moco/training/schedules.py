@@ -3,13 +3,14 @@
 import math
 
 from moco.config import Pretrain
+from moco.dictionary.kinds import Kind
 
 
 def learning_rate(settings: Pretrain, step: int, total_steps: int) -> float:
-    """The rate of a step.
+    """Give the rate of a step.
 
     The base is lr_per_256 x global_batch / 256 (the linear scaling rule). Cosine: half a period from the
-    base to 0 (MoCo v2). Steps: a tenth after each milestone, a share of training (v1: .6 and .8).
+    base to 0 (MoCo v2). Steps: a tenth after each milestone, a share of training (v1: 0.6 and 0.8).
 
     Args:
         settings: of the run.
@@ -22,8 +23,15 @@ def learning_rate(settings: Pretrain, step: int, total_steps: int) -> float:
     return base * 0.1 ** sum(step >= share * total_steps for share in settings.milestones)
 
 
-def momentum(settings: Pretrain, step: int, total_steps: int) -> float:
-    """m of a step: constant, or half a cosine from `settings.momentum` to 1 (Grill et al. 2020, "BYOL", section 3.3)."""
-    if settings.momentum_schedule == "constant":
-        return settings.momentum
-    return 1 - (1 - settings.momentum) * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+def momentum(dictionary: Kind, step: int, total_steps: int) -> float:
+    """Give m of a step: constant, or half a cosine up to 1 (Grill et al. 2020, "BYOL", section 3.3).
+
+    Args:
+        dictionary: settings of a mechanism with a momentum encoder.
+        step: 0 … total_steps - 1.
+        total_steps: of the run.
+    """
+    m: float = dictionary.momentum  # type: ignore[attr-defined]
+    if dictionary.momentum_schedule == "constant":  # type: ignore[attr-defined]
+        return m
+    return 1 - (1 - m) * 0.5 * (1 + math.cos(math.pi * step / total_steps))

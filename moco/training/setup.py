@@ -1,9 +1,9 @@
 """What a run is built from: model, optimizer, precision, gradient averaging."""
 
-import ctypes
 import os
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +12,21 @@ from torch.nn.parallel import DistributedDataParallel
 from moco.cluster.machine import Machine
 from moco.config import Pretrain
 from moco.cores import cores
+from moco.encoders.build import build_encoder
 from moco.encoders.frozen import EncoderSpec
 from moco.encoders.heads import prediction_head, projection_head
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
-from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
+from moco.images import fused_views
 from moco.images.index import ShardSet
 from moco.images.plan import EpochPlan
 from moco.images.stream import TarStreams
 from moco.images.stream_plan import StreamPlan, plan_of
-from moco.momentum_contrast import MoCo
+from moco.momentum_contrast import Encoder, MoCo
 from moco.processes import Processes
+
+PLAIN, COMPILED = "opencv-numba", "compiled"
+"""What paints the views: the plain libraries, or `moco.images.fused_views`."""
 
 
 def check(settings: Pretrain, images: int, world_size: int) -> None:
@@ -35,10 +39,11 @@ def check(settings: Pretrain, images: int, world_size: int) -> None:
         raise MocoError(
             f"pretrain.global_batch = {settings.global_batch} is more than the {images} training images; lower it"
         )
-    if settings.mechanism == "memory-bank" and images < settings.queue_size + settings.global_batch:
+    if settings.dictionary.fills == "images" and images < settings.negatives + settings.global_batch:
         raise MocoError(
-            f"pretrain.queue_size = {settings.queue_size} negatives cannot be drawn from a memory bank of {images} images, less"
-            f" the {settings.global_batch} of a step; lower it to {images - settings.global_batch} at most"
+            f"pretrain.dictionary.size = {settings.negatives} negatives cannot be drawn from a {settings.dictionary.title} of"
+            f" {images} images, less the {settings.global_batch} of a step; lower it to"
+            f" {images - settings.global_batch} at most"
         )
     if settings.global_batch % (world_size * settings.bn_group_size):
         raise MocoError(
@@ -46,18 +51,6 @@ def check(settings: Pretrain, images: int, world_size: int) -> None:
             f" pretrain.bn_group_size = {settings.bn_group_size} on each; use a number of processes that divides"
             f" {settings.global_batch // settings.bn_group_size}"
         )
-
-
-def keep_freed_memory() -> None:
-    """Let this process and its children keep the memory of freed tensors, where the C library is glibc.
-
-    Every step frees and needs the same amounts; handing them back to the system and having them cleared
-    again takes about a twentieth of a step on a CPU.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            library.mallopt(parameter, 2**30)
 
 
 def images_in_order(
@@ -94,7 +87,7 @@ def remedy_for_waiting(machine: Machine, compiled: bool, streaming: bool) -> str
     return "store smaller images (shard.max_side), or give each training process more cores"
 
 
-def at_once(settings: Pretrain, world_size: int, max_batch: int | None) -> int:
+def micro_batch_size(settings: Pretrain, world_size: int, max_batch: int | None) -> int:
     """Images that one process encodes together: its share of a step, or as many whole groups as it can hold.
 
     Args:
@@ -108,10 +101,10 @@ def at_once(settings: Pretrain, world_size: int, max_batch: int | None) -> int:
     local = settings.global_batch // world_size
     if max_batch is None or max_batch >= local:
         return local
-    if settings.mechanism == "end-to-end":
+    if not settings.dictionary.divisible:
         raise MocoError(
-            f"machine.yaml: max_batch_per_process = {max_batch} would part a step of pretrain.mechanism = end-to-end, whose keys"
-            f" all take gradient at once; lower pretrain.global_batch to {max_batch * world_size}, or raise it"
+            f"machine.yaml: max_batch_per_process = {max_batch} would divide a step of pretrain.dictionary.kind ="
+            f" {settings.dictionary.kind}, whose keys all take gradient at once; lower pretrain.global_batch to {max_batch * world_size}, or raise it"
         )
     if max_batch < settings.bn_group_size:
         raise MocoError(
@@ -122,34 +115,22 @@ def at_once(settings: Pretrain, world_size: int, max_batch: int | None) -> int:
 
 
 def build(settings: Pretrain, images: int) -> MoCo:
-    """The model with its first weights and keys, which depend on the seed alone.
+    """Make the model with its first weights and keys, which depend on the seed alone.
 
     Args:
         settings: of the run.
         images: number of training images, for a memory bank.
     """
-    group = settings.bn_group_size
+    group, dictionary = settings.bn_group_size, settings.dictionary
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        backbone = ResNet(settings.encoder, settings.stem, group)
+        backbone = build_encoder(settings.encoder, settings.stem, group)
         head = projection_head(settings.head, backbone.feature_dim, settings.dim, group)
-        predictor = None
-        if settings.mechanism == "momentum-batch":
-            predictor = prediction_head(settings.dim, backbone.feature_dim, group)
-        return MoCo(
-            backbone,
-            head,
-            settings.dim,
-            settings.queue_size,
-            settings.momentum,
-            settings.temperature,
-            mechanism=settings.mechanism,
-            symmetric=settings.symmetric,
-            predictor=predictor,
-            images=images,
-            seed=settings.seed,
-            generator=torch.Generator().manual_seed(settings.seed),
-        )
+        predictor = prediction_head(settings.dim, backbone.feature_dim, group) if dictionary.predictor else None
+        encoder, generator = Encoder(backbone, head), torch.Generator().manual_seed(settings.seed)
+        keys = dictionary.build(encoder, settings.dim, images, settings.seed, generator)
+        encoder_q = Encoder(backbone, head, predictor) if predictor else encoder
+        return MoCo(encoder_q, keys, settings.temperature, symmetric=settings.symmetric)
 
 
 def sgd(model: MoCo, settings: Pretrain) -> torch.optim.SGD:
@@ -175,15 +156,6 @@ def specification(settings: Pretrain, model: MoCo, training_hash: str) -> Encode
         feature_dim=model.encoder_q.backbone.feature_dim,  # type: ignore[arg-type]
         training_hash=training_hash,
     )
-
-
-def use_bf16(settings: Pretrain, device: torch.device) -> bool:
-    """Whether to run the encoders in bfloat16: as asked, or where the processor has it in hardware."""
-    if settings.precision != "auto":
-        return settings.precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def average_gradients(encoder_q: nn.Module, settings: Pretrain, processes: Processes) -> Callable[[Tensor], Tensor]:
@@ -212,3 +184,41 @@ def average_gradients(encoder_q: nn.Module, settings: Pretrain, processes: Proce
     encoder_q.load_state_dict(before)
     encoder_q.zero_grad()
     return wrapped
+
+
+def view_backend(before: str | None, processes: Processes) -> str:
+    """Choose what paints the views: the same on every process and, if possible, as before the run was stopped.
+
+    Two backends round differently, so that single pixels of their views differ by a level or two.
+    """
+    everywhere = all(processes.gather_objects(fused_views.available()))
+    backend = before or (COMPILED if everywhere else PLAIN)
+    if backend == COMPILED and not everywhere:
+        backend = PLAIN
+    if before not in (None, backend) and processes.first:
+        print(
+            f"pretrain: the checkpoint's views were {before}, which is not built on every host; from here on they are"
+            f" {backend}, and single pixels differ",
+            flush=True,
+        )
+    return backend
+
+
+def about(done: int, settings: Pretrain, plan: EpochPlan | StreamPlan, backend: str, bf16: bool) -> dict[str, Any]:
+    """Say what a checkpoint needs beside the model's state: where in the plan the run stands, and how it computes.
+
+    Args:
+        done: steps done.
+        settings: of the run.
+        plan: of the run.
+        backend: of the views, from `view_backend`.
+        bf16: whether the encoders run in bfloat16, which `precision: auto` leaves to the processor.
+    """
+    epoch, position = divmod(done, plan.steps_per_epoch)
+    return {
+        "epoch": epoch,
+        "position": position * settings.global_batch,
+        "loader": {"order": "stream" if settings.stream else "index", "views": backend},
+        "precision": "bf16" if bf16 else "fp32",
+        "settings": settings.model_dump(mode="json"),
+    }

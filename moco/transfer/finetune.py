@@ -1,9 +1,8 @@
 """Fine-tuning, top to bottom: one loop for every task (paper, section 4.2)."""
 
 import hashlib
-import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -17,18 +16,17 @@ from torch.nn.parallel import DistributedDataParallel
 from moco.cluster.machine import Machine
 from moco.config import settings_hash
 from moco.encoders.batch_norm import averaged_running_statistics, set_running_statistics
-from moco.errors import Interrupted, MocoError
+from moco.errors import MocoError
 from moco.features.extract import Labelled
+from moco.files import write_text
 from moco.images.plan import EpochPlan
 from moco.permutation import key_of
-from moco.processes import Processes
-from moco.runs import checkpoints
-from moco.runs.agreement import Agreement, StopRequests, stop_requests
-from moco.runs.state import PLAIN, resume, same_run, writing
-from moco.training.setup import keep_freed_memory, use_bf16
+from moco.processes import Processes, keep_freed_memory, use_bf16
+from moco.runs import state
+from moco.runs.steps import Steps
 from moco.transfer.data.annotations import data_hash
 from moco.transfer.data.loader import Share, steps
-from moco.transfer.log import Record
+from moco.transfer.log import Log
 from moco.transfer.networks.batch_norm import reestimate, set_batch_norm
 from moco.transfer.networks.initialization import Backbone
 from moco.transfer.schedules import BoxSizes, timetable
@@ -98,8 +96,8 @@ def finetune(run: FineTune) -> nn.Module:
             " of processes that divides it"
         )
     name = run.name()
-    same_run(name, processes)
-    with writing(run.folder, processes) as writer:
+    state.same_run(name, processes)
+    with state.writing(run.folder, processes) as writer:
         if writer:
             claim(run.folder, name)
         return _finetune(run, task, writer)
@@ -113,9 +111,7 @@ def claim(folder: Path, name: str) -> None:
     """
     path = folder / NAME
     if not path.exists():
-        part = path.with_name(NAME + ".part")
-        part.write_text(name + "\n")
-        part.replace(path)
+        write_text(path, name + "\n")
     held = path.read_text().strip()
     if held != name:
         raise MocoError(
@@ -126,7 +122,6 @@ def claim(folder: Path, name: str) -> None:
 
 def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
     settings, processes, machine, device = run.settings, run.processes, run.machine, run.processes.device
-    every = processes.gather_objects(machine.checkpoint_every_steps)[0]
     keep_freed_memory()
     schedule, plan = schedule_of(settings), EpochPlan(len(task.among), settings.batch_size, run.seed)
     times = timetable(schedule, settings.batch_size, plan.images, settings.iterations, settings.learning_rate)
@@ -136,47 +131,32 @@ def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
     model = set_batch_norm(task.model(), settings.batch_norm, processes).to(device)
     model.to(memory_format=torch.channels_last).train()
     optimizer = optimizer_of(model, settings)
-    first, _ = resume(run.folder, model, optimizer, processes, writer)  # type: ignore[arg-type]  # any module
-    processes.barrier()  # nobody touches the curves before everyone has read the checkpoint
+    found = state.resume(run.folder, model, optimizer, processes, writer)
+    first = int(found["step"]) if found else 0
     if first > total:
         return model.eval()
     objective = Objective(model, task.losses)
     losses_of = average_gradients(objective, processes)
-    autocast = partial(torch.autocast, device.type, torch.bfloat16, use_bf16(settings, device))  # type: ignore[arg-type]  # reads precision alone
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, use_bf16(settings.precision, device))
     if processes.first:
         print(
             f"transfer: step {first} of {total}, {len(task.among)} images, {settings.batch_size} a step on"
             f" {processes.world_size} process(es), in {run.folder.name}",
             flush=True,
         )
-    record = Record(run.folder, total, settings.batch_size, first, processes, writer)
+    log = Log(run.folder, total, settings.batch_size, first, processes, writer)
     share = Share(task.among, plan, processes.rank, processes.world_size)
     last = total if settings.batch_norm == "frozen" else total + settings.precise_bn_batches
     batches = steps(task.batches(share), first, last, machine.workers(), device)
+    about = {"settings": settings.model_dump(mode="json")}
 
     def save(done: int) -> None:
-        with averaged_running_statistics(model, processes) as statistics:
-            if writer:
-                state = {
-                    "step": done,
-                    "loader": {"order": "index", "views": PLAIN},
-                    "model": model.state_dict(),
-                    "running_statistics": statistics,
-                    "optimizer": optimizer.state_dict(),
-                    "settings": settings.model_dump(mode="json"),
-                }
-                checkpoints.save(run.folder, done, state, machine.keep_checkpoints)
-        processes.barrier()  # a slow disk is waited for here, not within a step
+        log.check(done)
+        state.save(run.folder, done, model, optimizer, processes, writer, machine.keep_checkpoints, about)
 
-    with stop_requests() as stop, closing(batches) as data:
-        agreement = Agreement(processes)
-        saved = time.monotonic()
-        for step in range(first, total):
-            asked = time.monotonic()
-            images, targets = next(data)
-            record.waiting += time.monotonic() - asked
-            if step == first:
-                processes.barrier()  # the first batch may take a while
+    cadence = machine.checkpoint_every_steps, machine.checkpoint_every_minutes
+    with Steps("transfer", total, processes, save, *cadence) as driver, closing(batches):
+        for step, (images, targets) in driver.run(batches, first, total):
             seed_generators(run, step)
             rate = times.rate(step)
             for group in optimizer.param_groups:
@@ -186,24 +166,10 @@ def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
                 losses = losses_of(images, targets)
             torch.stack(list(losses.values())).sum().backward()
             optimizer.step()
-
-            done = step + 1
-            record.step(done, losses, rate)
-            due = processes.first and time.monotonic() - saved > 60 * machine.checkpoint_every_minutes
-            stopping, saving = agreement.exchange(stop(), due)
-            if stopping or saving or done == total or (every and done % every == 0):
-                paused = time.monotonic()
-                record.check(done)
-                save(done)
-                saved = time.monotonic()
-                record.paused(saved - paused)
-            if stopping and done < total:
-                agreement.settle()
-                raise _stopped(done, total)
+            log.step(step + 1, losses, rate, driver.pace)
         if last > total:
             with autocast():
-                reestimate(model, _batches(run, objective, data, total, stop, agreement), processes)
-        agreement.settle()
+                reestimate(model, _passes(run, objective, driver.run(batches, total, last)), processes)
     with averaged_running_statistics(model, processes) as statistics:
         pass
     set_running_statistics(model, statistics.mean(dim=0))
@@ -211,23 +177,11 @@ def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
     return model.eval()
 
 
-def _batches(
-    run: FineTune, objective: nn.Module, data: Generator[Any], first: int, stop: StopRequests, agreement: Agreement
-) -> Iterator[Callable[[], Any]]:
+def _passes(run: FineTune, objective: nn.Module, batches: Iterator[tuple[int, Any]]) -> Iterator[Callable[[], Any]]:
     """Forward passes over the batches that are left, for the statistics of batch norm."""
-    for step, (images, targets) in enumerate(data, start=first):
+    for step, (images, targets) in batches:
         seed_generators(run, step)
         yield partial(objective, images, targets)
-        stopping, _ = agreement.exchange(stop(), False)
-        if stopping:
-            agreement.settle()
-            raise _stopped(first, first)
-
-
-def _stopped(done: int, total: int) -> Interrupted:
-    return Interrupted(
-        f"transfer: stopped at step {done} of {total}, a checkpoint is saved; the same command goes on from there"
-    )
 
 
 def seed_generators(run: FineTune, step: int) -> None:

@@ -1,6 +1,5 @@
 """What a fine-tuning run says of itself while it goes: curves on disk, a progress line, and when to stop for good."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,13 +10,13 @@ from moco.errors import MocoError
 from moco.processes import Processes
 from moco.progress import Progress
 from moco.runs.curves import Curve
-from moco.training.log import SPEED
+from moco.runs.steps import Pace
 
 MOST_STEPS, LEAST_ROWS = 20, 100
 """A row stands for so many steps at most, and for fewer where a short run would have fewer rows than that."""
 
 
-class Record:
+class Log:
     """Gathers the losses of an interval of steps, averages them over the processes and writes them.
 
     Args:
@@ -27,9 +26,6 @@ class Record:
         first: steps done before; later rows are dropped, they will come again.
         processes: this process and its peers.
         writer: whether this process writes into the folder.
-
-    Attributes:
-        waiting: seconds of this interval that were spent waiting for images; the loop adds to it.
     """
 
     def __init__(
@@ -40,13 +36,9 @@ class Record:
         self.every = max(1, min(MOST_STEPS, total // LEAST_ROWS))
         self.progress = Progress("transfer", total)
         self.curves: tuple[Curve, Curve] | None = None
-        self._begin()
-
-    def _begin(self) -> None:
         self._steps: list[Tensor] = []
-        self._began, self.waiting = time.monotonic(), 0.0
 
-    def step(self, done: int, losses: Mapping[str, Tensor], rate: float) -> None:
+    def step(self, done: int, losses: Mapping[str, Tensor], rate: float, pace: Pace) -> None:
         """Add a step; at the end of an interval, write it.
 
         Raises:
@@ -56,14 +48,13 @@ class Record:
             names = ["loss"] if "loss" in losses else ["loss", *losses]
             self.curves = (
                 Curve(self.folder / "curves.csv", ["step", "learning_rate", *names], upto=self.first),
-                Curve(self.folder / "speed.csv", SPEED, upto=self.first),
+                Curve(self.folder / "speed.csv", ["step", "images_per_second", "waiting_share"], upto=self.first),
             )
         self._steps.append(torch.stack([loss.detach().float() for loss in losses.values()]))
         if done % self.every and done != self.total:
             return
         means = self.check(done)
-        seconds = time.monotonic() - self._began
-        speed, waiting = len(self._steps) * self.batch_size / seconds, self.waiting / seconds
+        speed, waiting = len(self._steps) * self.batch_size / pace.seconds, pace.waited / pace.seconds
         if self.curves:
             parts = dict(zip(losses, means, strict=True))
             row = {"step": done, "learning_rate": rate} | {"loss": sum(means)} | parts
@@ -75,7 +66,8 @@ class Record:
                 f"step {done}/{self.total} · loss {sum(means):.3f} · lr {rate:.3g} · {speed:.1f} images/s"
                 f" · {waiting:.0%} waiting for images",
             )
-        self._begin()
+        self._steps = []
+        pace.restart()
 
     def check(self, done: int) -> list[float]:
         """The mean of each loss since the last row, over all processes, all of which must call this.
@@ -93,7 +85,3 @@ class Record:
                 " checkpoint is kept; lower transfer.learning_rate, or set transfer.precision: fp32"
             )
         return means
-
-    def paused(self, seconds: float) -> None:
-        """Leave time that was not training out of the speed."""
-        self._began += seconds

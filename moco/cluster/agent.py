@@ -1,4 +1,4 @@
-"""Starting a run's processes on this host, alone or among others: torchrun's engine, called from here."""
+"""torchrun's engine, called from here: a run's processes on this host, alone or among others."""
 
 import logging
 import os
@@ -11,7 +11,6 @@ import threading
 import time
 from pathlib import Path
 
-from moco.cluster.machine import Machine
 from moco.cores import cores
 from moco.errors import Interrupted, MocoError
 from moco.runs.job import error_left
@@ -19,7 +18,7 @@ from moco.runs.job import error_left
 WORKER = "moco.worker"
 RUN_ID = "moco"
 MAX_RESTARTS = 1000
-"""The worker itself ends a run that makes no headway; lost hosts may be many in weeks."""
+"""The worker itself ends a run that makes no progress; in weeks, many hosts may be lost."""
 
 RENDEZVOUS = {
     "last_call_timeout": 5,
@@ -40,61 +39,37 @@ SUPERVISED = "MOCO_SUPERVISED"
 """Set where a launcher reads the reason that a worker leaves, so that it need not print it too."""
 
 
-def run_here(folder: Path, machine: Machine, processes: int) -> None:
-    """Run this host's share of a run's processes, and wait for all hosts.
-
-    Processes that fail are started again, on all hosts, from the newest checkpoint; a host that is lost or
-    comes back likewise where the number of hosts is a range. SIGINT and SIGTERM are passed on, and waited for.
-
-    Args:
-        folder: the run's, with its job.
-        machine: how many hosts, and where they meet.
-        processes: on this host.
-
-    Raises:
-        Interrupted: the processes were told to stop, and did.
-        MocoError: a process named a reason that no restart mends, or the hosts did not meet.
-    """
-    fewest, most = machine.hosts()
-    endpoint = machine.rendezvous if machine.launcher == "torchrun" else None
-    if endpoint:
-        host = endpoint.rpartition(":")[0]
-        try:
-            socket.getaddrinfo(host, None)
-        except socket.gaierror as error:
-            raise MocoError(
-                f"machine.yaml: rendezvous = {endpoint}: there is no host {host} ({error.strerror}); name one of the hosts as"
-                " all of them know it, or give its address"
-            ) from None
-    run_agent(folder, processes, fewest, most, endpoint)
-
-
-def line_of(folder: Path, machine: Machine, processes: int) -> str:
-    """The shell line that does the same as `run_here` on a host where there is torch alone."""
-    fewest, most = machine.hosts()
+def shell_line(folder: Path, processes: int, meeting: list[str], nnodes: str = "1") -> str:
+    """Give the shell line that does the same as `run_agent` on a host where there is torch alone."""
     words = [
         "torchrun",
-        f"--nnodes={fewest if fewest == most else f'{fewest}:{most}'}",
+        f"--nnodes={nnodes}",
         f"--nproc-per-node={processes}",
         f"--max-restarts={MAX_RESTARTS}",
         "--monitor-interval=0.2",
+        *meeting,
+        *("-m", WORKER, str(folder)),
     ]
-    if machine.launcher == "torchrun":
-        conf = ",".join(f"{name}={value}" for name, value in RENDEZVOUS.items())
-        words += [
-            f"--rdzv-id={RUN_ID}",
-            "--rdzv-backend=c10d",
-            f"--rdzv-endpoint={machine.rendezvous}",
-            f"--rdzv-conf={conf}",
-        ]
-    else:
-        words.append("--standalone")
-    words += ["-m", WORKER, str(folder)]
     return " ".join([*(f"{name}={value}" for name, value in ENVIRONMENT.items()), shlex.join(words)])
 
 
-def run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: str | None) -> None:
-    """Run so many processes of a run here, among `fewest` to `most` hosts that meet at `endpoint`; as `run_here`."""
+def run_agent(folder: Path, processes: int, fewest: int = 1, most: int = 1, endpoint: str | None = None) -> None:
+    """Run this host's share of a run's processes, and wait for all hosts.
+
+    Processes that fail are started again, on all hosts, from the newest checkpoint; a host that is lost or comes
+    back likewise where the number of hosts is a range. SIGINT and SIGTERM are passed on, and waited for.
+
+    Args:
+        folder: the run's, with its job.
+        processes: on this host.
+        fewest: hosts that must meet.
+        most: hosts that may take part.
+        endpoint: HOST:PORT where they meet; None: this host is alone.
+
+    Raises:
+        Interrupted: the processes were told to stop, and did.
+        MocoError: a process left a reason that no restart removes, or the hosts did not meet.
+    """
     # Workers say in one line what failed; torch reads these when it is imported.
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
     os.environ.update(ENVIRONMENT)
@@ -123,7 +98,7 @@ def run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: st
     )
     ended = threading.Event()
     threading.Thread(target=_stop_on_error, args=(folder, ended), daemon=True).start()
-    stopped = Interrupted(f"{folder.name}: stopped; the same command goes on from the last checkpoint")
+    stopped = Interrupted(f"{folder.name}: stopped; the same command resumes from the last checkpoint")
     try:
         elastic_launch(config, sys.executable)("-u", "-m", WORKER, str(folder))
     except (SignalException, KeyboardInterrupt):
@@ -134,11 +109,11 @@ def run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: st
             raise _reason(folder) or stopped from None
         raise _reason(folder) or MocoError(
             f"{folder.name}: process {rank} ended with exit code {failure.exitcode}; its reason is above, and the same"
-            " command goes on from the last checkpoint"
+            " command resumes from the last checkpoint"
         ) from None
     except RendezvousTimeoutError:
         raise MocoError(
-            f"machine.yaml: rendezvous = {endpoint}: {fewest} host(s) did not meet there within"
+            f"machine.yaml: launcher.rendezvous = {endpoint}: {fewest} host(s) did not meet there within"
             f" {RENDEZVOUS['join_timeout']} s; start the same command on each host"
         ) from None
     except socket.gaierror as error:
@@ -148,8 +123,8 @@ def run_agent(folder: Path, processes: int, fewest: int, most: int, endpoint: st
         ) from None
     except (RendezvousError, DistError) as error:
         raise _reason(folder) or MocoError(
-            f"machine.yaml: rendezvous = {endpoint} cannot be reached, or no more ({str(error).splitlines()[0]}); name one"
-            " of the hosts, with a free port that all of them can reach; the same command goes on from the last checkpoint"
+            f"machine.yaml: launcher.rendezvous = {endpoint} cannot be reached, or no more ({str(error).splitlines()[0]}); name one"
+            " of the hosts, with a free port that all of them can reach; the same command resumes from the last checkpoint"
         ) from None
     finally:
         ended.set()

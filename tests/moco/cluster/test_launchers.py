@@ -1,8 +1,8 @@
 """Starting processes: what is refused before anything starts, and the line that does the same."""
 
 import pytest
-
 from moco.cluster.launch import line_of, run_here
+
 from moco.cluster.machine import Machine
 from moco.errors import MocoError
 

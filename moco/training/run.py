@@ -1,0 +1,101 @@
+"""One pretraining run: what decides its result, where it stands, and whether it can work on this machine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from moco.cluster.machine import Machine
+from moco.config import Pretrain
+from moco.errors import MocoError
+from moco.images.index import ShardSet, open_split
+from moco.images.loader import ViewBatches
+from moco.images.plan import EpochPlan
+from moco.images.stream import TarStreams
+from moco.images.stream_plan import StreamPlan
+from moco.images.subset import subset
+from moco.processes import Processes
+from moco.runs import checkpoints
+from moco.runs.folder import training_hash
+from moco.training.monitor import Monitor
+from moco.training.setup import check, micro_batch_size
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, made once and passed on whole.
+
+    Attributes:
+        settings: everything that decides the result, but the images.
+        images: training images.
+        monitor: reads the features on the validation split.
+        name: hash of settings and data; every process must have the same.
+        folder: untracked; holds checkpoints and curves of this run alone.
+        machine: workers, memory, checkpoint intervals and launcher.
+    """
+
+    settings: Pretrain
+    images: ShardSet
+    monitor: Monitor
+    name: str
+    folder: Path
+    machine: Machine
+
+    @classmethod
+    def of(cls, settings: Pretrain, shards: Path | str, runs: Path, machine: Machine) -> "Run":
+        """Open the images and name the run.
+
+        Args:
+            settings: the pretrain section.
+            shards: the shard set.
+            runs: folder that holds all runs' folders.
+            machine: this one.
+
+        Raises:
+            MocoError: there are no shards, or no image of the kind that `settings.images` names.
+        """
+        train, val = open_split(shards, "train"), open_split(shards, "val")
+        images = subset(train, settings.images, settings.images_fraction, settings.seed)
+        if not len(images):
+            raise MocoError(
+                f"pretrain.images = {settings.images}: {shards} holds no such training image; set it to all"
+            )
+        name = training_hash(settings, images.data_hash)
+        return cls(settings, images, Monitor(train, val, settings.seed), name, runs / f"pretrain-{name}", machine)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch, in whichever order the images are read."""
+        return EpochPlan(len(self.images), self.settings.global_batch, self.settings.seed).steps_per_epoch
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch * self.settings.epochs
+
+    @property
+    def processes_per_host(self) -> int:
+        """Training processes on each host."""
+        return self.machine.training_processes(self.settings.global_batch // self.settings.bn_group_size)
+
+    def check(self) -> None:
+        """Name what cannot work, on any number of hosts that may train together, before time is spent on it.
+
+        Raises:
+            MocoError: too few images, or processes that cannot hold whole batch-norm groups.
+        """
+        fewest, most = self.machine.launcher.hosts()
+        for hosts in range(fewest, most + 1):
+            processes = hosts * self.processes_per_host
+            check(self.settings, len(self.images), processes)
+            micro_batch_size(self.settings, processes, self.machine.max_batch_per_process)
+
+    def view_batches(
+        self, plan: EpochPlan | StreamPlan, processes: Processes, streams: TarStreams | None, compiled: bool
+    ) -> ViewBatches:
+        """Make what a process's batches of views come from."""
+        settings, place = self.settings, (processes.rank, processes.world_size)
+        size, views = settings.image_size, settings.dictionary.views
+        return ViewBatches(self.images, plan, settings.views, size, *place, streams, compiled, views)
+
+    def done(self) -> bool:
+        """Whether the newest checkpoint is that of the run's end."""
+        return checkpoints.newest_step(self.folder) == self.total
