@@ -6,7 +6,7 @@ import torch
 from benchmarks.quality_runs import ALIKE, PEER, Case, Run, decoded
 from benchmarks.quality_sides import Pictures, lightly_model, lightly_views, training_images
 from benchmarks.step import gradient
-from moco.dictionary import Contrast
+from moco.dictionary.info_nce import Contrast
 from moco.encoders.normalize import normalize
 from moco.images import fused_views
 from moco.images.decode import decode

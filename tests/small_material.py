@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 SMALL_PRETRAIN = {
     "pretrain.image_size": 16,
-    "pretrain.queue_size": 100,
+    "pretrain.dictionary.size": 100,
     "pretrain.dim": 16,
     "pretrain.global_batch": 24,
     "pretrain.bn_group_size": 8,
@@ -62,8 +64,8 @@ def write_params(folder: Path, overrides: dict[str, object]) -> None:
     """The project's own params.yaml with some values changed."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     for key, value in overrides.items():
-        section, name = key.split(".")
-        values[section][name] = value
+        *sections, name = key.split(".")
+        reduce(getitem, sections, values)[name] = value
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mechanisms import dictionary
 from PIL import Image
 
 import moco
@@ -127,7 +128,7 @@ def stripes(tmp_path_factory) -> Case:
     settings = preset("small").model_copy(
         update={
             "image_size": 16,
-            "queue_size": 96,
+            "dictionary": dictionary("momentum-queue", size=96),
             "global_batch": 24,
             "bn_group_size": 12,
             "epochs": 3,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moco.alarms import Alarm, Watch, numbers, replay
 from moco.config import Pretrain
-from moco.dictionary import Contrast
+from moco.dictionary.info_nce import Contrast
 from moco.errors import MocoError
 from moco.images.plan import EpochPlan
 from moco.images.stream_plan import StreamPlan

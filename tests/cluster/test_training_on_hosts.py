@@ -7,8 +7,12 @@ import pytest
 from cluster_training import ENVIRONMENT, PRETRAIN, losses, project_of, rows, starts, wait_for_step
 from sandbox import wait_until
 
-TWO = {"launcher": "torchrun", "nnodes": 2, "rendezvous": "a:29400", "processes": 1, "checkpoint_every_steps": 20}
-ONE_OR_TWO = {**TWO, "nnodes": "1:2", "step_timeout_seconds": 8}
+TWO = {
+    "launcher": {"kind": "torchrun", "nnodes": 2, "rendezvous": "a:29400"},
+    "processes": 1,
+    "checkpoint_every_steps": 20,
+}
+ONE_OR_TWO = {**TWO, "launcher": TWO["launcher"] | {"nnodes": "1:2"}, "step_timeout_seconds": 8}
 
 
 @pytest.fixture

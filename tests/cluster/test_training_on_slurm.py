@@ -27,7 +27,7 @@ def start(slurm, tmp_path):
 
 
 def on_slurm(tmp_path, small_project, epochs, **job):
-    settings = {"launcher": "slurm", "slurm": JOB | job, "checkpoint_every_steps": 20}
+    settings = {"launcher": {"kind": "slurm"} | JOB | job, "checkpoint_every_steps": 20}
     return project_of(tmp_path / "project", small_project, epochs, **settings)
 
 
@@ -117,7 +117,7 @@ def test_a_request_that_cannot_be_met_is_one_line(slurm, small_project, tmp_path
     assert "mend the section slurm" in refused.stderr
     without = {**ENVIRONMENT, "PATH": str(tmp_path)}
     nowhere = subprocess.run(PRETRAIN, cwd=folder, env=without, capture_output=True, text=True)
-    assert nowhere.stderr.startswith("error: machine.yaml: launcher = slurm, but there is no `sbatch`")
+    assert nowhere.stderr.startswith("error: machine.yaml: launcher.kind = slurm, but there is no `sbatch`")
     many = on_slurm(tmp_path / "many", small_project, epochs=4, nodes=6)
     (many / "params.yaml").write_text(
         (many / "params.yaml").read_text().replace("bn_group_size: 6", "bn_group_size: 2")
@@ -135,7 +135,7 @@ def test_the_flow_drives_the_job_and_after_its_death_dvc_does(slurm, tmp_path):
     write_images(folder / "data/inbox")
     settings = SMALL_PRETRAIN | {"fetch.source": "folder", "pretrain.bn_group_size": 6, "pretrain.epochs": 60}
     write_params(folder, settings)
-    (folder / "machine.yaml").write_text(yaml.safe_dump({"num_workers": 0, "launcher": "slurm", "slurm": JOB}))
+    (folder / "machine.yaml").write_text(yaml.safe_dump({"num_workers": 0, "launcher": {"kind": "slurm"} | JOB}))
     environment = ENVIRONMENT | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PWD": str(folder),

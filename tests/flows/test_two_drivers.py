@@ -16,7 +16,13 @@ TINY = {
     "fetch": {"source": "folder"},
     "pretrain": {
         "image_size": 16,
-        "queue_size": 64,
+        "dictionary": {
+            "kind": "momentum-queue",
+            "size": 64,
+            "momentum": 0.99,
+            "momentum_schedule": "constant",
+            "symmetric": False,
+        },
         "global_batch": 16,
         "bn_group_size": 8,
         "epochs": 1,

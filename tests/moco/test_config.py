@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mechanisms import SMALL, dictionary
 
 from moco.config import load_params, settings_hash
 from moco.errors import MocoError
@@ -25,8 +26,11 @@ def test_overrides_are_typed_by_the_schema():
     [
         ("pretrain.epochs=0", "pretrain.epochs = 0: input should be greater than or equal to 1"),
         ("pretrain.temprature=.1", "pretrain.temprature is no known key"),
-        ("pretrain.momentum=1.0", "pretrain.momentum = 1.0"),
-        ("pretrain.mechanism=queue", "pretrain.mechanism = 'queue'"),
+        ("pretrain.dictionary.momentum=1.0", "pretrain.dictionary.momentum = 1.0"),
+        (
+            "pretrain.dictionary.kind=queue",
+            "pretrain.dictionary.kind = queue: choose one of momentum-queue, memory-bank",
+        ),
         ("pretrain.images_fraction=0", "pretrain.images_fraction = 0"),
         ("fetch.source=mnist", "fetch.source = 'mnist'"),
         ("pretrain.bn_group_size=48", "must be a multiple of bn_group_size"),
@@ -64,16 +68,27 @@ def test_the_hash_of_settings_follows_their_values_not_their_order():
     assert settings_hash(load_params(PARAMS).shard) == settings_hash(load_params(PARAMS).shard)
 
 
-@pytest.mark.parametrize("mechanism", ["memory-bank", "end-to-end"])
-@pytest.mark.parametrize("setting", ["symmetric=true", "momentum_schedule=cosine"])
-def test_what_a_mechanism_cannot_do_is_refused(mechanism, setting):
-    with pytest.raises(MocoError, match=f"needs a momentum encoder; with mechanism {mechanism} it must be"):
-        load_params(PARAMS, [f"pretrain.mechanism={mechanism}", f"pretrain.{setting}"])
+@pytest.mark.parametrize("kind", ["{kind: memory-bank, size: 9, momentum: 0.5", "{kind: end-to-end"])
+@pytest.mark.parametrize("setting", ["symmetric: true", "momentum_schedule: cosine"])
+def test_what_a_mechanism_cannot_do_is_no_key_of_it(kind, setting):
+    with pytest.raises(MocoError, match=f"pretrain.dictionary.{setting.split(':')[0]} is no known key"):
+        load_params(PARAMS, [f"pretrain.dictionary={kind}, {setting}}}"])
 
 
 def test_negatives_are_the_queues_the_draws_or_the_rest_of_the_batch():
-    sizes = {
-        name: load_params(PARAMS, [f"pretrain.mechanism={name}"]).pretrain.negatives
-        for name in ("momentum-queue", "memory-bank", "end-to-end", "momentum-batch")
-    }
-    assert sizes == {"momentum-queue": 4096, "memory-bank": 4096, "end-to-end": 127, "momentum-batch": 127}
+    settings = load_params(PARAMS).pretrain
+    sizes = {kind: settings.model_copy(update={"dictionary": dictionary(kind)}).negatives for kind in SMALL}
+    assert sizes == {"momentum-queue": 100, "memory-bank": 100, "end-to-end": 127, "momentum-batch": 127}
+
+
+def test_the_keys_of_an_earlier_version_are_one_line_that_says_where_they_are_now(tmp_path):
+    lines = PARAMS.read_text().replace(
+        "  dictionary:\n", "  mechanism: momentum-queue\n  queue_size: 9\n  dictionary:\n"
+    )
+    (tmp_path / "params.yaml").write_text(lines)
+    with pytest.raises(MocoError) as error:
+        load_params(tmp_path / "params.yaml")
+    moved = "pretrain.mechanism -> pretrain.dictionary.kind, pretrain.queue_size -> pretrain.dictionary.size"
+    assert (
+        str(error.value) == f"{tmp_path}/params.yaml: these keys have moved: {moved}; CHANGELOG.md shows the new form"
+    )

@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mechanisms import SMALL, dictionary
 from torch import nn
 from torch.nn import functional as F
 
-from moco import MoCo
-from moco.dictionary import Batch
+from moco import Encoder, MoCo
+from moco.dictionary.momentum_queue import MomentumQueue
+from moco.dictionary.protocol import Batch
 from moco.encoders.normalize import normalize
 from moco.processes import Processes
+from moco.training.loop import accumulate
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 NO_AUTOCAST = torch.autocast("cpu", enabled=False)
@@ -30,11 +33,12 @@ class Backbone(nn.Module):
         return self.linear(torch.tanh(self.conv(images.double())).flatten(1))
 
 
-@pytest.mark.parametrize("at_once", [None, 2, 3], ids=["whole", "in halves", "in uneven parts"])
-def test_three_steps_agree_with_algorithm_1(at_once):
+@pytest.mark.parametrize("micro_batch_size", [None, 2, 3], ids=["whole", "in halves", "in uneven parts"])
+def test_three_steps_agree_with_algorithm_1(micro_batch_size):
     torch.manual_seed(0)
     N, C, K, m, T, lr = 4, 5, 10, 0.9, 0.2, 0.5
-    model = MoCo(Backbone(), nn.Linear(10, C, dtype=torch.float64), C, K, m, T)
+    encoder = Encoder(Backbone(), nn.Linear(10, C, dtype=torch.float64))
+    model = MoCo(encoder, MomentumQueue(encoder, C, K, m), T)
     model.dictionary.double()
     optimizer = torch.optim.SGD(model.encoder_q.parameters(), lr=lr)
 
@@ -44,8 +48,8 @@ def test_three_steps_agree_with_algorithm_1(at_once):
     for _ in range(3):
         batch = torch.randint(0, 256, (2, N, 3, 8, 8), dtype=torch.uint8)
         optimizer.zero_grad()
-        step = Batch(batch, np.arange(N), np.arange(N)[::-1].copy(), 0, ALONE, at_once)
-        contrast, _ = model.contrast(step, model.encoder_q, NO_AUTOCAST)
+        step = Batch(batch, np.arange(N), np.arange(N)[::-1].copy(), 0, ALONE, micro_batch_size)
+        contrast, _ = accumulate(model, step, model.encoder_q, NO_AUTOCAST)
         optimizer.step()
 
         q, k = f_q(normalize(batch[0])), f_k(normalize(batch[1])).detach()
@@ -75,7 +79,8 @@ def test_three_steps_agree_with_algorithm_1(at_once):
 
 def test_keys_come_back_to_their_own_images_after_the_shuffle():
     torch.manual_seed(0)
-    model = MoCo(Backbone(), nn.Identity(), 10, 16)
+    encoder = Encoder(Backbone(), nn.Identity())
+    model = MoCo(encoder, MomentumQueue(encoder, 10, 16, 0.999))
     model.dictionary.double()
     batch = torch.randint(0, 256, (2, 6, 3, 8, 8), dtype=torch.uint8)
     step = Batch(batch, np.arange(6), np.array([3, 0, 5, 1, 4, 2]), 0, ALONE)
@@ -84,13 +89,13 @@ def test_keys_come_back_to_their_own_images_after_the_shuffle():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("mechanism", ["momentum-queue", "memory-bank", "end-to-end", "momentum-batch"])
+@pytest.mark.parametrize("mechanism", SMALL)
 def test_the_host_never_waits_for_a_gpu_within_a_step(mechanism):
     from moco.config import load_params
     from moco.training.setup import build, sgd
 
     params = Path(__file__).parents[2] / "params.yaml"
-    settings = load_params(params, [f"pretrain.mechanism={mechanism}"]).pretrain
+    settings = load_params(params).pretrain.model_copy(update={"dictionary": dictionary(mechanism)})
     gpu = torch.device("cuda")
     model = build(settings, 10_000).to(gpu)
     optimizer, autocast = sgd(model, settings), torch.autocast("cuda", torch.bfloat16)
@@ -102,12 +107,8 @@ def test_the_host_never_waits_for_a_gpu_within_a_step(mechanism):
                 torch.cuda.set_sync_debug_mode("error")
             optimizer.zero_grad()
             positions = np.random.default_rng(step).permutation(settings.global_batch)
-            model.contrast(Batch(batch, positions, positions, step, Processes(0, 1, gpu)), model.encoder_q, autocast)
+            one = Batch(batch, positions, positions, step, Processes(0, 1, gpu))
+            accumulate(model, one, model.encoder_q, autocast)
             optimizer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def test_a_mechanism_that_is_none_is_refused_with_those_that_there_are():
-    with pytest.raises(ValueError, match="mechanism = 'memory_bank'; choose one of momentum-queue, memory-bank"):
-        MoCo(Backbone(), nn.Linear(10, 5), 5, 10, mechanism="memory_bank")

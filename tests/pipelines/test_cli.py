@@ -144,7 +144,7 @@ def test_preset_rewrites_the_file_and_says_what_changed(project, tmp_path, capsy
     path = tmp_path / "params.yaml"
     cli.main(["preset", "v2", "--params", str(path)])
     assert "pretrain.encoder: thin -> resnet50" in capsys.readouterr().out
-    assert load_params(path).pretrain.queue_size == 65536
+    assert load_params(path).pretrain.dictionary.size == 65536
     cli.main(["preset", "v2", "--params", str(path)])
     assert "already" in capsys.readouterr().out
 
@@ -211,7 +211,7 @@ def test_launch_prints_a_line_for_each_host_and_leaves_the_order(project, capsys
         assert "torchrun --nnodes=1 --nproc-per-node=1" in alone
         assert "--standalone -m moco.worker runs/pretrain-" in alone
         assert (project / alone.split()[-1] / "job.yaml").exists()
-        machine.write_text("processes: 1\nlauncher: torchrun\nnnodes: 1:2\nrendezvous: a:29400\n")
+        machine.write_text("processes: 1\nlauncher: {kind: torchrun, nnodes: 1:2, rendezvous: a:29400}\n")
         cli.main(["launch", "--set", "pretrain.global_batch=16", "--set", "pretrain.bn_group_size=8"])
         printed = capsys.readouterr()
         assert "--nnodes=1:2" in printed.out
@@ -225,7 +225,7 @@ def test_launch_prints_a_line_for_each_host_and_leaves_the_order(project, capsys
     ("text", "arguments", "said"),
     [
         ("processes: 1\n", ["--render", "kubernetes"], "has no section kubernetes"),
-        ("launcher: slurm\nslurm: {minutes: 9}\n", [], "launcher = slurm submits a job by itself"),
+        ("launcher: {kind: slurm, minutes: 9}\n", [], "launcher.kind = slurm submits a job by itself"),
         ("processes: 3\n", [], "over 3 processes leaves no whole groups"),
         ("processes: 1\nmax_batch_per_process: 4\n", [], "holds no group of pretrain.bn_group_size = 8 images"),
     ],

@@ -132,8 +132,8 @@ def test_processes_of_machine_yaml_share_a_trial(project: Path, capfd: pytest.Ca
 
 def test_a_slurm_launcher_is_refused_with_what_to_do(project: Path):
     params = small_params()
-    (project / "machine.yaml").write_text("launcher: slurm\nslurm: {minutes: 5}\n")
-    with pytest.raises(MocoError, match="launcher = slurm submits pretraining only"):
+    (project / "machine.yaml").write_text("launcher: {kind: slurm, minutes: 5}\n")
+    with pytest.raises(MocoError, match=r"launcher\.kind = slurm submits pretraining only"):
         _processes(params.detection, load_machine())
 
 

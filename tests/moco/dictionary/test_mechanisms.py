@@ -5,13 +5,17 @@ import copy
 import numpy as np
 import pytest
 import torch
+from mechanisms import SMALL, dictionary
 from torch import nn
 from torch.nn import functional as F
 
-from moco import MoCo
-from moco.dictionary import Batch, MemoryBank, info_nce_in_batch
+from moco import Encoder, MoCo
+from moco.dictionary.info_nce import info_nce_in_batch
+from moco.dictionary.memory_bank import MemoryBank
+from moco.dictionary.protocol import Batch
 from moco.encoders.normalize import normalize
 from moco.processes import Processes
+from moco.training.loop import accumulate
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 NO_AUTOCAST = torch.autocast("cpu", enabled=False)
@@ -30,10 +34,13 @@ class Backbone(nn.Module):
         return self.linear(torch.tanh(self.conv(images.double())).flatten(1))
 
 
-def made(mechanism: str, **more) -> MoCo:
+def made(mechanism: str, symmetric: bool = False, predictor: nn.Module | None = None) -> MoCo:
     torch.manual_seed(0)
-    head = nn.Linear(10, C, dtype=torch.float64)
-    model = MoCo(Backbone(), head, C, K, M, T, mechanism=mechanism, images=IMAGES, seed=7, **more)
+    encoder = Encoder(Backbone(), nn.Linear(10, C, dtype=torch.float64))
+    wanted = {"size": K, "momentum": M, "symmetric": symmetric}
+    kind = dictionary(mechanism, **{key: value for key, value in wanted.items() if key in SMALL[mechanism]})
+    keys = kind.build(encoder, C, IMAGES, seed=7)
+    model = MoCo(Encoder(encoder.backbone, encoder.head, predictor), keys, T, symmetric=symmetric)
     model.dictionary.double()
     return model
 
@@ -47,7 +54,7 @@ def steps(model: MoCo):
         samples = generator.choice(IMAGES, B, replace=False)
         batch = Batch(views, samples, generator.permutation(B), number, ALONE)
         optimizer.zero_grad()
-        contrast, _ = model.contrast(batch, model.encoder_q, NO_AUTOCAST)
+        contrast, _ = accumulate(model, batch, model.encoder_q, NO_AUTOCAST)
         optimizer.step()
         yield batch, contrast.loss.item()
 
@@ -165,14 +172,14 @@ def test_the_rank_within_a_batch_counts_other_keys_above_the_own_one():
     assert contrast.rank_of_positive.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("mechanism", ["momentum-queue", "end-to-end", "momentum-batch"])
+@pytest.mark.parametrize("mechanism", SMALL)
 def test_the_notebooks_call_gives_the_loss_and_gradient_of_the_loops_step(mechanism):
     one, other = made(mechanism), made(mechanism)
     views = torch.randint(0, 256, (2, B, 3, 8, 8), dtype=torch.uint8)
-    contrast = one(*(normalize(view) for view in views))
+    contrast = one(*(normalize(view) for view in views), samples=np.arange(B))
     contrast.loss.backward()
     batch = Batch(views, np.arange(B), np.arange(B), 0, ALONE)
-    expected, _ = other.contrast(batch, other.encoder_q, NO_AUTOCAST)
+    expected, _ = accumulate(other, batch, other.encoder_q, NO_AUTOCAST)
     assert torch.allclose(contrast.loss, expected.loss)
     for ours, theirs in zip(one.encoder_q.parameters(), other.encoder_q.parameters(), strict=True):
         assert torch.allclose(ours.grad, theirs.grad)
@@ -181,5 +188,5 @@ def test_the_notebooks_call_gives_the_loss_and_gradient_of_the_loops_step(mechan
 
 
 def test_a_bank_needs_to_know_which_image_is_which():
-    with pytest.raises(ValueError, match=r"memory bank .* call MoCo.contrast"):
+    with pytest.raises(ValueError, match="a memory bank needs to know which image is which"):
         made("memory-bank")(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from moco.dictionary import Batch, MomentumQueue
+from moco.dictionary.momentum_queue import MomentumQueue
+from moco.dictionary.protocol import Batch
 from moco.processes import Processes
 
 

@@ -5,17 +5,20 @@ import copy
 import numpy as np
 import pytest
 import torch
+from mechanisms import dictionary
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moco import MoCo
+from moco import Encoder, MoCo
 from moco.config import load_params
-from moco.dictionary import Batch
+from moco.dictionary.momentum_queue import MomentumQueue
+from moco.dictionary.protocol import Batch
 from moco.dictionary.shuffle_bn import positions_of_slots
 from moco.encoders.batch_norm import GroupBatchNorm2d
 from moco.images.index import open_split
 from moco.processes import Processes
 from moco.training.leak import LeakProbe, groups_of, leak, other_company
+from moco.training.loop import accumulate
 from moco.training.setup import build
 
 GROUP = 4
@@ -74,7 +77,7 @@ def probe_of(settings, images) -> LeakProbe:
 
 @pytest.mark.parametrize("mechanism", ["momentum-queue", "end-to-end", "momentum-batch", "memory-bank"])
 def test_a_probe_leaves_the_model_as_it_is_and_a_mechanism_without_encoded_keys_unprobed(project, mechanism):
-    settings = load_params().pretrain.model_copy(update={"mechanism": mechanism})
+    settings = load_params().pretrain.model_copy(update={"dictionary": dictionary(mechanism)})
     model, val = build(settings, 242), open_split("data/shards", "val")
     before = copy.deepcopy(model.state_dict())
     state = torch.random.get_rng_state()
@@ -114,14 +117,15 @@ def trained(shuffled: bool, steps: int) -> MoCo:
     torch.manual_seed(0)
     backbone = nn.Sequential(GroupBatchNorm2d(3, GROUP), nn.Flatten())
     head = nn.Sequential(nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, 16))
-    model = MoCo(backbone, head, dim=16, queue_size=64, momentum=0.9, temperature=0.1)
+    encoder = Encoder(backbone, head)
+    model = MoCo(encoder, MomentumQueue(encoder, dim=16, size=64, momentum=0.9), temperature=0.1)
     optimizer = torch.optim.SGD(model.encoder_q.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     generator, alone = torch.Generator().manual_seed(1), Processes(0, 1, torch.device("cpu"))
     for step in range(steps):
         positions = positions_of_slots(0, step, 32) if shuffled else np.arange(32)
         optimizer.zero_grad()
         batch = Batch(sizes_of_checks(32, generator), np.arange(32), positions, step, alone)
-        model.contrast(batch, model.encoder_q, FULL_PRECISION)
+        accumulate(model, batch, model.encoder_q, FULL_PRECISION)
         optimizer.step()
     return model
 

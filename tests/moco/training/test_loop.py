@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from mechanisms import dictionary
 
 from moco import alarms
 from moco.cluster.machine import Machine
@@ -19,17 +20,22 @@ from moco.runs import checkpoints
 from moco.runs.curves import read_rows
 from moco.training import log as record
 from moco.training import setup
-from moco.training.loop import Run, pretrain
+from moco.training.loop import pretrain
 from moco.training.monitor import Monitor
+from moco.training.run import Run
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+def train(run: Run) -> None:
+    pretrain(run, ALONE)
 
 
 @pytest.fixture
 def run(project) -> Run:
     params = load_params(overrides=["pretrain.epochs=2", "pretrain.knn_every_epochs=1"])
     train, val = open_split("data/shards", "train"), open_split("data/shards", "val")
-    machine = Machine(num_workers=0)
-    alone = Processes(0, 1, torch.device("cpu"))
-    return Run(params.pretrain, train, Monitor(train, val, 0), project / "run", "hash", machine, alone)
+    return Run(params.pretrain, train, Monitor(train, val, 0), "hash", project / "run", Machine(num_workers=0))
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +51,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_curves_hold_every_interval_and_the_loss_falls_below_chance(run):
-    pretrain(run)
+    train(run)
     rows = read_rows(run.folder / "curves.csv")
     total = 2 * (len(run.images) // 24)
     assert [int(row["step"]) for row in rows] == list(range(1, total + 1))
@@ -62,13 +68,13 @@ def test_curves_hold_every_interval_and_the_loss_falls_below_chance(run):
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_a_remedy(run):
     hot = run.settings.model_copy(update={"lr_per_256": 1e30})
     with pytest.raises(MocoError, match=r"the loss is (nan|inf) at step \d+.*lower pretrain.lr_per_256"):
-        pretrain(replace(run, settings=hot))
+        train(replace(run, settings=hot))
 
 
 def test_fewer_images_than_a_batch_are_refused(run):
     big = run.settings.model_copy(update={"global_batch": 4800})
     with pytest.raises(MocoError, match=r"global_batch = 4800 is more than the \d+ training images"):
-        pretrain(replace(run, settings=big))
+        train(replace(run, settings=big))
 
 
 def test_processes_that_cannot_hold_whole_groups_are_refused(run):
@@ -79,39 +85,39 @@ def test_processes_that_cannot_hold_whole_groups_are_refused(run):
 
 def test_without_shuffling_the_keys_keep_the_company_of_their_queries(run, monkeypatch):
     seen = []
-    real = MoCo.contrast
+    real = MoCo.keys
 
     def spy(model, batch, *rest):
         seen.append(batch.positions.tolist())
         return real(model, batch, *rest)
 
-    monkeypatch.setattr(MoCo, "contrast", spy)
-    pretrain(replace(run, settings=run.settings.model_copy(update={"shuffle_bn": False, "epochs": 1})))
+    monkeypatch.setattr(MoCo, "keys", spy)
+    train(replace(run, settings=run.settings.model_copy(update={"shuffle_bn": False, "epochs": 1})))
     assert seen[0] == list(range(24))
 
 
 @pytest.mark.parametrize(
-    ("mechanism", "more"),
+    "more",
     [
-        ("momentum-queue", {"knn_every_epochs": 1}),
-        ("memory-bank", {"momentum": 0.5, "epochs": 12}),
-        ("end-to-end", {}),
-        ("momentum-batch", {"symmetric": True, "head": "mlp-bn", "momentum_schedule": "cosine"}),
+        ({"dictionary": dictionary("momentum-queue"), "knn_every_epochs": 1}),
+        ({"dictionary": dictionary("memory-bank", momentum=0.5), "epochs": 12}),
+        ({"dictionary": dictionary("end-to-end")}),
+        ({"dictionary": dictionary("momentum-batch", symmetric=True, momentum_schedule="cosine"), "head": "mlp-bn"}),
     ],
 )
-def test_every_mechanism_learns_and_resumes_to_the_same_bytes(run, tmp_path, monkeypatch, mechanism, more):
-    settings = run.settings.model_copy(update={"mechanism": mechanism, "epochs": 3, **more})
-    pretrain(replace(run, settings=settings, folder=tmp_path / "unbroken"))
+def test_every_mechanism_learns_and_resumes_to_the_same_bytes(run, tmp_path, monkeypatch, more):
+    settings = run.settings.model_copy(update={"epochs": 3, **more})
+    train(replace(run, settings=settings, folder=tmp_path / "unbroken"))
     rows = read_rows(tmp_path / "unbroken/curves.csv")
     assert float(rows[0]["chance"]) == np.log1p(settings.negatives)
     losses = [float(row["loss"]) for row in rows]
-    if mechanism != "momentum-queue":  # its loss rises while the queue fills with real keys
+    if settings.dictionary.fills != "size":  # its loss rises while the queue fills with real keys
         assert np.mean(losses[-10:]) < np.mean(losses[:10])  # an epoch each
     assert float(rows[-1]["queue_fill"]) == 1.0
     stop_at(15, monkeypatch)
     with pytest.raises(Interrupted, match="stopped at step 15"):
-        pretrain(replace(run, settings=settings))
-    pretrain(replace(run, settings=settings))
+        train(replace(run, settings=settings))
+    train(replace(run, settings=settings))
     unbroken, resumed = (checkpoints.load_newest(f) for f in (tmp_path / "unbroken", run.folder))
     for name, value in unbroken["model"].items():
         assert torch.equal(value, resumed["model"][name]), name
@@ -120,30 +126,30 @@ def test_every_mechanism_learns_and_resumes_to_the_same_bytes(run, tmp_path, mon
 
 
 def test_a_bank_too_small_for_its_negatives_is_refused(run):
-    settings = run.settings.model_copy(update={"mechanism": "memory-bank", "queue_size": 300})
-    with pytest.raises(MocoError, match=r"queue_size = 300 .* lower it to \d+ at most"):
-        pretrain(replace(run, settings=settings))
+    settings = run.settings.model_copy(update={"dictionary": dictionary("memory-bank", size=300)})
+    with pytest.raises(MocoError, match=r"dictionary.size = 300 .* lower it to \d+ at most"):
+        train(replace(run, settings=settings))
 
 
 def test_an_end_to_end_step_in_parts_is_refused(run):
-    settings = run.settings.model_copy(update={"mechanism": "end-to-end"})
-    with pytest.raises(MocoError, match="max_batch_per_process = 8 would part a step"):
-        pretrain(replace(run, settings=settings, machine=Machine(num_workers=0, max_batch_per_process=8)))
+    settings = run.settings.model_copy(update={"dictionary": dictionary("end-to-end")})
+    with pytest.raises(MocoError, match="max_batch_per_process = 8 would divide a step"):
+        train(replace(run, settings=settings, machine=Machine(num_workers=0, max_batch_per_process=8)))
 
 
 def test_images_without_labels_have_every_reading_but_knn(run):
     for images in (run.monitor.train, run.monitor.val):
         images.labels[:] = -1
-    pretrain(replace(run, settings=run.settings.model_copy(update={"epochs": 1})))
+    train(replace(run, settings=run.settings.model_copy(update={"epochs": 1})))
     (row,) = read_rows(run.folder / "readings.csv")
     assert row["knn_top1"] == ""
     assert all(float(row[name]) for name in ("spread", "effective_rank", "leak"))
 
 
 def test_reading_changes_nothing_of_what_is_trained(run, tmp_path):
-    pretrain(replace(run, folder=tmp_path / "read"))
+    train(replace(run, folder=tmp_path / "read"))
     unread = run.settings.model_copy(update={"knn_every_epochs": 0})
-    pretrain(replace(run, settings=unread, folder=tmp_path / "unread"))
+    train(replace(run, settings=unread, folder=tmp_path / "unread"))
     one, other = (checkpoints.load_newest(tmp_path / name) for name in ("read", "unread"))
     assert all(torch.equal(value, other["model"][name]) for name, value in one["model"].items())
 
@@ -152,8 +158,8 @@ def test_a_warning_is_said_once_a_run_whatever_was_stopped_and_resumed(run, monk
     monkeypatch.setattr(alarms, "COLLAPSED_RANK", 1e9)  # every rank is called a collapse
     stop_at(15, monkeypatch)
     with pytest.raises(Interrupted):
-        pretrain(run)
-    pretrain(run)
+        train(run)
+    train(run)
     said = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert len(said) == 1
     assert said[0].startswith("pretrain: warning: the features use hardly more than one dimension (effective rank ")

@@ -13,21 +13,26 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from mechanisms import SMALL, dictionary
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from moco import MoCo, momentum_contrast
+from moco import Encoder, MoCo
 from moco.cluster.machine import Machine
 from moco.config import load_params
-from moco.dictionary import Batch, MomentumQueue, momentum_encoder
+from moco.dictionary import momentum_encoder
+from moco.dictionary.momentum_queue import MomentumQueue
+from moco.dictionary.protocol import Batch
 from moco.dictionary.shuffle_bn import positions_of_slots
 from moco.encoders import frozen
 from moco.images.index import open_split
 from moco.processes import join, leave
 from moco.runs import checkpoints
 from moco.runs.curves import read_rows
-from moco.training.loop import Run, pretrain
+from moco.training import loop
+from moco.training.loop import accumulate, pretrain
 from moco.training.monitor import Monitor
+from moco.training.run import Run
 from moco.training.setup import average_gradients, build, sgd
 
 FOUR_GROUPS = ["pretrain.bn_group_size=6", "pretrain.epochs=2", "pretrain.knn_every_epochs=0"]
@@ -68,7 +73,7 @@ def train(project: Path, folder: Path, max_batch: int | None) -> None:
     In float32 a rounding error now and then decides on which side of 0 a ReLU is, and the curves part by 1e-3.
     """
     torch.set_default_dtype(torch.float64)
-    for module in (momentum_contrast, momentum_encoder, frozen):
+    for module in (loop, momentum_encoder, frozen):
         module.normalize = partial(_in_float64, module.normalize)
     params = load_params(project / "params.yaml", FOUR_GROUPS)
     images, val = (open_split(project / "data/shards", split) for split in ("train", "val"))
@@ -82,7 +87,7 @@ def train(project: Path, folder: Path, max_batch: int | None) -> None:
 
     MomentumQueue.push = watched  # this process is of the test alone
     machine = Machine(num_workers=0, max_batch_per_process=max_batch)
-    pretrain(Run(params.pretrain, images, Monitor(images, val, 0), folder, "name", machine, processes))
+    pretrain(Run(params.pretrain, images, Monitor(images, val, 0), "name", folder, machine), processes)
     seen = processes.gather_objects(queues)
     if processes.first:
         (folder / "seen.json").write_text(json.dumps(seen))
@@ -126,23 +131,17 @@ class Backbone(nn.Module):
         return torch.tanh(self.conv(images.double())).flatten(1)
 
 
-def three_steps(folder: Path, at_once: int | None, mechanism: str = "momentum-queue") -> None:
+def three_steps(folder: Path, micro_batch_size: int | None, mechanism: str = "momentum-queue") -> None:
     """Three steps of 12 images by DDP; every process saves what it ends with."""
     processes = join("cpu")
     torch.manual_seed(0)
-    predictor = nn.Linear(5, 5, dtype=torch.float64) if mechanism == "momentum-batch" else None
-    model = MoCo(
-        Backbone(),
-        nn.Linear(36, 5, dtype=torch.float64),
-        5,
-        30,
-        0.9,
-        0.2,
-        mechanism=mechanism,
-        symmetric=mechanism == "momentum-batch",
-        predictor=predictor,
-        images=60,
+    kind = dictionary(
+        mechanism, **{key: value for key, value in {"size": 30, "momentum": 0.9}.items() if key in SMALL[mechanism]}
     )
+    predictor = nn.Linear(5, 5, dtype=torch.float64) if kind.predictor else None
+    encoder = Encoder(Backbone(), nn.Linear(36, 5, dtype=torch.float64))
+    keys = kind.build(encoder, 5, images=60, seed=0)
+    model = MoCo(Encoder(encoder.backbone, encoder.head, predictor), keys, 0.2, symmetric=mechanism == "momentum-batch")
     model.dictionary.double()
     optimizer = torch.optim.SGD(model.encoder_q.parameters(), lr=0.5, momentum=0.9)
     wrapped = model.encoder_q
@@ -156,8 +155,8 @@ def three_steps(folder: Path, at_once: int | None, mechanism: str = "momentum-qu
         positions = positions_of_slots(0, step, 12)
         no_autocast = torch.autocast("cpu", enabled=False)
         samples = positions_of_slots(1, step, 60)[:12]
-        step_of_all = Batch(batch, samples, positions, step, processes, at_once)
-        model.contrast(step_of_all, wrapped, no_autocast)
+        step_of_all = Batch(batch, samples, positions, step, processes, micro_batch_size)
+        accumulate(model, step_of_all, wrapped, no_autocast)
         optimizer.step()
     torch.save(model.state_dict(), folder / f"{processes.rank}.pt")
 
@@ -169,9 +168,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "0.pt"
 
 
-@pytest.mark.parametrize(("world_size", "at_once"), [(2, None), (4, None), (3, 3)])
-def test_a_step_by_several_processes_is_the_step_of_one_in_float64(one, tmp_path, world_size, at_once):
-    spawn(three_steps, world_size, tmp_path, at_once)
+@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(2, None), (4, None), (3, 3)])
+def test_a_step_by_several_processes_is_the_step_of_one_in_float64(one, tmp_path, world_size, micro_batch_size):
+    spawn(three_steps, world_size, tmp_path, micro_batch_size)
     expected = torch.load(one)
     for rank in range(world_size):
         for name, value in torch.load(tmp_path / f"{rank}.pt").items():
@@ -210,7 +209,7 @@ def count(project: Path, folder: Path) -> None:
     images = torch.randint(0, 256, (2, 12, 3, 16, 16), dtype=torch.uint8)
     optimizer.zero_grad()
     batch = Batch(images, np.arange(24), positions_of_slots(0, 0, 24), 0, processes)
-    model.contrast(batch, wrapped, torch.autocast("cpu", enabled=False))
+    accumulate(model, batch, wrapped, torch.autocast("cpu", enabled=False))
     optimizer.step()
     assert sent == {"all_to_all_single": 1, "all_gather": 1}
     if processes.first:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from mechanisms import dictionary
 
 from moco.config import load_params
 from moco.runs.curves import Curve, read_rows
@@ -29,7 +30,7 @@ def test_steps_fall_to_a_tenth_at_each_milestone():
 
 
 def test_momentum_rises_to_1_by_half_a_cosine_or_stays():
-    settings = PRETRAIN.model_copy(update={"momentum_schedule": "cosine", "momentum": 0.99})
+    settings = dictionary("momentum-queue", momentum_schedule="cosine", momentum=0.99)
     at = [momentum(settings, step, 100) for step in range(100)]
     assert (at[0], at[50]) == (pytest.approx(0.99), pytest.approx(0.995))
     assert at == sorted(at)

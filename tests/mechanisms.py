@@ -1,0 +1,18 @@
+"""The settings of each mechanism, made small."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from moco.dictionary.kinds import Kind, Mechanism
+
+SMALL: dict[str, dict[str, Any]] = {
+    "momentum-queue": {"size": 100, "momentum": 0.99, "momentum_schedule": "constant", "symmetric": False},
+    "memory-bank": {"size": 100, "momentum": 0.99},
+    "end-to-end": {},
+    "momentum-batch": {"momentum": 0.99, "momentum_schedule": "constant", "symmetric": False},
+}
+
+
+def dictionary(kind: str, **values: Any) -> Kind:
+    return TypeAdapter(Mechanism).validate_python({"kind": kind, **SMALL[kind], **values})
