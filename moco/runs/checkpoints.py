@@ -1,8 +1,6 @@
 """Checkpoints: written whole or not at all, the last few kept, a damaged one passed over."""
 
-import contextlib
 import io
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any, BinaryIO
 import torch
 
 from moco.errors import MocoError
+from moco.files import whole_file
 
 _NAME = re.compile(r"step-(\d{9})\.pt")
 
@@ -77,22 +76,16 @@ def load_newest(folder: Path, say: bool = True) -> dict[str, Any] | None:
 
 
 def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    part = path.with_name(path.name + ".part")
+    file = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _File(part) as file:
+        with whole_file(path, durable=True) as part, _File(part) as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        cause = error if isinstance(error, OSError) else file.error or error
+        cause = error if isinstance(error, OSError) or file is None else file.error or error
         reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         raise MocoError(
-            f"{path}: could not be written ({reason}); free some space, the run goes on from the checkpoint before"
+            f"{path}: could not be written ({reason}); free some space, the run resumes from the checkpoint before"
         ) from None
 
 
@@ -119,11 +112,3 @@ def _newest_first(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
