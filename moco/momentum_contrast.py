@@ -10,17 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from moco.dictionary import (
-    Batch,
-    Contrast,
-    Dictionary,
-    EndToEnd,
-    MemoryBank,
-    MomentumBatch,
-    MomentumQueue,
-    info_nce,
-    info_nce_in_batch,
-)
+from moco.dictionary import Batch, Contrast, Dictionary, EndToEnd, MemoryBank, MomentumBatch, MomentumQueue
+from moco.dictionary.info_nce import info_nce, info_nce_in_batch
 from moco.encoders.batch_norm import parts
 from moco.encoders.normalize import normalize
 from moco.processes import Processes

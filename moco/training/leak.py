@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from moco.config import Views
-from moco.dictionary import EndToEnd, MomentumQueue, info_nce, info_nce_in_batch
+from moco.dictionary import EndToEnd, MomentumQueue
+from moco.dictionary.info_nce import info_nce, info_nce_in_batch
 from moco.dictionary.momentum_encoder import MomentumEncoder
 from moco.encoders.normalize import normalize
 from moco.images.index import ShardSet

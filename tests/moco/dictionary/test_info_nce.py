@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from moco.dictionary import info_nce, info_nce_in_batch
-from moco.dictionary.info_nce import _LOGITS
+from moco.dictionary.info_nce import _LOGITS, info_nce, info_nce_in_batch
 
 
 def unit(rows: int, dim: int) -> torch.Tensor:

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from moco import MoCo
-from moco.dictionary import Batch, MemoryBank, info_nce_in_batch
+from moco.dictionary import Batch, MemoryBank
+from moco.dictionary.info_nce import info_nce_in_batch
 from moco.encoders.normalize import normalize
 from moco.processes import Processes
 
