@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from moco import tracking
-from moco.alarms import Validation
 from moco.cluster import slurm
 from moco.cluster.launch import run_here
 from moco.cluster.machine import Machine, load_machine
@@ -31,6 +30,7 @@ from moco.runs.job import Job, error_left, write_job
 from moco.tracking.follow import followed
 from moco.training.monitor import Monitor
 from moco.training.setup import at_once, build, check, specification
+from moco.verdicts import Validation
 from moco.worker import train
 from pipelines import stage
 

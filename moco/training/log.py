@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moco.alarms import Alarm, Watch, numbers, replay
+from moco.alarms import Watch
 from moco.config import Pretrain
 from moco.dictionary import Contrast
 from moco.errors import MocoError
@@ -16,8 +16,9 @@ from moco.images.plan import EpochPlan
 from moco.images.stream_plan import StreamPlan
 from moco.processes import Processes
 from moco.progress import Progress
-from moco.runs.curves import Curve, read_rows
+from moco.runs.curves import Curve, numbers, read_rows
 from moco.training.monitor import Reading
+from moco.verdicts import Verdict
 
 CURVES = ["step", "epoch", "loss", "chance", "top1", "top5", "queue_fill", "learning_rate", "feature_std"]
 SPEED = ["step", "images_per_second", "waiting_share"]
@@ -64,7 +65,7 @@ class Record:
                 Curve(folder / "readings.csv", READINGS, upto=first // plan.steps_per_epoch),
             )
             before = ([numbers(row) for row in read_rows(curve.path)] for curve in self.writers[::2])
-            replay(watch, *before)  # what was said before is not said again
+            watch.replay(*before)  # what was said before is not said again
         self.watch = watch
         self._begin()
 
@@ -145,7 +146,7 @@ class Record:
         self._began += seconds
 
 
-def _say(alarms: list[Alarm]) -> None:
+def _say(alarms: list[Verdict]) -> None:
     for alarm in alarms:
         print(f"pretrain: warning: {alarm}", flush=True)
 

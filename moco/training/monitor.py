@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from moco.alarms import Validation
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder
 from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
@@ -16,6 +15,7 @@ from moco.images.index import ShardSet
 from moco.permutation import Integers
 from moco.processes import Processes
 from moco.training.leak import groups_of
+from moco.verdicts import Validation
 
 BANK = 10_000  # labelled training images at most; enough to rank epochs, and seconds even for ImageNet
 QUERIES = 10_000
@@ -47,7 +47,7 @@ def validation_of(images: int, labelled: int, group_size: int) -> Validation:
         labelled: those with a label; 0 where no training image has one to vote with.
         group_size: images that share batch-norm statistics.
     """
-    return Validation(images, min(QUERIES, labelled), group_size * groups_of(images, group_size))
+    return Validation(min(QUERIES, labelled), group_size * groups_of(images, group_size))
 
 
 @dataclass(frozen=True)

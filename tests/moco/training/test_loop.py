@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from moco import alarms
+from moco import verdicts
 from moco.cluster.machine import Machine
 from moco.config import load_params
 from moco.errors import Interrupted, MocoError
@@ -149,7 +149,7 @@ def test_reading_changes_nothing_of_what_is_trained(run, tmp_path):
 
 
 def test_a_warning_is_said_once_a_run_whatever_was_stopped_and_resumed(run, monkeypatch, capsys):
-    monkeypatch.setattr(alarms, "COLLAPSED_RANK", 1e9)  # every rank is called a collapse
+    monkeypatch.setattr(verdicts, "COLLAPSED_RANK", 1e9)  # every rank is called a collapse
     stop_at(15, monkeypatch)
     with pytest.raises(Interrupted):
         pretrain(run)
