@@ -21,8 +21,9 @@ from moco.images.index import open_split
 from moco.processes import Processes
 from moco.runs.curves import read_rows
 from moco.shards.write import write_shards
-from moco.training.loop import Run, pretrain
+from moco.training.loop import pretrain
 from moco.training.monitor import Monitor
+from moco.training.run import Run
 
 STEPS = 20
 
@@ -41,7 +42,7 @@ def train(shards: Path, runs: Path) -> None:
 
     threading.Thread(target=end, daemon=True).start()
     processes = Processes(0, 1, torch.device("cpu"))
-    pretrain(Run(settings, images, Monitor(images, val, 0), runs, "memory", machine, processes))
+    pretrain(Run(settings, images, Monitor(images, val, 0), "memory", runs, machine), processes)
 
 
 def peak(images: Path, scratch: Path) -> int:

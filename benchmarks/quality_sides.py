@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.official import LightlyMoCo, TwoCrops
-from moco.cluster.launch import run_here
-from moco.cluster.machine import Machine, load_machine
+from moco.cluster.agent import run_agent
+from moco.cluster.machine import load_machine
 from moco.config import Pretrain, Views
-from moco.dictionary import MomentumQueue
+from moco.dictionary.momentum_queue import MomentumQueue
 from moco.images.index import ShardSet, open_split
 from moco.images.subset import subset
 from moco.runs.checkpoints import load_newest
@@ -48,7 +48,7 @@ def ours(folder: Path) -> None:
     if processes == 1:
         train(folder)
     else:
-        run_here(folder, Machine(), processes)
+        run_agent(folder, processes)
 
 
 def our_weights(folder: Path) -> tuple[dict[str, Tensor], int, int]:
@@ -115,7 +115,7 @@ def lightly_model(settings: Pretrain) -> LightlyMoCo:
     ours = build(settings, 0)
     assert isinstance(ours.dictionary, MomentumQueue)
     encoder, keys = ours.encoder_q, ours.dictionary.keys
-    return LightlyMoCo(encoder.backbone, encoder.head, keys, settings.momentum, settings.temperature)
+    return LightlyMoCo(encoder.backbone, encoder.head, keys, ours.dictionary.momentum, settings.temperature)
 
 
 def lightly(folder: Path, workers: int) -> None:

@@ -12,12 +12,14 @@ from benchmarks.measure import Cost, Row, Side, apart, found, interleaved, machi
 from benchmarks.official import lightly_step, official_step, resnet
 from benchmarks.scaling_model import preset
 from moco.config import Pretrain
-from moco.dictionary import Batch, MomentumQueue
+from moco.dictionary.momentum_queue import MomentumQueue
+from moco.dictionary.protocol import Batch
 from moco.dictionary.shuffle_bn import positions_of_slots
 from moco.encoders.normalize import normalize
 from moco.momentum_contrast import MoCo
-from moco.processes import Processes
-from moco.training.setup import build, keep_freed_memory, sgd
+from moco.processes import Processes, keep_freed_memory
+from moco.training.loop import accumulate
+from moco.training.setup import build, sgd
 
 LIGHTLY = found("lightly")
 Step = Callable[[], Tensor]
@@ -25,14 +27,15 @@ Step = Callable[[], Tensor]
 
 def case(encoder: str, side: int, batch: int, keys: int) -> Pretrain:
     """MoCo v2's settings at another size; batch norm over the whole batch, which is what the peers do."""
-    return preset("v2").model_copy(
+    recipe = preset("v2")
+    return recipe.model_copy(
         update={
             "encoder": encoder,
             "stem": "imagenet",
             "image_size": side,
             "global_batch": batch,
             "bn_group_size": batch,
-            "queue_size": keys,
+            "dictionary": recipe.dictionary.model_copy(update={"size": keys}),
             "precision": "fp32",
             "weight_decay": 1e-4,
         }
@@ -84,7 +87,7 @@ def ours(
         positions = positions_of_slots(settings.seed, done, settings.global_batch)
         optimizer.zero_grad()
         batch = Batch(images, positions, positions, done, processes)
-        contrast, _ = model.contrast(batch, model.encoder_q, autocast)
+        contrast, _ = accumulate(model, batch, model.encoder_q, autocast)
         optimizer.step()
         done += 1
         return contrast.loss
@@ -126,7 +129,7 @@ def peers(
         ):
             layout = torch.channels_last if channels_last else torch.contiguous_format
             encoder = copy.deepcopy(start).to(memory_format=layout)
-            train, parameters = make(encoder, keys, settings.momentum, settings.temperature, 0.03, bf16)
+            train, parameters = make(encoder, keys, queue_of(model).momentum, settings.temperature, 0.03, bf16)
             views = [normalize(part).to(dtype).contiguous(memory_format=layout) for part in images]
             found[f"{name}, {kind}"] = partial(train, *views), parameters
     return found
@@ -163,7 +166,7 @@ def gradient(parameters: list[nn.Parameter]) -> Tensor:
 
 def title(settings: Pretrain) -> str:
     """What a case is called."""
-    return f"{settings.encoder}, {settings.image_size} px, batch {settings.global_batch}, K {settings.queue_size}"
+    return f"{settings.encoder}, {settings.image_size} px, batch {settings.global_batch}, K {settings.negatives}"
 
 
 def peak(dtype: torch.dtype, device: torch.device) -> float:
@@ -274,7 +277,7 @@ def goal(settings: Pretrain, row: Row, device: torch.device) -> float | None:
         return {"official, fp32": 2.0, "official, bf16 autocast, channels_last": 1.2}.get(row.peer_name)
     mine, theirs = row.name.removeprefix("ours, "), row.peer_name.partition(", ")[2]
     if (mine, theirs) == ("bf16", "fp32"):
-        return 1.4 if settings.image_size == 32 else 2.0 if settings.queue_size == 4096 else 1.9
+        return 1.4 if settings.image_size == 32 else 2.0 if settings.negatives == 4096 else 1.9
     return {("fp32", "fp32"): 1.15, ("bf16", "bf16 autocast"): 1.1}.get((mine, theirs))
 
 

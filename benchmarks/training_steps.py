@@ -15,11 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.shuffle_bn import on_ranks
 from moco.config import Pretrain
-from moco.dictionary import Batch, MomentumQueue
+from moco.dictionary.momentum_queue import MomentumQueue
+from moco.dictionary.protocol import Batch
 from moco.dictionary.shuffle_bn import positions_of_slots
-from moco.processes import Processes
+from moco.processes import Processes, use_bf16
 from moco.runs.agreement import Agreement
-from moco.training.setup import average_gradients, build, sgd, use_bf16
+from moco.training.loop import accumulate
+from moco.training.setup import average_gradients, build, sgd
 
 WARM_UP = 3  # steps
 
@@ -103,7 +105,9 @@ def stepper(
         exchange = watch.timed(WISHES, exchange)
         if isinstance(encode_queries, DistributedDataParallel):
             encode_queries.register_comm_hook(processes, watch.gradients)
-    autocast = torch.autocast(processes.device.type, torch.bfloat16, enabled=use_bf16(settings, processes.device))
+    autocast = torch.autocast(
+        processes.device.type, torch.bfloat16, enabled=use_bf16(settings.precision, processes.device)
+    )
     local, side = settings.global_batch // processes.world_size, settings.image_size
     random = torch.Generator().manual_seed(processes.rank)
     drawn = torch.randint(256, (2, local, side, side, 3), dtype=torch.uint8, generator=random)
@@ -114,7 +118,7 @@ def stepper(
     def train(number: int) -> None:
         positions = positions_of_slots(settings.seed, number, settings.global_batch)
         optimizer.zero_grad()
-        model.contrast(Batch(images, positions, positions, number, processes), encode_queries, autocast)
+        accumulate(model, Batch(images, positions, positions, number, processes), encode_queries, autocast)
         optimizer.step()
         exchange(False, False)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, Field, model_validator
 
-from moco.dictionary.kinds import Mechanism
+from moco.dictionary.kinds import AnyKind
 from moco.settings import Settings, read_yaml, validate
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -144,7 +144,7 @@ class Pretrain(Settings):
         description="Projection head: linear (v1), 2-layer MLP with ReLU (v2), or 3-layer MLP with batch norm (v3)."
     )
     dim: int = Field(ge=2, description="Dimension of queries and keys.")
-    dictionary: Mechanism = Field(
+    dictionary: AnyKind = Field(
         description="Where keys come from. momentum-queue: MoCo. memory-bank, end-to-end: its rivals (paper, figure 2)."
         " momentum-batch: a momentum encoder without queue, and a predictor, as in MoCo v3."
     )
@@ -191,7 +191,7 @@ class Pretrain(Settings):
     @property
     def negatives(self) -> int:
         """Keys of other images that a query is compared with."""
-        return self.global_batch - 1 if self.dictionary.in_batch else int(getattr(self.dictionary, "size"))  # noqa: B009
+        return self.global_batch - 1 if self.dictionary.about.in_batch else int(getattr(self.dictionary, "size"))  # noqa: B009
 
     @property
     def symmetric(self) -> bool:

@@ -85,7 +85,7 @@ def write_outputs(run: Run, tracked: tracking.Run) -> None:
     model = build(run.settings, len(run.images))
     model.load_state_dict(state["model"])
     outputs = stage.outputs("pretrain")
-    save_encoder(stage.ENCODER, model.encoder_q.backbone, specification(run.settings, model, run.name))  # type: ignore[arg-type,union-attr]
+    save_encoder(stage.ENCODER, model.encoder_q.backbone, specification(run.settings, model, run.name))
     for file in ("curves.csv", "readings.csv"):
         shutil.copyfile(run.folder / file, outputs / file)
         tracked.artifact(outputs / file)

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from moco.dictionary.kinds import Kind, Mechanism
+from moco.dictionary.kinds import AnyKind, Kind
 
 SMALL: dict[str, dict[str, Any]] = {
     "momentum-queue": {"size": 100, "momentum": 0.99, "momentum_schedule": "constant", "symmetric": False},
@@ -15,4 +15,4 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def dictionary(kind: str, **values: Any) -> Kind:
-    return TypeAdapter(Mechanism).validate_python({"kind": kind, **SMALL[kind], **values})
+    return TypeAdapter(AnyKind).validate_python({"kind": kind, **SMALL[kind], **values})

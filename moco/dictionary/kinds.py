@@ -4,6 +4,7 @@ Nothing here imports torch: the schema, the report, the alarms and the studies r
 is a class here and its module beside this one; nothing else names it.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -18,34 +19,52 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 Schedule = Literal["constant", "cosine"]
 RISES = "cosine: m rises to 1 over training, as the learning rate falls."
 SYMMETRIC = "Each view is query and key in turn, at twice the work a step (the loss is the mean of both)."
+_SLOWER = "raise {momentum} or lower {rate}"
+_WARMER = "lower {rate} or raise {temperature}"
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """A way to get the keys that queries are compared with.
+
+    Remedies name settings in braces: momentum, rate, size, temperature, epochs.
+
+    Attributes:
+        name: its name for people.
+        views: views of an image that a step needs.
+        in_batch: whether the negatives are the batch's own keys.
+        fills: what must be full before the first random keys are gone; None: there are none.
+        sentence: where its keys come from.
+        momentum: what its momentum is of; None: it has none.
+        against_collapse: remedy for queries or features that collapse.
+        unfilled: what is wrong when random first keys are left at the end; {share} is that of the real ones.
+        against_unfilled: remedy for that.
+        divisible: whether a step can be taken in parts that fit into memory.
+        predictor: whether the query encoder ends in a predictor.
+    """
+
+    name: str
+    views: int
+    in_batch: bool
+    fills: Literal["queue", "images"] | None
+    sentence: str
+    momentum: str | None
+    against_collapse: str
+    unfilled: str = ""
+    against_unfilled: str = ""
+    divisible: bool = True
+    predictor: bool = False
+
+    @property
+    def encodes_keys(self) -> bool:
+        """Whether keys are encoded, in batch-norm groups that can be shuffled."""
+        return self.views > 1
 
 
 class Kind(Settings):
-    """What every mechanism says of itself; an implementation states what differs.
+    """The settings of a mechanism, with what it is and the way to build it."""
 
-    Attributes:
-        title: its name for people.
-        sentence: what it does, for the report.
-        views: views of an image that a step needs.
-        in_batch: whether the negatives are the batch's other keys; else there are `size` of them.
-        fills: what must pass before every key is a real one: as many keys as `size` ("size"), all training images once
-            ("images"), or nothing (None).
-        shuffles: whether keys are encoded, so that shuffling BN applies.
-        divisible: whether a step can be taken in parts that fit into memory.
-        predictor: whether the query encoder ends in a predictor.
-        remedies: settings to change when features collapse or nothing is learned, as `raise KEY` or `lower KEY`, a hint
-            behind a comma allowed.
-    """
-
-    title: ClassVar[str]
-    sentence: ClassVar[str]
-    views: ClassVar[int] = 2
-    in_batch: ClassVar[bool] = False
-    fills: ClassVar[Literal["size", "images"] | None] = None
-    shuffles: ClassVar[bool] = True
-    divisible: ClassVar[bool] = True
-    predictor: ClassVar[bool] = False
-    remedies: ClassVar[tuple[str, ...]]
+    about: ClassVar[Mechanism]
 
     def build(
         self, encoder: "nn.Module", dim: int, images: int, seed: int, generator: "torch.Generator | None" = None
@@ -65,11 +84,18 @@ class Kind(Settings):
 class MomentumQueue(Kind):
     """MoCo: a queue of keys from a momentum encoder (paper, section 3.2)."""
 
-    title = "momentum queue"
-    sentence = "MoCo: keys wait in a queue, and a slowly following encoder makes them"
-    fills = "size"
-    # Directly opposite to random keys lies one direction for all queries, which deep encoders do not leave.
-    remedies = ("raise momentum", "lower size, for a deep encoder, because its keys are random at first")
+    about = Mechanism(
+        name="MoCo (momentum queue)",
+        views=2,
+        in_batch=False,
+        fills="queue",
+        sentence="keys of earlier steps, from an encoder that follows slowly",
+        momentum="m, how slowly the key encoder follows the query encoder",
+        # Queries are farthest from random keys when all point in one direction, and deep encoders stay there.
+        against_collapse=f"{_SLOWER}, or, for a deep encoder, lower {{size}}, whose keys are random at first",
+        unfilled="the queue never fills ({share} at the end)",
+        against_unfilled="raise {epochs} or lower {size}",
+    )
 
     kind: Literal["momentum-queue"]
     size: int = Field(ge=1, description="K: number of keys in the queue.")
@@ -86,12 +112,17 @@ class MomentumQueue(Kind):
 class MemoryBank(Kind):
     """One key for every training image, as it was when last seen (paper, figure 2b; Wu et al. 2018)."""
 
-    title = "memory bank"
-    sentence = "each image's key is what the encoder made of it an epoch ago"
-    views = 1
-    fills = "images"
-    shuffles = False
-    remedies = ("raise pretrain.temperature",)
+    about = Mechanism(
+        name="memory bank",
+        views=1,
+        in_batch=False,
+        fills="images",
+        sentence="every image's own key, as it was when the image was last seen",
+        momentum="of an image's key, in the mean with its new query",
+        against_collapse=_WARMER,
+        unfilled="the memory bank keeps random first keys to the end ({share} of its keys are real then)",
+        against_unfilled="raise {epochs} to 2 at least",
+    )
 
     kind: Literal["memory-bank"]
     size: int = Field(ge=1, description="K: number of keys drawn from the bank in a step.")
@@ -106,11 +137,16 @@ class MemoryBank(Kind):
 class EndToEnd(Kind):
     """The batch is the dictionary, and keys take gradient too (paper, figure 2a)."""
 
-    title = "end-to-end"
-    sentence = "keys are the batch's own, and the gradient reaches the encoder through them too"
-    in_batch = True
-    divisible = False
-    remedies = ("raise pretrain.temperature",)
+    about = Mechanism(
+        name="end-to-end",
+        views=2,
+        in_batch=True,
+        fills=None,
+        sentence="the batch's other keys, which take gradient too",
+        momentum=None,
+        against_collapse=_WARMER,
+        divisible=False,
+    )
 
     kind: Literal["end-to-end"]
 
@@ -123,13 +159,16 @@ class EndToEnd(Kind):
 class MomentumBatch(Kind):
     """Keys of the batch alone, from a momentum encoder (Chen, Xie & He 2021, "MoCo v3")."""
 
-    title = "momentum batch"
-    sentence = (
-        "as in MoCo v3, keys are the batch's own, from a momentum encoder, and a predictor follows the query encoder"
+    about = Mechanism(
+        name="momentum batch (as in MoCo v3)",
+        views=2,
+        in_batch=True,
+        fills=None,
+        sentence="the batch's other keys, from an encoder that follows slowly",
+        momentum="m, how slowly the key encoder follows the query encoder",
+        against_collapse=_SLOWER,
+        predictor=True,
     )
-    in_batch = True
-    predictor = True
-    remedies = ("raise momentum",)
 
     kind: Literal["momentum-batch"]
     momentum: Momentum = Field(description="m of the key encoder's update (paper, equation 2).")
@@ -142,5 +181,5 @@ class MomentumBatch(Kind):
         return MomentumBatch(encoder, self.momentum)
 
 
-Mechanism = Annotated[MomentumQueue | MemoryBank | EndToEnd | MomentumBatch, Field(discriminator="kind")]
+AnyKind = Annotated[MomentumQueue | MemoryBank | EndToEnd | MomentumBatch, Field(discriminator="kind")]
 """`pretrain.dictionary`: where keys come from."""

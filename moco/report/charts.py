@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from moco.alarms import COLLAPSED_SPREAD
 from moco.drawing import BLUE, CHART, FAINT, GRAY, INK, MUTED, NAMES, ORANGE, PAGE, SOURCES, picture
 from moco.report.results import LinearScores, Sweep, Table
+from moco.verdicts import COLLAPSED_SPREAD
 
 DASHED = (0, (4, 3))
 LABELLED_CLASSES = 30

@@ -1,4 +1,4 @@
-"""Features on a plane."""
+"""Features on a plane (t-SNE)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,13 +6,13 @@ from numpy.typing import NDArray
 from moco.features.neighbors import Features, unit_rows
 
 FEWEST = 16
-"""Below this many images a map says nothing."""
+"""Images that a map needs at least."""
 
 
-def flatten(features: Features, seed: int) -> NDArray[np.float32]:
-    """A t-SNE map (van der Maaten & Hinton 2008) of features by cosine similarity.
+def tsne(features: Features, seed: int) -> NDArray[np.float32]:
+    """Map features onto a plane by cosine similarity (t-SNE, van der Maaten & Hinton 2008).
 
-    Runs in one thread: sums in another order would, after hundreds of steps, give another map.
+    Runs in one thread: sums in another order give another map after hundreds of steps.
 
     Args:
         features: float32, N x D, N >= `FEWEST`, not all equal.

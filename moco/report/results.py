@@ -1,6 +1,5 @@
 """What the earlier stages found, read from their outputs."""
 
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.errors import MocoError
+from moco.runs.curves import read_rows
 
 Table = dict[str, NDArray[np.float64]]
 """Columns of a CSV of numbers, all of one length; NaN where a cell is empty."""
@@ -36,7 +36,7 @@ class Results:
     Attributes:
         fetch, shard, pretrain, linear: metrics.json of each stage.
         curves: the rows of pretraining: `CURVES`.
-        readings: the readings on the validation split: `READINGS`, NaN where one was not taken; no rows if there were none.
+        readings: those on the validation split: `READINGS`, NaN where one was not taken.
         scores: by kind of features; empty where the images have no labels.
         sweep: by kind of features; empty likewise.
         confusion: pairs (actual, predicted) of class names, one for each test image.
@@ -66,14 +66,14 @@ def read_results(outputs: Path) -> Results:
         if (values := metrics["linear"].get(kind)) and values.get("linear_top1") is not None
     }
     sweep: Sweep = {}
-    rows = _rows(outputs / "linear" / "sweep.csv", ("features", "learning_rate", "val_top1"))
+    rows = read_rows(outputs / "linear" / "sweep.csv", ("features", "learning_rate", "val_top1"))
     for kind in scores:
         points = sorted(
             (float(row["learning_rate"]), float(row["val_top1"])) for row in rows if row["features"] == kind
         )
         if points:
             sweep[kind] = (np.array([rate for rate, _ in points]), np.array([value for _, value in points]))
-    confusion = _rows(outputs / "linear" / "confusion.csv", ("actual", "predicted"))
+    confusion = read_rows(outputs / "linear" / "confusion.csv", ("actual", "predicted"))
     curves = _numbers(outputs / "pretrain" / "curves.csv", CURVES)
     if not len(curves["step"]):
         raise MocoError(f"{outputs / 'pretrain' / 'curves.csv'}: holds no rows; lower pretrain.log_every_steps")
@@ -96,25 +96,13 @@ def _json(path: Path) -> dict[str, Any]:
         raise MocoError(f"{path}: not valid JSON ({error}); run that stage again") from None
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
-                raise MocoError(f"{path}: lacks the column {missing[0]}; run that stage again")
-            return list(reader)
-    except FileNotFoundError:
-        raise MocoError(f"{path}: no such file; run that stage first (`dvc repro` runs all)") from None
-
-
 def _numbers(path: Path, columns: tuple[str, ...], may_lack: tuple[str, ...] = ()) -> Table:
-    rows = _rows(path, columns)
+    rows = read_rows(path, columns)
 
     def number(row: dict[str, str], column: str) -> float:
         return float("nan") if column in may_lack and not row[column] else float(row[column])
 
     try:
         return {column: np.array([number(row, column) for row in rows]) for column in columns}
-    except (TypeError, ValueError) as error:
-        raise MocoError(f"{path}: holds something that is no number ({error}); run that stage again") from None
+    except ValueError as error:
+        raise MocoError(f"{path}: a cell is not a number ({error}); run that stage again") from None

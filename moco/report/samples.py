@@ -17,7 +17,7 @@ from moco.images.loader import read_image
 from moco.images.subset import subset
 from moco.images.views import two_views
 from moco.permutation import Integers
-from moco.report.feature_map import FEWEST, flatten
+from moco.report.feature_map import FEWEST, tsne
 from moco.report.pictures import Shown, one_a_cell
 
 GALLERY = 10_000
@@ -154,7 +154,7 @@ def _triples(
 def _map(images: ShardSet, rows: Integers, features: Features, seed: int) -> FeatureMap | None:
     if len(rows) < FEWEST:
         return None
-    points = flatten(features, seed)
+    points = tsne(features, seed)
     chosen = one_a_cell(points)
     return FeatureMap(
         points, np.asarray(images.labels)[rows], chosen, [read_image(images, int(sample)) for sample in rows[chosen]]

@@ -11,9 +11,10 @@ from moco.drawing import NAMES
 from moco.report import charts, pictures
 from moco.report.feature_map import FEWEST
 from moco.report.page import escape, render_html, render_markdown
-from moco.report.reading import checks, filling, limit_of_leak, warned
+from moco.report.reading import filling, judged, validation
 from moco.report.results import Results
 from moco.report.samples import Samples
+from moco.verdicts import leak_limit, mechanism_of
 
 READING_CHARTS = {"knn_top1": "knn.png", "effective_rank": "rank.png", "leak": "leak.png"}
 """By column of the readings."""
@@ -22,12 +23,6 @@ CAPTIONS = {
     "spread.png": "Spread of the queries and of validation features over the epochs",
     "rank.png": "Effective rank of validation features over the epochs",
     "leak.png": "Batch-norm leak over the epochs",
-}
-MECHANISMS = {
-    "momentum-queue": "MoCo: keys of earlier steps, by an encoder that follows slowly",
-    "memory-bank": "every image's own key, as it was when last seen",
-    "end-to-end": "the batch's other keys, which take gradient too",
-    "momentum-batch": "the batch's other keys, by an encoder that follows slowly",
 }
 
 
@@ -71,7 +66,7 @@ def _draw(folder: Path, results: Results, samples: Samples, pretrain: Pretrain, 
     if "rank.png" in taken:
         charts.rank(folder / "rank.png", results.readings)
     if "leak.png" in taken:
-        charts.leak(folder / "leak.png", results.readings, limit_of_leak(results, pretrain))
+        charts.leak(folder / "leak.png", results.readings, leak_limit(validation(results, pretrain).probed))
     if results.scores:
         charts.baselines(folder / "baselines.png", results.scores)
         charts.sweep(folder / "sweep.png", results.sweep)
@@ -89,9 +84,13 @@ def _context(results: Results, samples: Samples, params: Params, matrix: NDArray
     taken = _taken(results)
     drawn = [name for name in CAPTIONS if name == "spread.png" or name in taken]
     last_loss = float(curves["loss"][-1])
+    checks, warned = judged(results, pretrain)
     return {
         "params": params,
-        "mechanism": MECHANISMS[pretrain.mechanism],
+        "mechanism": mechanism_of(pretrain),
+        "kind": pretrain.dictionary.kind,
+        "momentum": f"{getattr(pretrain.dictionary, 'momentum', '')}",
+        "rises": getattr(pretrain.dictionary, "momentum_schedule", "constant") == "cosine",
         "K": f"{pretrain.negatives:,}",
         "keys_a_step": f"{pretrain.global_batch * (1 + pretrain.symmetric):,}",
         "learning_rate": f"{pretrain.lr_per_256 * pretrain.global_batch / 256:g}",
@@ -100,15 +99,15 @@ def _context(results: Results, samples: Samples, params: Params, matrix: NDArray
         "candidates": round(float(np.exp(last_loss))),
         "last_top1": float(curves["top1"][-1]),
         "filling": filling(curves),
-        "leak_limit": round(100 * limit_of_leak(results, pretrain)),
-        "warned": warned(results, pretrain),
+        "leak_limit": round(100 * leak_limit(validation(results, pretrain).probed)),
+        "warned": warned,
         "charts": [(CAPTIONS[name], name) for name in drawn],
         "drawn": drawn,
         "fetch": results.fetch,
         "shard": results.shard,
         "splits": [results.fetch[split] for split in ("train", "val", "test")],
         "reason": _why_no_scores(results),
-        "checks": checks(results, samples, pretrain),
+        "checks": checks,
         "scores": results.scores,
         "confused": _confused(matrix, samples.classes),
         "names": NAMES,

@@ -1,8 +1,11 @@
 """Curves on disk: CSV rows in order, each step once, whatever was stopped and resumed."""
 
 import csv
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from moco.errors import MocoError
 from moco.files import whole_file
 
 
@@ -34,9 +37,28 @@ class Curve:
         return rows[-1] if rows else None
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file as text; none where there is no file. A row cut short by a crash is left out."""
+def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Read the rows of a CSV file as text; a row cut short by a crash is left out.
+
+    Args:
+        path: the file; one that is missing has no rows, unless columns are asked for.
+        columns: those that it must have.
+
+    Raises:
+        MocoError: the file lacks a column, or is missing itself.
+    """
     if not path.exists():
+        if columns:
+            raise MocoError(f"{path}: no such file; run that stage first (`dvc repro` runs all)")
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
+        reader = csv.DictReader(file)
+        for column in columns:
+            if column not in (reader.fieldnames or ()):
+                raise MocoError(f"{path}: lacks the column {column}; run that stage again")
+        return [row for row in reader if None not in row.values()]
+
+
+def numbers(row: Mapping[str, str]) -> dict[str, float]:
+    """Read the cells of a row as numbers; an empty one is NaN."""
+    return {name: float(cell) if cell else math.nan for name, cell in row.items()}

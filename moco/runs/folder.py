@@ -25,6 +25,7 @@ DECIDES_NOTHING = frozenset(
         "settings",
         "study",
         "tracking",
+        "verdicts",
         "worker",
     ]
 )

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from moco import tracking
-from moco.alarms import Validation, alarms, numbers
+from moco.alarms import Watch
 from moco.config import Pretrain
-from moco.runs.curves import read_rows
+from moco.runs.curves import numbers, read_rows
+from moco.verdicts import Validation
 
 SECONDS = 2.0
 
@@ -85,7 +86,7 @@ class _Reader:
         curves, readings = (
             [numbers(row) for row in read_rows(self.folder / name)] for name in ("curves.csv", "readings.csv")
         )
-        for alarm in alarms(self.settings, self.validation, curves, readings):
+        for alarm in Watch(self.settings, self.validation).replay(curves, readings):
             if alarm.name not in self._tagged:
                 self._tagged.add(alarm.name)
                 self.tracked.tags({f"warning.{alarm.name}": str(alarm)})

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moco.alarms import Alarm, Watch, numbers, replay
+from moco.alarms import Watch
 from moco.config import Pretrain
 from moco.dictionary.info_nce import Contrast
 from moco.errors import MocoError
@@ -14,10 +14,11 @@ from moco.images.plan import EpochPlan
 from moco.images.stream_plan import StreamPlan
 from moco.processes import Processes
 from moco.progress import Progress
-from moco.runs.curves import Curve, read_rows
+from moco.runs.curves import Curve, numbers, read_rows
 from moco.runs.steps import Pace
 from moco.training.monitor import Reading
 from moco.training.run import Run
+from moco.verdicts import Verdict
 
 CURVES = ["step", "epoch", "loss", "chance", "top1", "top5", "queue_fill", "learning_rate", "feature_std"]
 SPEED = ["step", "images_per_second", "waiting_share"]
@@ -54,7 +55,7 @@ class Log:
                 Curve(run.folder / "readings.csv", READINGS, upto=first // plan.steps_per_epoch),
             )
             before = ([numbers(row) for row in read_rows(curve.path)] for curve in self.curves[::2])
-            replay(self.watch, *before)  # what was said before is not said again
+            self.watch.replay(*before)  # what was said before is not said again
         self._steps: list[Tensor] = []  # per step: loss, top-1, top-5
 
     def step(self, done: int, contrast: Contrast, queries: Tensor, rate: float, pace: Pace) -> None:
@@ -127,16 +128,16 @@ class Log:
             _say(self.watch.reading({name: row.get(name, math.nan) for name in READINGS}))
 
 
-def _say(alarms: list[Alarm]) -> None:
+def _say(alarms: list[Verdict]) -> None:
     for alarm in alarms:
         print(f"pretrain: warning: {alarm}", flush=True)
 
 
 def queue_fill(settings: Pretrain, images: int, done: int) -> float:
     """Share of the dictionary's keys that are real ones after some steps, and not the random ones it began with."""
-    if settings.dictionary.fills is None:
+    if settings.dictionary.about.fills is None:
         return 1.0
-    size = images if settings.dictionary.fills == "images" else settings.negatives
+    size = images if settings.dictionary.about.fills == "images" else settings.negatives
     return min(1.0, done * settings.global_batch * (1 + settings.symmetric) / size)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from moco.alarms import Validation
 from moco.config import Pretrain
 from moco.encoders.build import build_encoder
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder
@@ -18,6 +17,7 @@ from moco.images.index import ShardSet
 from moco.permutation import Integers
 from moco.processes import Processes
 from moco.training.leak import groups_of
+from moco.verdicts import Validation
 
 BANK = 10_000  # labelled training images at most; enough to rank epochs, and seconds even for ImageNet
 QUERIES = 10_000
@@ -49,7 +49,7 @@ def validation_of(images: int, labelled: int, group_size: int) -> Validation:
         labelled: those with a label; 0 where no training image has one to vote with.
         group_size: images that share batch-norm statistics.
     """
-    return Validation(images, min(QUERIES, labelled), group_size * groups_of(images, group_size))
+    return Validation(min(QUERIES, labelled), group_size * groups_of(images, group_size))
 
 
 @dataclass(frozen=True)

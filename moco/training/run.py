@@ -93,7 +93,7 @@ class Run:
     ) -> ViewBatches:
         """Make what a process's batches of views come from."""
         settings, place = self.settings, (processes.rank, processes.world_size)
-        size, views = settings.image_size, settings.dictionary.views
+        size, views = settings.image_size, settings.dictionary.about.views
         return ViewBatches(self.images, plan, settings.views, size, *place, streams, compiled, views)
 
     def done(self) -> bool:

@@ -39,9 +39,9 @@ def check(settings: Pretrain, images: int, world_size: int) -> None:
         raise MocoError(
             f"pretrain.global_batch = {settings.global_batch} is more than the {images} training images; lower it"
         )
-    if settings.dictionary.fills == "images" and images < settings.negatives + settings.global_batch:
+    if settings.dictionary.about.fills == "images" and images < settings.negatives + settings.global_batch:
         raise MocoError(
-            f"pretrain.dictionary.size = {settings.negatives} negatives cannot be drawn from a {settings.dictionary.title} of"
+            f"pretrain.dictionary.size = {settings.negatives} negatives cannot be drawn from a {settings.dictionary.about.name} of"
             f" {images} images, less the {settings.global_batch} of a step; lower it to"
             f" {images - settings.global_batch} at most"
         )
@@ -101,7 +101,7 @@ def micro_batch_size(settings: Pretrain, world_size: int, max_batch: int | None)
     local = settings.global_batch // world_size
     if max_batch is None or max_batch >= local:
         return local
-    if not settings.dictionary.divisible:
+    if not settings.dictionary.about.divisible:
         raise MocoError(
             f"machine.yaml: max_batch_per_process = {max_batch} would divide a step of pretrain.dictionary.kind ="
             f" {settings.dictionary.kind}, whose keys all take gradient at once; lower pretrain.global_batch to {max_batch * world_size}, or raise it"
@@ -126,7 +126,7 @@ def build(settings: Pretrain, images: int) -> MoCo:
         torch.manual_seed(settings.seed)
         backbone = build_encoder(settings.encoder, settings.stem, group)
         head = projection_head(settings.head, backbone.feature_dim, settings.dim, group)
-        predictor = prediction_head(settings.dim, backbone.feature_dim, group) if dictionary.predictor else None
+        predictor = prediction_head(settings.dim, backbone.feature_dim, group) if dictionary.about.predictor else None
         encoder, generator = Encoder(backbone, head), torch.Generator().manual_seed(settings.seed)
         keys = dictionary.build(encoder, settings.dim, images, settings.seed, generator)
         encoder_q = Encoder(backbone, head, predictor) if predictor else encoder

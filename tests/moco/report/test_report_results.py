@@ -62,7 +62,7 @@ def test_a_missing_file_is_named_with_the_remedy(outputs, name):
     [
         ("shard/metrics.json", "{", "not valid JSON"),
         ("pretrain/curves.csv", "step,epoch,loss\n1,1,2\n", "lacks the column chance"),
-        ("pretrain/curves.csv", CURVES.replace("8.0", "oops"), "holds something that is no number"),
+        ("pretrain/curves.csv", CURVES.replace("8.0", "oops"), "a cell is not a number"),
         ("pretrain/curves.csv", CURVES.splitlines()[0] + "\n", "holds no rows"),
     ],
 )

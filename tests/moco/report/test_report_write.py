@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from mechanisms import SMALL, dictionary
 from patches import patches
 
 from moco.report.samples import gather
@@ -108,10 +109,14 @@ def test_the_last_loss_is_told_as_a_guess_among_so_many(tmp_path, results, sampl
     )
 
 
+def size_of(mechanism: str) -> dict[str, int]:
+    return {"size": 4096} if "size" in SMALL[mechanism] else {}
+
+
 @pytest.mark.parametrize(
     ("mechanism", "K", "said", "not_said"),
     [
-        ("momentum-queue", "4,096", "Why the loss rises at first", "No time of filling"),
+        ("momentum-queue", "4,096", "Why the loss rises at first", "Nothing fills"),
         ("memory-bank", "4,096", "nothing seems to happen in the first epoch", "Why the loss rises"),
         (
             "end-to-end",
@@ -128,21 +133,24 @@ def test_the_last_loss_is_told_as_a_guess_among_so_many(tmp_path, results, sampl
     ],
 )
 def test_each_mechanism_is_explained_in_its_own_words(tmp_path, results, samples, params, mechanism, K, said, not_said):
-    other = params.model_copy(update={"pretrain": params.pretrain.model_copy(update={"mechanism": mechanism})})
+    other = params.model_copy(
+        update={
+            "pretrain": params.pretrain.model_copy(update={"dictionary": dictionary(mechanism, **size_of(mechanism))})
+        }
+    )
     text = words(written(tmp_path / "a", results, samples, other)["report.md"].decode())
     assert said in text and not_said not in text
-    assert re.search(rf"\| mechanism +\| {mechanism} ", text)
+    assert re.search(rf"\| dictionary +\| {mechanism} ", text)
     assert re.search(rf"\| K +\| {K} ", text)
 
 
 def test_warnings_of_the_run_are_on_the_page_with_their_remedies(tmp_path, results, samples, params):
     text = written(tmp_path / "a", results, samples, params)["report.md"].decode()
-    assert "While it trained the run warned of nothing." in text
+    assert "The run raised no warning while training." in text
     leaking = replace(results, readings={**results.readings, "leak": np.array([0.0, 0.9])})
     text = written(tmp_path / "b", leaking, samples, params)["report.md"].decode()
-    assert (
-        "- ⚠ Batch norm gives keys away: they are found 90 points more often in their queries' company; raise" in text
-    )
+    said = "- ⚠ Batch norm gives keys away: queries find those that share their groups 90 points more often; raise"
+    assert text.count(said) == 2  # as a check, and as a warning of the run
 
 
 def test_what_was_not_read_has_no_chart(tmp_path, results, samples, params):

@@ -57,9 +57,9 @@ def test_every_run_is_allowed_and_can_be_made_with_its_images(name: str, scale: 
         settings = run.params(ROOT / "params.yaml").pretrain
         images = round(settings.images_fraction * IMAGES[scale])
         check(settings, images, 1)
-        if settings.mechanism == "momentum-queue":
+        if settings.dictionary.about.fills == "queue":
             assert (
-                settings.queue_size < images
+                settings.negatives < images
             )  # a dictionary of one epoch at most, so that keys are not of the very image
         assert run.params(ROOT / "params.yaml").pretrain.seed == run.seed
 
@@ -84,7 +84,7 @@ def test_runs_differ_only_in_what_the_axis_and_the_series_say() -> None:
     first = runs[0].params(ROOT / "params.yaml").pretrain.model_dump()
     for run in runs:
         other = run.params(ROOT / "params.yaml").pretrain.model_dump()
-        assert {key for key in first if first[key] != other[key]} <= {"momentum", "seed"}
+        assert {key for key in first if first[key] != other[key]} <= {"dictionary", "seed"}
 
 
 def test_a_laptop_keeps_the_views_of_ones_own_images_and_the_paper_brings_its_own(tmp_path: Path) -> None:
@@ -159,9 +159,9 @@ def test_a_place_that_cannot_be_drawn_is_told_before_anything_runs(
 
 
 def test_a_value_that_is_not_allowed_names_the_run(tmp_path: Path) -> None:
-    runs = [{"series": "a", "x": 1, "set": {"pretrain.momentum": 2}}]
+    runs = [{"series": "a", "x": 1, "set": {"pretrain.dictionary.momentum": 2}}]
     run = runs_of("mine", load_study("mine", write(tmp_path, small(runs=runs))), "laptop")[0]
-    with pytest.raises(MocoError, match=r"run mine-laptop-a-1-s0: pretrain.momentum = 2"):
+    with pytest.raises(MocoError, match=r"run mine-laptop-a-1-s0: pretrain\.dictionary\.momentum = 2"):
         run.params(ROOT / "params.yaml")
 
 

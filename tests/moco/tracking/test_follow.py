@@ -1,11 +1,11 @@
 """Curves on disk reach the tracked run: each row once, whoever writes them."""
 
 from moco import presets, tracking
-from moco.alarms import Validation
 from moco.config import load_params
 from moco.runs.curves import Curve
 from moco.tracking import follow
 from moco.training.log import READINGS
+from moco.verdicts import Validation
 
 SETTINGS = load_params(presets.FOLDER / "small.yaml").pretrain
 CURVES = ["step", "epoch", "loss", "chance", "top1", "queue_fill", "feature_std"]
@@ -28,7 +28,7 @@ def row(step: int, spread: float = 0.9) -> dict[str, float]:
         "step": step,
         "epoch": step / 10,
         "loss": step / 2,
-        "chance": 8.3,
+        "chance": 99.0,
         "top1": 0.1,
         "queue_fill": 1,
         "feature_std": spread,
@@ -38,7 +38,7 @@ def row(step: int, spread: float = 0.9) -> dict[str, float]:
 def test_rows_are_reported_once_and_in_order_even_if_the_file_begins_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(follow, "SECONDS", 0.01)
     tracked = Remembered()
-    with follow.followed(tmp_path, tracked, 10, SETTINGS, Validation(100, 0, 64)):
+    with follow.followed(tmp_path, tracked, 10, SETTINGS, Validation(0, 64)):
         curve = Curve(tmp_path / "curves.csv", CURVES, upto=0)
         for step in (1, 2, 3):
             curve.add(row(step))
@@ -57,7 +57,7 @@ def test_rows_are_reported_once_and_in_order_even_if_the_file_begins_anew(tmp_pa
 def test_an_alarm_is_a_tag_with_its_remedy_once(tmp_path, monkeypatch):
     monkeypatch.setattr(follow, "SECONDS", 0.01)
     tracked = Remembered()
-    with follow.followed(tmp_path, tracked, 10, SETTINGS, Validation(100, 0, 64)):
+    with follow.followed(tmp_path, tracked, 10, SETTINGS, Validation(0, 64)):
         curve = Curve(tmp_path / "curves.csv", CURVES, upto=0)
         for step in range(95, 120):
             curve.add(row(step, spread=0.01))

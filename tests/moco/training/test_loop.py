@@ -9,7 +9,7 @@ import pytest
 import torch
 from mechanisms import dictionary
 
-from moco import alarms
+from moco import verdicts
 from moco.cluster.machine import Machine
 from moco.config import load_params
 from moco.errors import Interrupted, MocoError
@@ -111,7 +111,7 @@ def test_every_mechanism_learns_and_resumes_to_the_same_bytes(run, tmp_path, mon
     rows = read_rows(tmp_path / "unbroken/curves.csv")
     assert float(rows[0]["chance"]) == np.log1p(settings.negatives)
     losses = [float(row["loss"]) for row in rows]
-    if settings.dictionary.fills != "size":  # its loss rises while the queue fills with real keys
+    if settings.dictionary.about.fills != "queue":  # its loss rises while the queue fills with real keys
         assert np.mean(losses[-10:]) < np.mean(losses[:10])  # an epoch each
     assert float(rows[-1]["queue_fill"]) == 1.0
     stop_at(15, monkeypatch)
@@ -155,12 +155,12 @@ def test_reading_changes_nothing_of_what_is_trained(run, tmp_path):
 
 
 def test_a_warning_is_said_once_a_run_whatever_was_stopped_and_resumed(run, monkeypatch, capsys):
-    monkeypatch.setattr(alarms, "COLLAPSED_RANK", 1e9)  # every rank is called a collapse
+    monkeypatch.setattr(verdicts, "COLLAPSED_RANK", 1e9)  # every rank is called a collapse
     stop_at(15, monkeypatch)
     with pytest.raises(Interrupted):
         train(run)
     train(run)
-    said = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "warning: the features" in line]
     assert len(said) == 1
     assert said[0].startswith("pretrain: warning: the features use hardly more than one dimension (effective rank ")
     assert len(read_rows(run.folder / "readings.csv")) == 2

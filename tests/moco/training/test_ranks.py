@@ -138,7 +138,7 @@ def three_steps(folder: Path, micro_batch_size: int | None, mechanism: str = "mo
     kind = dictionary(
         mechanism, **{key: value for key, value in {"size": 30, "momentum": 0.9}.items() if key in SMALL[mechanism]}
     )
-    predictor = nn.Linear(5, 5, dtype=torch.float64) if kind.predictor else None
+    predictor = nn.Linear(5, 5, dtype=torch.float64) if kind.about.predictor else None
     encoder = Encoder(Backbone(), nn.Linear(36, 5, dtype=torch.float64))
     keys = kind.build(encoder, 5, images=60, seed=0)
     model = MoCo(Encoder(encoder.backbone, encoder.head, predictor), keys, 0.2, symmetric=mechanism == "momentum-batch")
