@@ -18,7 +18,8 @@ from moco.config import Pretrain
 from moco.images import fused_views
 from moco.images.loader import ViewBatches, steps
 from moco.images.plan import EpochPlan
-from moco.training.setup import build, keep_freed_memory, use_bf16
+from moco.processes import keep_freed_memory, use_bf16
+from moco.training.setup import build
 
 DISCARDED = 6
 """Batches before the counted ones, by which time nothing is ahead any more that was made before."""
@@ -70,7 +71,7 @@ def our_sides(settings: Pretrain, count: int, workers: int, threads: int) -> dic
     plan = EpochPlan(len(images), settings.global_batch, 0)
     views = ViewBatches(images, plan, settings.views, settings.image_size, compiled=fused_views.available())
     data = partial(steps, views, 0, 10**9, workers, device())
-    train, _ = ours(settings, device(), use_bf16(settings, device()))
+    train, _ = ours(settings, device(), use_bf16(settings.precision, device()))
     fixed = images_of(settings, device())
     return {
         "ours, loader": counted(data, None, None, count),

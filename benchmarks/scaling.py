@@ -49,8 +49,7 @@ from benchmarks.training_steps import (
 )
 from moco.config import Pretrain
 from moco.dictionary.shuffle_bn import from_slots, positions_of_slots, to_slots
-from moco.processes import Processes
-from moco.training.setup import use_bf16
+from moco.processes import Processes, use_bf16
 
 THIN = preset("small")
 RESNET18 = THIN.model_copy(
@@ -281,7 +280,7 @@ def main() -> None:
         print(f"\nNCCL with one process, {PER_RANK} images:\n")
         print(calls_alone_table(device, "nccl", 10 * rounds))
     else:
-        bf16 = "bf16" if use_bf16(THIN, torch.device("cpu")) else "float32"
+        bf16 = "bf16" if use_bf16(THIN.precision, torch.device("cpu")) else "float32"
         print(
             f", gloo on the loopback, one thread a process, {bf16}; medians of {rounds * steps} steps in {rounds} alternating rounds."
             "\nShares of the step's time: waiting for the slower process is in them.\n"

@@ -16,8 +16,8 @@ from moco.dictionary import Batch, MomentumQueue
 from moco.dictionary.shuffle_bn import positions_of_slots
 from moco.encoders.normalize import normalize
 from moco.momentum_contrast import MoCo
-from moco.processes import Processes
-from moco.training.setup import build, keep_freed_memory, sgd
+from moco.processes import Processes, keep_freed_memory
+from moco.training.setup import build, sgd
 
 LIGHTLY = found("lightly")
 Step = Callable[[], Tensor]

@@ -17,9 +17,9 @@ from benchmarks.shuffle_bn import on_ranks
 from moco.config import Pretrain
 from moco.dictionary import Batch, MomentumQueue
 from moco.dictionary.shuffle_bn import positions_of_slots
-from moco.processes import Processes
+from moco.processes import Processes, use_bf16
 from moco.runs.agreement import Agreement
-from moco.training.setup import average_gradients, build, sgd, use_bf16
+from moco.training.setup import average_gradients, build, sgd
 
 WARM_UP = 3  # steps
 
@@ -103,7 +103,9 @@ def stepper(
         exchange = watch.timed(WISHES, exchange)
         if isinstance(encode_queries, DistributedDataParallel):
             encode_queries.register_comm_hook(processes, watch.gradients)
-    autocast = torch.autocast(processes.device.type, torch.bfloat16, enabled=use_bf16(settings, processes.device))
+    autocast = torch.autocast(
+        processes.device.type, torch.bfloat16, enabled=use_bf16(settings.precision, processes.device)
+    )
     local, side = settings.global_batch // processes.world_size, settings.image_size
     random = torch.Generator().manual_seed(processes.rank)
     drawn = torch.randint(256, (2, local, side, side, 3), dtype=torch.uint8, generator=random)

@@ -1,14 +1,16 @@
-"""Room on disk, and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all; locks, hashes, and room on disk."""
 
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from moco.errors import MocoError
 
@@ -41,8 +43,56 @@ def require_free(path: Path, needed: int, what: str) -> None:
         )
 
 
+@contextmanager
+def whole_file(path: Path, *, shared: bool = False, durable: bool = False) -> Iterator[Path]:
+    """Give a temporary path in the same folder, which takes the final name when the block ends without an error.
+
+    A reader sees the old file or the new one, never a part. An error removes the temporary file.
+
+    Args:
+        path: the file; its folder exists.
+        shared: whether several processes may write this file at once.
+        durable: whether the bytes reach the disk before the name does, so that a crash loses neither file.
+    """
+    own = f".{os.getpid()}" if shared else ""
+    part = path.with_name(f"{path.stem}{own}.part{path.suffix}")
+    try:
+        yield part
+        if durable:
+            _to_disk(part)
+        part.replace(path)
+        if durable:
+            _to_disk(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all."""
+    with whole_file(path) as part:
+        part.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8 as a whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON as a whole or not at all, the same bytes for the same values."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def move_folder(source: Path, target: Path) -> None:
-    """Put `source` in the place of `target`: by rename, or by a copy and a rename across file systems."""
+    """Replace `target` by `source`: by rename, or by a copy and a rename across file systems."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     try:

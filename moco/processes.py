@@ -1,5 +1,6 @@
 """The processes that train together, as torchrun starts them."""
 
+import ctypes
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -129,3 +130,29 @@ def leave() -> None:
     """Leave the process group, if one was joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def keep_freed_memory() -> None:
+    """Let this process and its children keep the memory of freed tensors, where the C library is glibc.
+
+    Every step frees and needs the same amounts. Handing them back to the system, which clears them,
+    takes about a twentieth of a step on a CPU.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            library.mallopt(parameter, 2**30)
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16.
+
+    Args:
+        precision: "fp32", "bf16", or "auto": where the processor has bfloat16 in hardware.
+        device: that computes.
+    """
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))

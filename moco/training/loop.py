@@ -19,7 +19,7 @@ from moco.encoders.resnet import ResNet
 from moco.errors import Interrupted
 from moco.images.index import ShardSet
 from moco.images.loader import ViewBatches, steps
-from moco.processes import Processes
+from moco.processes import Processes, keep_freed_memory, use_bf16
 from moco.runs import checkpoints
 from moco.runs.agreement import Agreement, stop_requests
 from moco.runs.state import COMPILED, painter_of, resume, same_run, state_of, writing
@@ -33,11 +33,9 @@ from moco.training.setup import (
     build,
     check,
     images_in_order,
-    keep_freed_memory,
     remedy_for_waiting,
     sgd,
     specification,
-    use_bf16,
 )
 
 
@@ -93,7 +91,7 @@ def _pretrain(run: Run, writer: bool) -> None:
     model.to(memory_format=torch.channels_last)
     spec = specification(settings, model, run.name)
     optimizer = sgd(model, settings)
-    bf16 = use_bf16(settings, processes.device)
+    bf16 = use_bf16(settings.precision, processes.device)
     autocast = torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16)
     encode_queries = average_gradients(model.encoder_q, settings, processes)
     first, painter = resume(run.folder, model, optimizer, processes, writer)

@@ -1,6 +1,5 @@
 """What a run is built from: model, optimizer, precision, gradient averaging."""
 
-import ctypes
 import os
 import warnings
 from collections.abc import Callable
@@ -46,18 +45,6 @@ def check(settings: Pretrain, images: int, world_size: int) -> None:
             f" pretrain.bn_group_size = {settings.bn_group_size} on each; use a number of processes that divides"
             f" {settings.global_batch // settings.bn_group_size}"
         )
-
-
-def keep_freed_memory() -> None:
-    """Let this process and its children keep the memory of freed tensors, where the C library is glibc.
-
-    Every step frees and needs the same amounts; handing them back to the system and having them cleared
-    again takes about a twentieth of a step on a CPU.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            library.mallopt(parameter, 2**30)
 
 
 def images_in_order(
@@ -175,15 +162,6 @@ def specification(settings: Pretrain, model: MoCo, training_hash: str) -> Encode
         feature_dim=model.encoder_q.backbone.feature_dim,  # type: ignore[arg-type]
         training_hash=training_hash,
     )
-
-
-def use_bf16(settings: Pretrain, device: torch.device) -> bool:
-    """Whether to run the encoders in bfloat16: as asked, or where the processor has it in hardware."""
-    if settings.precision != "auto":
-        return settings.precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def average_gradients(encoder_q: nn.Module, settings: Pretrain, processes: Processes) -> Callable[[Tensor], Tensor]:

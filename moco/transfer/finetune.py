@@ -21,11 +21,10 @@ from moco.errors import Interrupted, MocoError
 from moco.features.extract import Labelled
 from moco.images.plan import EpochPlan
 from moco.permutation import key_of
-from moco.processes import Processes
+from moco.processes import Processes, keep_freed_memory, use_bf16
 from moco.runs import checkpoints
 from moco.runs.agreement import Agreement, StopRequests, stop_requests
 from moco.runs.state import PLAIN, resume, same_run, writing
-from moco.training.setup import keep_freed_memory, use_bf16
 from moco.transfer.data.annotations import data_hash
 from moco.transfer.data.loader import Share, steps
 from moco.transfer.log import Record
@@ -142,7 +141,7 @@ def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
         return model.eval()
     objective = Objective(model, task.losses)
     losses_of = average_gradients(objective, processes)
-    autocast = partial(torch.autocast, device.type, torch.bfloat16, use_bf16(settings, device))  # type: ignore[arg-type]  # reads precision alone
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, use_bf16(settings.precision, device))
     if processes.first:
         print(
             f"transfer: step {first} of {total}, {len(task.among)} images, {settings.batch_size} a step on"
