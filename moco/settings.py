@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,6 +17,8 @@ class Settings(BaseModel):
     """Base of all sections: unknown keys are errors, values do not change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    moved: ClassVar[dict[str, str]] = {}
+    """Keys of earlier versions -> where they are now, relative to this section."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -36,42 +38,92 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
-        raise MocoError(
-            f"{path}: no such file; run from the project's folder, or write one with `moco preset small`"
-        ) from None
+        raise MocoError(f"{path}: no such file; run from the project's folder") from None
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f":{where.line + 1}" if where else ""
         raise MocoError(
-            f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error}); mend that line"
+            f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error}); correct that line"
         ) from None
     if not isinstance(values, dict):
-        raise MocoError(
-            f"{path}: holds {type(values).__name__}, expected sections; write a fresh one with `moco preset small`"
-        )
+        raise MocoError(f"{path}: holds {type(values).__name__}, expected sections; restore it with git")
     return values
 
 
 def validate(values: dict[str, Any], origin: str, schema: type[Section], overrides: Sequence[str] = ()) -> Section:
-    """Validate a mapping against a schema after applying overrides; errors as in `load_params`."""
+    """Validate a mapping against a schema after applying overrides.
+
+    Raises:
+        MocoError: one line that names every key that is unknown, missing or out of range; or, for a
+            file of an earlier version, only the keys that have moved and where they are now.
+    """
     for text in overrides:
         _override(values, text, list(schema.model_fields))
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise MocoError(f"{origin}: " + "; ".join(describe(item) for item in error.errors())) from None
+        if moved := moved_keys(values, schema):
+            raise MocoError(
+                f"{origin}: these keys have moved: {', '.join(moved)}; CHANGELOG.md shows the new form"
+            ) from None
+        raise MocoError(f"{origin}: {describe(error, values)}") from None
 
 
-def describe(item: Any) -> str:
+def moved_keys(values: dict[str, Any], schema: type["Settings"], before: str = "") -> list[str]:
+    """List the keys of a file that an earlier version wrote, as `old -> new`, by the schema's `moved`."""
+    found = []
+    for key, value in values.items():
+        if key in schema.moved and not (key in schema.model_fields and isinstance(value, dict)):
+            found.append(f"{before}{key} -> {before}{schema.moved[key]}")
+        field = schema.model_fields.get(key)
+        if (
+            field
+            and isinstance(field.annotation, type)
+            and issubclass(field.annotation, Settings)
+            and isinstance(value, dict)
+        ):
+            found += moved_keys(value, field.annotation, f"{before}{key}.")
+    return found
+
+
+def describe(error: ValidationError, values: Any) -> str:
+    """Say in one line what is wrong with the values of a file."""
+    return "; ".join(_describe(item, values) for item in error.errors())
+
+
+def _describe(item: Any, values: Any) -> str:
     """One pydantic error in words: key, value, what is allowed."""
-    key = ".".join(str(part) for part in item["loc"]) or "values"
+    key = key_in_file(item["loc"], values) or "values"
     if item["type"] == "extra_forbidden":
-        return f"{key} is no known key; remove it or mend its spelling"
+        return f"{key} is no known key; remove it or correct its spelling"
     if item["type"] == "missing":
-        return f"{key} is missing; add it, or write a complete file with `moco preset small`"
+        return f"{key} is missing; add it, or restore the file with git"
     if item["type"] == "value_error":
         return f"{key}: {item['ctx']['error']}"
+    if item["type"] == "union_tag_not_found":
+        return f"{key}.{item['ctx']['discriminator'].strip(chr(39))} is missing; add it"
+    if item["type"] == "union_tag_invalid":
+        tag, known = item["ctx"]["tag"], item["ctx"]["expected_tags"].replace("'", "")
+        return f"{key}.{item['ctx']['discriminator'].strip(chr(39))} = {tag}: choose one of {known}"
     return f"{key} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def key_in_file(loc: tuple[Any, ...], values: Any) -> str:
+    """The dotted key as the file has it, without the tags of unions that pydantic puts in between."""
+    key = []
+    for part in loc:
+        if (
+            isinstance(values, dict)
+            and part not in values
+            and part in [v for v in values.values() if isinstance(v, str)]
+        ):
+            continue
+        key.append(str(part))
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            values = None
+    return ".".join(key)
 
 
 def _override(values: dict[str, Any], text: str, known: list[str]) -> None:

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from moco.cluster.kubernetes import Kubernetes
 from moco.cores import cores
-from moco.errors import MocoError
-from moco.settings import Settings, describe, read_yaml
+from moco.settings import Settings, read_yaml, validate
 
 
 class Slurm(Settings):
@@ -140,9 +139,4 @@ def load_machine(path: Path | str = "machine.yaml") -> Machine:
     Raises:
         MocoError: an unknown key or a value out of range; one line.
     """
-    if not Path(path).exists():
-        return Machine()
-    try:
-        return Machine.model_validate(read_yaml(path))
-    except ValidationError as error:
-        raise MocoError(f"{path}: " + "; ".join(describe(item) for item in error.errors())) from None
+    return validate(read_yaml(path), str(path), Machine) if Path(path).exists() else Machine()

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from pydantic import ValidationError
 
 from moco.config import Pretrain
 from moco.errors import MocoError
-from moco.settings import describe, read_yaml
+from moco.settings import read_yaml, validate
 
 JOB, ERROR = "job.yaml", "error.json"
 
@@ -51,9 +50,7 @@ def read_job(folder: Path) -> Job:
         raise MocoError(f"{path}: no such file; `moco pretrain` or `moco launch` in the project's folder writes it")
     values = read_yaml(path)
     try:
-        return Job(Pretrain.model_validate(values["pretrain"]), str(values["shards"]))
-    except ValidationError as error:
-        raise MocoError(f"{path}: " + "; ".join(describe(item) for item in error.errors())) from None
+        return Job(validate(values["pretrain"], str(path), Pretrain), str(values["shards"]))
     except KeyError as error:
         raise MocoError(f"{path}: {error} is missing; delete it and start the run again") from None
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from moco import presets
 from moco.config import Params, Seed
 from moco.errors import MocoError
-from moco.settings import Settings, describe, read_yaml, validate
+from moco.settings import Settings, read_yaml, validate
 
 FOLDER = Path("studies")
 SECTIONS = ("fetch", "shard", "pretrain", "linear")
@@ -174,10 +174,7 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
     if not path.exists():
         known = ", ".join(names(folder)) or "none"
         raise MocoError(f"{path}: no such study; there are: {known}")
-    try:
-        return Study.model_validate(read_yaml(path))
-    except ValidationError as error:
-        raise MocoError(f"{path}: " + "; ".join(describe(item) for item in error.errors())) from None
+    return validate(read_yaml(path), str(path), Study)
 
 
 def runs_of(name: str, study: Study, scale: Scale, seeds: list[int] | None = None) -> list[Run]:

@@ -27,8 +27,9 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 from torchvision.ops.poolers import LevelMapper
 
 from moco.encoders.normalize import normalize
+from moco.encoders.start import Start
 from moco.errors import MocoError
-from moco.transfer.networks.initialization import Backbone, Stages
+from moco.transfer.networks.stages import Stages
 
 Features = dict[str, Tensor]
 Task = Literal["detection", "instances", "keypoints"]
@@ -44,7 +45,7 @@ _LEVELS = ("0", "1", "2", "3")
 def detector(
     task: Task,
     neck: Neck,
-    backbone: Backbone,
+    start: Start,
     num_classes: int,
     *,
     seed: int,
@@ -80,7 +81,7 @@ def detector(
     Args:
         task: what is predicted for each object beside its box and class.
         neck: see above; the paper's keypoints are on "fpn" only.
-        backbone: copied, so that one can serve several detectors.
+        start: its network is copied, so that one can serve several detectors.
         num_classes: C, without the background.
         seed: of the new layers.
         num_keypoints: K, for "keypoints".
@@ -101,14 +102,14 @@ def detector(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classes = num_classes + 1
-        body: _LastStage | _Pyramid = _LastStage(backbone) if neck == "c4" else _Pyramid(backbone, width)
+        body: _LastStage | _Pyramid = _LastStage(start) if neck == "c4" else _Pyramid(start, width)
         stages = body.stages
         if neck == "c4":
             channels = stages.channels[-1]
             anchors = _Anchors([anchor_sizes], stages.strides[-1:])
             pool: nn.Module = _AlignedPool(roi_size, 1 / stages.strides[-1], sampling_ratio=0, aligned=True)
-            features = backbone.network.feature_dim
-            res5 = deepcopy(backbone.network.get_submodule("layer4"))
+            features = start.network.feature_dim
+            res5 = deepcopy(start.network.get_submodule("layer4"))
             head: nn.Module = nn.Sequential(OrderedDict(layer4=res5, norm=nn.BatchNorm2d(features)))
         else:
             channels, features = width, 4 * width
@@ -142,7 +143,7 @@ def detector(
             post_nms_top_n={"training": after_train, "testing": after_test},
             nms_thresh=0.7,
         )
-    return GeneralizedRCNN(body, proposals, heads, _Batching(backbone, stages.strides[-1]))
+    return GeneralizedRCNN(body, proposals, heads, _Batching(start, stages.strides[-1]))
 
 
 def _check(task: str, neck: str, num_keypoints: int, anchor_sizes: Sequence[int]) -> None:
@@ -165,9 +166,9 @@ def _check(task: str, neck: str, num_keypoints: int, anchor_sizes: Sequence[int]
 class _Batching(nn.Module):
     """In the place of torchvision's transform: images to one padded batch and back, at the size they have."""
 
-    def __init__(self, backbone: Backbone, multiple: int) -> None:
+    def __init__(self, start: Start, multiple: int) -> None:
         super().__init__()
-        self.mean, self.std, self.multiple = backbone.mean, backbone.std, multiple
+        self.mean, self.std, self.multiple = start.mean, start.std, multiple
 
     def forward(
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -189,18 +190,18 @@ class _Batching(nn.Module):
 
 
 class _LastStage(nn.Module):
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, start: Start) -> None:
         super().__init__()
-        self.stages = Stages(backbone, 3)
+        self.stages = Stages(start.network, 3)
 
     def forward(self, x: Tensor) -> Features:
         return {"0": self.stages(x)[-1]}
 
 
 class _Pyramid(nn.Module):
-    def __init__(self, backbone: Backbone, width: int) -> None:
+    def __init__(self, start: Start, width: int) -> None:
         super().__init__()
-        self.stages = Stages(backbone, 4)
+        self.stages = Stages(start.network, 4)
         self.fpn = FeaturePyramidNetwork(self.stages.channels, width, LastLevelMaxPool(), norm_layer=nn.BatchNorm2d)
 
     def forward(self, x: Tensor) -> Features:

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moco.encoders.normalize import normalize
-from moco.transfer.networks.initialization import Backbone, Stages
+from moco.encoders.start import Start
+from moco.transfer.networks.stages import Stages
 
 IGNORED = 255
 
@@ -13,10 +14,10 @@ IGNORED = 255
 class FCN(nn.Module):
     """Stages of an encoder and a few convolutions that name the class of every pixel; see `fcn`."""
 
-    def __init__(self, backbone: Backbone, num_classes: int, dilations: tuple[int, int], width: int) -> None:
+    def __init__(self, start: Start, num_classes: int, dilations: tuple[int, int], width: int) -> None:
         super().__init__()
-        self.mean, self.std = backbone.mean, backbone.std
-        self.stages = Stages(backbone, 4)
+        self.mean, self.std = start.mean, start.std
+        self.stages = Stages(start.network, 4)
         self.stride = self.stages.strides[-1] // 2
         within, beyond = dilations
         for module in self.stages.get_submodule("layer4").modules():
@@ -25,7 +26,7 @@ class FCN(nn.Module):
                 if module.kernel_size == (3, 3):
                     module.dilation = module.padding = (within, within)
         layers: list[nn.Module] = []
-        for channels in (backbone.network.feature_dim, width):
+        for channels in (start.network.feature_dim, width):
             convolution = nn.Conv2d(channels, width, 3, padding=beyond, dilation=beyond, bias=False)
             layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         classifier = nn.Conv2d(width, num_classes, 1)
@@ -52,7 +53,7 @@ class FCN(nn.Module):
         return total / (label_maps != IGNORED).sum().clamp(min=1)
 
 
-def fcn(backbone: Backbone, num_classes: int, seed: int, dilations: tuple[int, int] = (2, 6), width: int = 256) -> FCN:
+def fcn(start: Start, num_classes: int, seed: int, dilations: tuple[int, int] = (2, 6), width: int = 256) -> FCN:
     """FCN-16s: an encoder whose last stage is dilated rather than strided, and a small head.
 
     The 3x3 convolutions of layer4 (conv5) have stride 1, so that the features' stride is 16 with an ImageNet stem
@@ -61,7 +62,7 @@ def fcn(backbone: Backbone, num_classes: int, seed: int, dilations: tuple[int, i
     on which batch norm lets little depend.
 
     Args:
-        backbone: copied.
+        start: its network is copied.
         num_classes: C, background included where the data have one.
         seed: of the new layers.
         dilations: in layer4, and in the two convolutions after it.
@@ -69,7 +70,7 @@ def fcn(backbone: Backbone, num_classes: int, seed: int, dilations: tuple[int, i
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return FCN(backbone, num_classes, dilations, width)
+        return FCN(start, num_classes, dilations, width)
 
 
 def enlarge(features: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
