@@ -11,7 +11,6 @@ from moco.errors import MocoError
 from moco.processes import Processes
 from moco.progress import Progress
 from moco.runs.curves import Curve
-from moco.training.log import SPEED
 
 MOST_STEPS, LEAST_ROWS = 20, 100
 """A row stands for so many steps at most, and for fewer where a short run would have fewer rows than that."""
@@ -56,7 +55,7 @@ class Record:
             names = ["loss"] if "loss" in losses else ["loss", *losses]
             self.curves = (
                 Curve(self.folder / "curves.csv", ["step", "learning_rate", *names], upto=self.first),
-                Curve(self.folder / "speed.csv", SPEED, upto=self.first),
+                Curve(self.folder / "speed.csv", ["step", "images_per_second", "waiting_share"], upto=self.first),
             )
         self._steps.append(torch.stack([loss.detach().float() for loss in losses.values()]))
         if done % self.every and done != self.total:
