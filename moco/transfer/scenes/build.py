@@ -8,7 +8,6 @@ A scene is a pure function of (settings, split, number): more scenes in a split 
 """
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,11 @@ from moco.progress import Progress
 from moco.sources.manifest import choose_split
 from moco.sources.origins import Arrays, open_source
 from moco.transfer.config import Scenes
-from moco.transfer.scenes.coco_files import CocoFile
+from moco.transfer.scenes.coco_files import annotations_of, write_coco
 from moco.transfer.scenes.composition import Scene, compose
 from moco.transfer.scenes.voc_files import VocFolder
 
 DESCRIPTION = "Scenes of Fashion-MNIST items"
-LICENSE = ("MIT", "https://github.com/zalandoresearch/fashion-mnist/blob/master/LICENSE")
 
 
 @dataclass(frozen=True)
@@ -131,13 +129,15 @@ def _write(
     folder: Path, settings: Scenes, scenes: dict[Split, int], items: dict[Split, Items], classes: list[str]
 ) -> dict[str, Any]:
     voc = VocFolder(folder / "VOCdevkit/VOC2012", classes, DESCRIPTION)
+    (folder / "annotations").mkdir()
     counts: dict[str, Any] = {}
     lines = ["annotation,image,split,row"]
     image, total = 0, sum(scenes.values())
     progress = Progress("scenes", total)
     for split in SPLITS:
-        coco = CocoFile(classes, "fashion", f"{DESCRIPTION}, {split}", LICENSE)
-        found: Counter[str] = Counter()
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        marks = dict.fromkeys(("difficult", "occluded", "truncated"), 0)
         shown: set[int] = set()
         for number in range(scenes[split]):
             image, first = image + 1, len(lines)
@@ -145,23 +145,25 @@ def _write(
             made = scene(settings, items[split], split, number)
             labels, rows = items[split].labels[made.chosen], items[split].rows[made.chosen].tolist()
             difficult = made.visible < settings.difficult_below
-            jpeg = _jpeg(made.image, settings.jpeg_quality)
-            voc.add(split, name, jpeg, made.masks, made.boxes, labels, difficult, made.truncated, made.occluded)
-            coco.add(image, f"{name}.jpg", first, made.masks, made.boxes, labels)
+            voc.add(split, name, _jpeg(made.image, settings.jpeg_quality), made, labels, difficult)
+            height, width = made.image.shape[:2]
+            images.append({"id": image, "license": 1, "file_name": f"{name}.jpg", "height": height, "width": width})
+            annotations += annotations_of(made, labels, image, first)
             lines += [f"{annotation},{image},{split},{row}" for annotation, row in enumerate(rows, first)]
-            found["difficult"] += int(difficult.sum())
-            found["occluded"] += int(made.occluded.sum())
-            found["truncated"] += int(made.truncated.sum())
+            for mark, marked in zip(marks, (difficult, made.occluded, made.truncated), strict=True):
+                marks[mark] += int(marked.sum())
             shown.update(rows)
             progress.update(image, f"{image} of {total} scenes")
-        coco.write(folder / f"annotations/instances_{split}.json")
-        polygons = sum(isinstance(each["segmentation"], list) for each in coco.annotations)
+        write_coco(
+            folder / f"annotations/instances_{split}.json", f"{DESCRIPTION}, {split}", classes, images, annotations
+        )
+        polygons = sum(isinstance(each["segmentation"], list) for each in annotations)
         counts[split] = {
             "scenes": scenes[split],
-            "instances": len(coco.annotations),
-            **found,
+            "instances": len(annotations),
+            **marks,
             "polygons": polygons,
-            "run_lengths": len(coco.annotations) - polygons,
+            "run_lengths": len(annotations) - polygons,
             "items": len(shown),
         }
     voc.finish()
