@@ -7,7 +7,7 @@ one thing. A key that may be left out leaves the value of the schedule or of the
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -81,26 +81,33 @@ def _rising(factors: tuple[float, float]) -> tuple[float, float]:
 
 
 VocList = Annotated[str, AfterValidator(_year_and_list)]
-BadFraction = Annotated[
-    Fraction,
-    Field(
+
+
+class Data(Settings):
+    """Images: `train` names those that are trained on, `test` those that are tested on, once, after training."""
+
+    format: str
+    path: Named
+
+
+class AnnotatedImages(Data):
+    """Images with annotations that are checked before any training."""
+
+    max_bad_fraction: Fraction = Field(
         description="Largest share of bad annotations, and of bad images; those are listed and left out. Above it the"
         " stage stops."
-    ),
-]
+    )
 
 
-class Voc(Settings):
-    """PASCAL VOC's folders, read for boxes and masks."""
+class Voc(AnnotatedImages):
+    """PASCAL VOC's folders in the VOCdevkit that `path` names, read for boxes and masks."""
 
     format: Literal["voc"]
-    path: Named = Field(description="The folder VOCdevkit.")
     train: list[VocList] = Field(min_length=1, description="YEAR/LIST of each part, such as 2007/trainval.")
-    test: list[VocList] = Field(min_length=1, description="The same of the test images, used once, after training.")
+    test: list[VocList] = Field(min_length=1)
     classes: list[Named] | None = Field(
         default=None, description="Names of the classes. Left out: VOC's, or if the files name others, those."
     )
-    max_bad_fraction: BadFraction
 
 
 class VocBoxes(Voc):
@@ -110,27 +117,23 @@ class VocBoxes(Voc):
 
 
 class VocMaps(Voc):
-    """PASCAL VOC's folders, read for label maps."""
+    """PASCAL VOC's folders, read for label maps; `classes` name their numbers from 1, 0 is background."""
 
-    classes: list[Named] | None = Field(
-        default=None, description="Names of the label maps' numbers from 1; 0 is background. Left out: VOC's."
-    )
     label_maps: Named | None = Field(
         default=None, description="Folder of the label maps, within a year's. Left out: SegmentationClass."
     )
 
 
-class Coco(Settings):
-    """JSON files of COCO, or of LVIS, whose metric counts only the classes that were looked for in an image."""
+class Coco(AnnotatedImages):
+    """JSON files of COCO, or of LVIS, whose metric counts only the classes that were looked for in an image.
+
+    `path` is the folder that the JSON's file names are relative to, or that holds one named as the JSON's name ends
+    (train2017 of instances_train2017.json).
+    """
 
     format: Literal["coco", "lvis"]
-    path: Named = Field(
-        description="The folder that the JSON's file names are relative to, or that holds one named as the JSON's name"
-        " ends (train2017 of instances_train2017.json)."
-    )
-    train: Named = Field(description="The JSON file of the training images.")
-    test: Named = Field(description="The JSON file of the test images, used once, after training.")
-    max_bad_fraction: BadFraction
+    train: Named
+    test: Named
 
 
 class CocoKeypoints(Coco):
@@ -139,33 +142,27 @@ class CocoKeypoints(Coco):
     format: Literal["coco"]
 
 
-class Cityscapes(Settings):
-    """Cityscapes' folders."""
+class Cityscapes(AnnotatedImages):
+    """Cityscapes' folders, leftImg8bit and gtFine in `path`; `train` and `test` are splits."""
 
     format: Literal["cityscapes"]
-    path: Named = Field(description="The folder of leftImg8bit and gtFine.")
-    train: Named = Field(description="The split that is trained on, such as train.")
-    test: Named = Field(description="The split that is tested on, once, after training.")
-    max_bad_fraction: BadFraction
+    train: Named
+    test: Named
 
 
-class Shards(Settings):
-    """A shard set with labels."""
+class Shards(Data):
+    """A shard set with labels, whose index.json is in `path`."""
 
     format: Literal["shards"]
-    path: Named = Field(description="The folder of index.json.")
-    train: Split = Field(description="The split that is trained on.")
-    test: Split = Field(description="The split that is tested on, once, after training.")
-
-
-Data = Voc | Coco | Cityscapes | Shards
+    train: Split
+    test: Split
 
 
 class Training(Settings):
     """Fine-tuning of a whole network on another task (paper, section 4.2)."""
 
     task: TaskName
-    schedule: str
+    schedule: str = Field(description="Length, learning rates and sizes (docs/transfer.md).")
     iterations: int | None = Field(
         default=None,
         ge=1,
@@ -200,9 +197,7 @@ class Detector(Training):
     """A detector. Sizes that are left out are the schedule's."""
 
     neck: Literal["c4", "fpn"] = Field(description="c4: res5 in the box head. fpn: a feature pyramid.")
-    schedule: Literal["voc-24k", "coco-1x", "coco-2x", "lvis-2x"] = Field(
-        description="Length, learning rates and sizes (docs/transfer.md)."
-    )
+    schedule: Literal["voc-24k", "coco-1x", "coco-2x", "lvis-2x"]
     short_sides: tuple[Pixels, ...] | None = Field(
         default=None, min_length=1, description="Short sides of training images, one of which is drawn for each."
     )
@@ -253,9 +248,7 @@ class Semantic(Training):
     """A class for each pixel: a dilated FCN. Sizes that are left out are the schedule's."""
 
     task: Literal["semantic"] = "semantic"
-    schedule: Literal["voc-seg", "cityscapes"] = Field(
-        description="Length, learning rates and sizes (docs/transfer.md)."
-    )
+    schedule: Literal["voc-seg", "cityscapes"]
     crop_size: Pixels | None = Field(default=None, description="Side of the square that is trained on.")
     scales: Annotated[tuple[Positive, Positive], AfterValidator(_rising)] | None = Field(
         default=None, description="Smallest and largest factor by which training images are resized."
@@ -267,9 +260,7 @@ class Classification(Training):
     """A class for each image: the encoder and a linear layer. Sizes that are left out are the schedule's."""
 
     task: Literal["classification"] = "classification"
-    schedule: Literal["inat", "labels-1%", "labels-10%"] = Field(
-        description="Length, learning rates and sizes (docs/transfer.md)."
-    )
+    schedule: Literal["inat", "labels-1%", "labels-10%"]
     crop_size: Pixels | None = Field(default=None, description="Side of the square that is trained and tested on.")
     test_short_side: Pixels | None = Field(default=None, description="Short side of test images before the crop.")
     label_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -277,55 +268,16 @@ class Classification(Training):
     )
 
 
-class Comparison(Settings):
+D = TypeVar("D", bound=Data, covariant=True)
+T = TypeVar("T", bound=Training, covariant=True)
+BY_FORMAT = Field(discriminator="format")
+
+
+class Comparison(Settings, Generic[D, T]):
     """One task of the table: every initialization is trained and tested in the same way."""
 
-    data: Data
-    training: Training
-
-
-class DetectionComparison(Comparison):
-    """Detection on VOC, COCO or LVIS."""
-
-    data: VocBoxes | Coco = Field(discriminator="format")
-    training: Detection
-
-
-class InstancesComparison(Comparison):
-    """Instance segmentation on VOC, COCO or LVIS."""
-
-    data: Voc | Coco = Field(discriminator="format")
-    training: Instances
-
-
-class KeypointsComparison(Comparison):
-    """Keypoints on COCO."""
-
-    data: CocoKeypoints
-    training: Keypoints
-
-
-class SemanticComparison(Comparison):
-    """Semantic segmentation on VOC or Cityscapes."""
-
-    data: VocMaps | Cityscapes = Field(discriminator="format")
-    training: Semantic
-
-
-class ClassificationComparison(Comparison):
-    """Classification of a shard set."""
-
-    data: Shards
-    training: Classification
-
-
-COMPARISONS: dict[TaskName, type[Comparison]] = {
-    "detection": DetectionComparison,
-    "instances": InstancesComparison,
-    "keypoints": KeypointsComparison,
-    "semantic": SemanticComparison,
-    "classification": ClassificationComparison,
-}
+    data: D
+    training: T
 
 
 class Random(Settings):
@@ -366,11 +318,11 @@ class TransferParams(Settings):
     random: Random
     supervised: Trained | Existing = Field(discriminator="kind")
     moco: Moco
-    detection: DetectionComparison | None = None
-    instances: InstancesComparison | None = None
-    keypoints: KeypointsComparison | None = None
-    semantic: SemanticComparison | None = None
-    classification: ClassificationComparison | None = None
+    detection: Comparison[Annotated[VocBoxes | Coco, BY_FORMAT], Detection] | None = None
+    instances: Comparison[Annotated[Voc | Coco, BY_FORMAT], Instances] | None = None
+    keypoints: Comparison[CocoKeypoints, Keypoints] | None = None
+    semantic: Comparison[Annotated[VocMaps | Cityscapes, BY_FORMAT], Semantic] | None = None
+    classification: Comparison[Shards, Classification] | None = None
 
     @model_validator(mode="after")
     def _tasks_have_sections(self) -> "TransferParams":
@@ -379,10 +331,16 @@ class TransferParams(Settings):
                 raise ValueError(f"tasks names {task}, which has no section; add it, or leave the task out")
         return self
 
-    def of(self, task: str) -> Comparison | None:
-        """The section of a task; None where there is none, or no such task."""
-        section: Comparison | None = getattr(self, task) if task in COMPARISONS else None
+    def of(self, task: str) -> Comparison[Data, Training] | None:
+        """Give the section of a task; None where there is none, or no such task."""
+        section: Comparison[Data, Training] | None = getattr(self, task) if task in get_args(TaskName) else None
         return section
+
+
+def comparison_of(task: TaskName, values: Any, origin: str) -> Comparison[Data, Training]:
+    """Validate the section of a task alone; errors as in `moco.settings.validate`."""
+    schema, _ = get_args(TransferParams.model_fields[task].annotation)
+    return validate(values, origin, schema)
 
 
 def load_transfer_params(path: Path | str = PARAMS, overrides: Sequence[str] = ()) -> TransferParams:

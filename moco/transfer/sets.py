@@ -8,7 +8,7 @@ from typing import Any, Literal
 from moco.errors import MocoError
 from moco.features.extract import Labelled
 from moco.images.index import open_split
-from moco.transfer.config import Cityscapes, Comparison, Data, Shards, TaskName, Voc, VocBoxes, VocMaps
+from moco.transfer.config import AnnotatedImages, Cityscapes, Comparison, Data, Shards, TaskName, Voc, VocBoxes, VocMaps
 from moco.transfer.data.annotations import AnnotatedSet, Detections, data_hash
 from moco.transfer.data.cityscapes import read_cityscapes
 from moco.transfer.data.coco import read_coco, read_lvis
@@ -80,6 +80,7 @@ def open_data(
     part = getattr(data, side)
     if isinstance(data, Shards):
         return Labelled.of(open_split(data.path, part))
+    assert isinstance(data, AnnotatedImages)
     checks, masks = Checks(data.max_bad_fraction, quarantine), task == "instances"
     if isinstance(data, Cityscapes):
         return read_cityscapes(data.path, part, checks=checks)

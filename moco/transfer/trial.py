@@ -18,8 +18,8 @@ from moco.features.extract import Labelled
 from moco.files import write_bytes, write_json, write_text
 from moco.processes import Processes, join, leave
 from moco.runs.folder import FINISHED
-from moco.settings import read_yaml, validate
-from moco.transfer.config import COMPARISONS, Comparison
+from moco.settings import read_yaml
+from moco.transfer.config import Comparison, comparison_of
 from moco.transfer.data.annotations import AnnotatedSet, Detections
 from moco.transfer.finetune import FineTune, finetune
 from moco.transfer.metrics.segmentation import mean_iou
@@ -132,11 +132,10 @@ def work(folder: Path) -> None:
     path = folder / JOB
     values = read_yaml(path)
     try:
-        schema = COMPARISONS[values["comparison"]["training"]["task"]]
-        weights, seed = str(values["weights"]), int(values["seed"])
+        task, weights, seed = values["comparison"]["training"]["task"], str(values["weights"]), int(values["seed"])
+        trial = Trial(comparison_of(task, values["comparison"], str(path)), weights, seed)
     except (ValueError, KeyError, TypeError) as error:
         raise MocoError(f"{path}: was changed by hand ({error!r}); start the run again") from None
-    trial = Trial(validate(values["comparison"], str(path), schema), weights, seed)
     machine = load_machine()
     processes = join(machine.device, machine.step_timeout_seconds)
     try:
