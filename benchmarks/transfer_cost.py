@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from moco.encoders.resnet import ResNet
 from moco.encoders.start import start_from
 from moco.transfer.networks.detectors import detector
-from moco.transfer.networks.fcn import fcn
+from moco.transfer.networks.fcn import FCN
 
 OBJECTS = 8
 """In the image of a detector; what it samples does not depend on how many there are."""
@@ -65,7 +65,7 @@ def detect(task: str, neck: str, classes: int, height: int, width: int) -> None:
 
 def segment(classes: int, size: int) -> None:
     """Train an FCN on two images; its batch norms need more than one."""
-    model = fcn(start_from("random", "resnet50", "imagenet", 0), classes, 0).train()
+    model = FCN(start_from("random", "resnet50", "imagenet", 0), classes, 0).train()
     model(torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)).mean().backward()
 
 

@@ -20,7 +20,7 @@ from moco.transfer.data.annotations import AnnotatedSet
 from moco.transfer.data.loader import BoxBatches, LabelBatches, PixelBatches, Share, trainable, with_objects
 from moco.transfer.networks.classification import Classifier, share_of_labels
 from moco.transfer.networks.detectors import detector
-from moco.transfer.networks.fcn import FCN, IGNORED, fcn
+from moco.transfer.networks.fcn import FCN, IGNORED
 from moco.transfer.schedules import BoxSizes, LabelSizes, PixelSizes, schedule_of, sizes_of
 from moco.transfer.sets import TrainingSet
 
@@ -109,7 +109,7 @@ def _semantic(settings: Semantic, training: AnnotatedSet, start: Start, seed: in
     return Task(
         np.arange(len(training)),
         lambda share: PixelBatches(training, share, sizes),
-        lambda: fcn(start, len(training.semantic_classes), seed, **_network(settings)),
+        lambda: FCN(start, len(training.semantic_classes), seed, **_network(settings)),
         losses,  # type: ignore[arg-type]  # of the model above
     )
 

@@ -331,8 +331,6 @@ def test_under_autocast_proposals_keep_the_precision_of_float32():
 @pytest.mark.parametrize(
     ("arguments", "changes", "problem"),
     [
-        (("boxes", "c4"), {}, "task = 'boxes'"),
-        (("detection", "c5"), {}, "neck = 'c5'"),
         (("keypoints", "c4"), {}, "need neck = 'fpn'"),
         (("keypoints", "fpn"), {"num_keypoints": 0}, "at least one keypoint"),
         (("detection", "fpn"), {"anchor_sizes": (8, 16)}, r"anchor_sizes = \[8, 16\]"),
