@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from moco.encoders.resnet import ResNet
+from moco.encoders.start import start_from
 from moco.transfer.networks.detectors import detector
-from moco.transfer.networks.fcn import fcn
-from moco.transfer.networks.initialization import backbone
+from moco.transfer.networks.fcn import FCN
 
 OBJECTS = 8
 """In the image of a detector; what it samples does not depend on how many there are."""
@@ -48,7 +48,7 @@ def count(train: Callable[[], None]) -> float:
 def detect(task: str, neck: str, classes: int, height: int, width: int) -> None:
     """Train a detector on one image."""
     points = 17 if task == "keypoints" else 0
-    start = backbone("random", "resnet50", "imagenet", 0)
+    start = start_from("random", "resnet50", "imagenet", 0)
     model: nn.Module = detector(task, neck, start, classes, seed=0, num_keypoints=points).train()  # type: ignore[arg-type]
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     corner = torch.rand(OBJECTS, 2) * torch.tensor([width * 0.6, height * 0.6])
@@ -65,7 +65,7 @@ def detect(task: str, neck: str, classes: int, height: int, width: int) -> None:
 
 def segment(classes: int, size: int) -> None:
     """Train an FCN on two images; its batch norms need more than one."""
-    model = fcn(backbone("random", "resnet50", "imagenet", 0), classes, 0).train()
+    model = FCN(start_from("random", "resnet50", "imagenet", 0), classes, 0).train()
     model(torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)).mean().backward()
 
 

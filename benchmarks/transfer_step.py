@@ -17,15 +17,16 @@ from torchvision.transforms.v2 import functional as TF
 
 from benchmarks.measure import Cost, Row, Side, apart, interleaved, machine, options, save
 from benchmarks.photographs import KEPT
+from moco.encoders.start import start_from
 from moco.images.plan import EpochPlan
 from moco.processes import Processes
+from moco.transfer.config import Scenes
 from moco.transfer.data.annotations import AnnotatedSet
 from moco.transfer.data.loader import BoxBatches, Share, steps, with_objects
 from moco.transfer.data.voc import read_voc
 from moco.transfer.networks.batch_norm import set_batch_norm
 from moco.transfer.networks.detectors import detector
-from moco.transfer.networks.initialization import backbone
-from moco.transfer.scenes.build import Scenes, build_scenes
+from moco.transfer.scenes.build import build_scenes
 from moco.transfer.schedules import BoxSizes
 
 SIDE, BATCH, ENCODER = 480, 2, "resnet18"
@@ -105,7 +106,7 @@ def reference_model(classes: int) -> nn.Module:
 
 def our_model(classes: int) -> nn.Module:
     """Ours: it differs by the batch norm in the pyramid."""
-    found = backbone("random", ENCODER, "imagenet", 0)
+    found = start_from("random", ENCODER, "imagenet", 0)
     model = detector("detection", "fpn", found, classes, seed=0)
     return set_batch_norm(model, "synchronized", Processes(0, 1, CPU)).to(memory_format=torch.channels_last)
 

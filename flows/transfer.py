@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 
 from flows.running import MOST_RETRIES, Retries, SideBySide, no_child_left, run_stages, tracked
 from flows.stages import environment
-from moco.transfer.params import load_transfer_params
+from moco.transfer.config import load_transfer_params
 from pipelines.stage import errors_in_one_line, whole
 
 PIPELINE = "transfer/dvc.yaml"

@@ -107,6 +107,27 @@ def move_folder(source: Path, target: Path) -> None:
         shutil.rmtree(source)
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give an empty temporary folder beside `path`, which replaces it when the block ends without an error.
+
+    Raises:
+        MocoError: the disk is full.
+    """
+    part = path.with_name(path.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        move_folder(part, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise MocoError(f"{part}: the disk is full; free some space and run the same command again") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb", buffering=0) as file:

@@ -135,8 +135,8 @@ def leave() -> None:
 def keep_freed_memory() -> None:
     """Let this process and its children keep the memory of freed tensors, where the C library is glibc.
 
-    Every step frees and needs the same amounts; handing them back to the system and having them cleared
-    again takes about a twentieth of a step on a CPU.
+    Every step frees and needs the same amounts. Handing them back to the system, which clears them,
+    takes about a twentieth of a step on a CPU.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
@@ -145,7 +145,12 @@ def keep_freed_memory() -> None:
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to run the encoders in bfloat16: as asked, or where the processor has it in hardware."""
+    """Whether to compute in bfloat16.
+
+    Args:
+        precision: "fp32", "bf16", or "auto": where the processor has bfloat16 in hardware.
+        device: that computes.
+    """
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":

@@ -93,7 +93,7 @@ def describe(error: ValidationError, values: Any) -> str:
 
 def _describe(item: Any, values: Any) -> str:
     """One pydantic error in words: key, value, what is allowed."""
-    key = _key_in_file(item["loc"], values) or "values"
+    key = key_in_file(item["loc"], values) or "values"
     if item["type"] == "extra_forbidden":
         return f"{key} is no known key; remove it or correct its spelling"
     if item["type"] == "missing":
@@ -108,7 +108,7 @@ def _describe(item: Any, values: Any) -> str:
     return f"{key} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
-def _key_in_file(loc: tuple[Any, ...], values: Any) -> str:
+def key_in_file(loc: tuple[Any, ...], values: Any) -> str:
     """The dotted key as the file has it, without the tags of unions that pydantic puts in between."""
     key = []
     for part in loc:

@@ -1,12 +1,8 @@
 """Stage fetch: a source of images becomes data/raw, a manifest of every image: its label, split and hash."""
 
-import errno
-import shutil
-
 from moco import tracking
 from moco.config import Fetch, Params
-from moco.errors import MocoError
-from moco.files import move_folder, readable, require_free
+from moco.files import readable, require_free, whole_folder, write_json
 from moco.sources.hashing import stream
 from moco.sources.manifest import Manifest, write_manifest
 from moco.sources.origins import Files, open_source
@@ -17,28 +13,17 @@ def fetch(params: Params) -> None:
     """Run the stage: data/raw, outputs/fetch/metrics.json and a short summary."""
     with tracking.stage_run("fetch", params.fetch.model_dump()) as tracked:
         manifest = _fetch(params.fetch)
-        stage.write_json(stage.outputs("fetch") / "metrics.json", metrics(manifest))
+        write_json(stage.outputs("fetch") / "metrics.json", metrics(manifest))
         tracked.results(metrics(manifest))
     print(summary(manifest))
 
 
 def _fetch(settings: Fetch) -> Manifest:
     source = open_source(settings)
-    partial = stage.RAW.with_name(stage.RAW.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(stage.RAW) as part:
         if isinstance(source, Files):
-            require_free(partial, 1000 * sum(1 for _ in source.walk()), "writing the manifest")
-        manifest = write_manifest(stream(source, partial), partial, settings, source.root, source.classes)
-        move_folder(partial, stage.RAW)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise MocoError(f"{partial}: the disk is full; free some space and run fetch again") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return manifest
+            require_free(part, 1000 * sum(1 for _ in source.walk()), "writing the manifest")
+        return write_manifest(stream(source, part), part, settings, source.root, source.classes)
 
 
 def metrics(manifest: Manifest) -> dict[str, object]:

@@ -17,6 +17,7 @@ from moco.encoders.frozen import EncoderSpec, FrozenEncoder, load_encoder, rando
 from moco.errors import MocoError
 from moco.evaluation.linear import Evaluation, evaluate, train_probes, validation_accuracies
 from moco.features.extract import Extractor, Featurizer, Labelled, pixels
+from moco.files import write_json
 from moco.images.index import open_split
 from moco.images.loader import read_image
 from pipelines import baselines, stage
@@ -107,7 +108,7 @@ def _write_outputs(results: dict[str, Evaluation], test: Labelled, settings: Lin
             names = test.images.classes
             pairs = zip(test.labels, results["moco"].predicted, strict=True)
             writer.writerows([names[int(actual)], names[int(predicted)]] for actual, predicted in pairs)
-    stage.write_json(outputs / "metrics.json", metrics)
+    write_json(outputs / "metrics.json", metrics)
     tracked.results(metrics)
     for name in ("sweep.csv", "confusion.csv", "metrics.json"):
         tracked.artifact(outputs / name)

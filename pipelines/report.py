@@ -1,6 +1,5 @@
 """Stage report: everything the stages found, as one page with tables and pictures (outputs/report)."""
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from moco import tracking
 from moco.cluster.machine import load_machine
 from moco.config import Params
 from moco.encoders.frozen import load_encoder
+from moco.files import whole_folder
 from moco.images.index import open_split
 from moco.report.results import read_results
 from moco.report.samples import gather
@@ -24,16 +24,9 @@ def report(params: Params) -> None:
     train, val = open_split(stage.SHARDS, "train"), open_split(stage.SHARDS, "val")
     with tracking.stage_run("report", params.report.model_dump()) as tracked:
         samples = gather(encoder, train, val, params, load_machine().workers())
-        folder = Path("outputs/report")
-        partial = folder.with_name("report.part")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            write_report(partial, results, samples, params)
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        folder = stage.outputs("report")
+        with whole_folder(folder) as part:
+            write_report(part, results, samples, params)
         tracked.results({kind: asdict(measures) for kind, measures in samples.collapse.items()})
         for path in sorted(folder.iterdir()):
             tracked.artifact(path)

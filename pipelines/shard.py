@@ -4,7 +4,7 @@ import time
 
 from moco import tracking
 from moco.config import SPLITS, Params
-from moco.files import file_sha256, readable
+from moco.files import file_sha256, readable, write_json
 from moco.shards.write import write_shards
 from pipelines import stage
 
@@ -14,7 +14,7 @@ def shard(params: Params) -> None:
     started = time.monotonic()
     with tracking.stage_run("shard", params.shard.model_dump()) as tracked:
         metrics = write_shards(stage.RAW, stage.SHARDS, stage.runs_folder(), params.shard)
-        stage.write_json(stage.outputs("shard") / "metrics.json", metrics)
+        write_json(stage.outputs("shard") / "metrics.json", metrics)
         digest = tracking.dvc_digest(str(stage.RAW)) or file_sha256(stage.RAW / "manifest.csv")
         tracked.dataset("raw", digest, stage.RAW, "sharding")
         tracked.results(metrics)

@@ -1,7 +1,6 @@
-"""What every stage does the same way: read params, run, write its outputs, turn errors into one line."""
+"""What every stage does in the same way: read its parameters, run, turn errors into one line."""
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -10,9 +9,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from moco.config import Params, load_params
+from moco.config import load_params
 from moco.errors import Interrupted, MocoError
+from moco.files import write_json as write_json
 
+PARAMS = Path("params.yaml")
 RAW = Path("data/raw")
 SHARDS = Path("data/shards")
 ENCODER = Path("outputs/pretrain/encoder")
@@ -32,23 +33,34 @@ def runs_folder() -> Path:
     return folder
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON as a whole or not at all, the same bytes for the same values."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+def main(
+    run: Callable[..., None],
+    description: str | None,
+    load: Callable[[str, list[str]], Any] = load_params,
+    file: Path = PARAMS,
+    **arguments: dict[str, Any],
+) -> None:
+    """Run a stage as `python -m pipelines.STAGE [ARGUMENT…] [--params FILE] [--set SECTION.KEY=VALUE]`.
 
-
-def main(stage: Callable[[Params], None], description: str | None) -> None:
-    """Entry point of `python -m pipelines.STAGE`."""
-    arguments = with_parameters(argparse.ArgumentParser(description=description)).parse_args()
+    Args:
+        run: the stage; takes the parameters, and the arguments by their names.
+        description: for --help.
+        load: reads and validates a parameter file, with values that change this once.
+        file: read where --params names no other.
+        arguments: further positional arguments, each with the options of `add_argument`.
+    """
+    parser = with_parameters(argparse.ArgumentParser(description=description), file)
+    for name, options in arguments.items():
+        parser.add_argument(name, **options)
+    given = vars(parser.parse_args())
+    params, changes = given.pop("params"), given.pop("set")
     with errors_in_one_line():
-        stage(load_params(arguments.params, arguments.set))
+        run(load(params, changes), **given)
 
 
-def with_parameters(parser: argparse.ArgumentParser, file: str = "params.yaml") -> argparse.ArgumentParser:
+def with_parameters(parser: argparse.ArgumentParser, file: Path = PARAMS) -> argparse.ArgumentParser:
     """Add the options that name a parameter file and change values of it, this once."""
-    parser.add_argument("--params", default=file, help=f"the parameter file (default: {file})")
+    parser.add_argument("--params", default=str(file), help=f"the parameter file (default: {file})")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value, this once"
     )

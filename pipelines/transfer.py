@@ -1,12 +1,11 @@
 """Stage transfer: one task from one initialization, in several trials (outputs/transfer/results/TASK-INIT)."""
 
-import argparse
 import csv
 import json
 import shutil
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -14,26 +13,30 @@ from moco import tracking
 from moco.cluster.launcher import Work
 from moco.cluster.machine import Machine, load_machine
 from moco.errors import MocoError
+from moco.files import whole_file, write_json
 from moco.processes import join
 from moco.runs.curves import read_rows
 from moco.runs.folder import FINISHED, only_writer, prepare
-from moco.transfer.params import PARAMS, Comparison, Init, TransferParams, load_transfer_params
-from moco.transfer.trial import PICTURES, QUARANTINE, RESULT, Sets, Trial, name_of, run_trial, write_job
+from moco.tracking.runs import flatten
+from moco.transfer.config import PARAMS, Comparison, Init, TransferParams, load_transfer_params
+from moco.transfer.sets import Sets
+from moco.transfer.trial import PICTURES, QUARANTINE, RESULT, Trial, name_of, run_trial, write_job
 from pipelines import stage
 
 
-def transfer(params: TransferParams, task: str, weights: str, name: str) -> None:
-    """Run the stage: outputs/transfer/results/NAME/{metrics.json, trials.csv, curves.csv, predictions/}.
+def transfer(params: TransferParams, task: str, init: str) -> None:
+    """Run the stage: outputs/transfer/results/TASK-INIT/{metrics.json, trials.csv, curves.csv, predictions/}.
 
     Args:
         params: all of transfer/params.yaml.
         task: what is trained.
-        weights: what it starts from: a file, or an encoder's folder.
-        name: of the results.
+        init: what it starts from: an initialization of stage weights, a file, or an encoder's folder.
     """
     comparison = params.of(task)
     if comparison is None:
         raise MocoError(f"{PARAMS}: has no section {task}; add it, or name another task")
+    weights = f"outputs/transfer/weights/{init}" if init in get_args(Init) else init
+    name = f"{task}-{Path(init).stem}"
     machine, outputs = load_machine(), stage.outputs("transfer") / "results" / name
     quarantine = stage.runs_folder() / f"transfer-{name}.{QUARANTINE}"
     sets = Sets.of(comparison, quarantine)
@@ -50,14 +53,14 @@ def transfer(params: TransferParams, task: str, weights: str, name: str) -> None
         tracked.results(metrics)
         for path in sorted(outputs.iterdir()):
             tracked.artifact(path)
-    figures = ", ".join(f"{name} {value:.1%}" for name, value in flat(metrics).items() if not name.endswith("_std"))
+    figures = ", ".join(f"{name} {value:.1%}" for name, value in defined(metrics).items() if not name.endswith("_std"))
     print(f"transfer: {name}: {figures}", flush=True)
 
 
 def _finished(trial: Trial, sets: Sets, machine: Machine) -> Path:
     """Run a trial unless that has been done, and give its folder."""
-    initial = trial.backbone()
-    folder = stage.runs_folder() / f"transfer-{name_of(trial, sets, initial)}"
+    start = trial.start()
+    folder = stage.runs_folder() / f"transfer-{name_of(trial, sets, start)}"
     with only_writer(folder):
         prepare(folder, restart=False)
         if (folder / FINISHED).exists():
@@ -67,7 +70,7 @@ def _finished(trial: Trial, sets: Sets, machine: Machine) -> Path:
         work = Work(
             folder,
             _processes(trial.comparison, machine),
-            lambda: run_trial(trial, sets, initial, folder, machine, join(machine.device)),
+            lambda: run_trial(trial, sets, start, folder, machine, join(machine.device)),
             lambda: (folder / FINISHED).exists(),
         )
         machine.launcher.run(work, None)
@@ -114,24 +117,18 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def flat(values: dict[str, Any], before: str = "") -> dict[str, float]:
+def defined(figures: dict[str, Any]) -> dict[str, float]:
     """Nested figures in one mapping, without those that are undefined."""
-    found: dict[str, float] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{before}{name}.")
-        elif value is not None:
-            found[f"{before}{name}"] = value
-    return found
+    return {name: value for name, value in flatten(figures).items() if value is not None}
 
 
 def _write_outputs(outputs: Path, folders: list[Path], results: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
     outputs.mkdir(parents=True, exist_ok=True)
-    stage.write_json(outputs / "metrics.json", metrics)
+    write_json(outputs / "metrics.json", metrics)
     _write_rows(
         outputs / "trials.csv",
         ["trial", "metric", "value"],
-        [[number, name, value] for number, result in enumerate(results) for name, value in flat(result).items()],
+        [[number, name, value] for number, result in enumerate(results) for name, value in defined(result).items()],
     )
     curves = [read_rows(folder / "training/curves.csv") for folder in folders]
     _write_rows(
@@ -146,26 +143,17 @@ def _write_outputs(outputs: Path, folders: list[Path], results: list[dict[str, A
 
 
 def _write_rows(path: Path, head: list[str], rows: list[list[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([head, *rows])
 
 
-def main() -> None:
-    """Entry point of `python -m pipelines.transfer TASK INIT`."""
-    parser = stage.with_parameters(argparse.ArgumentParser(description=__doc__), str(PARAMS))
-    parser.add_argument("task", help="a section of the parameter file: detection, instances, …")
-    parser.add_argument(
-        "init", help="random, supervised or moco, as stage weights left them; or a file or folder of weights"
-    )
-    arguments = parser.parse_args()
-    with stage.errors_in_one_line():
-        params = load_transfer_params(arguments.params, arguments.set)
-        known: tuple[Init, ...] = ("random", "supervised", "moco")
-        weights = f"outputs/transfer/weights/{arguments.init}" if arguments.init in known else arguments.init
-        name = f"{arguments.task}-{Path(arguments.init).stem}"
-        transfer(params, arguments.task, weights, name)
-
-
 if __name__ == "__main__":
-    main()
+    stage.main(
+        transfer,
+        __doc__,
+        load_transfer_params,
+        PARAMS,
+        task={"help": "a section of the parameter file: detection, instances, …"},
+        init={"help": "random, supervised or moco, as stage weights left them; or a file or folder of weights"},
+    )

@@ -6,11 +6,13 @@ import grimp
 import pytest
 import yaml
 
-from moco.runs.folder import DECIDES_NOTHING
+from moco.runs.folder import decides_nothing
 
 ROOT = Path(__file__).parents[1]
 STARTED = {"pretrain": ["moco.training.loop"], "transfer": ["moco.transfer.trial"]}
 """What the processes run that a stage starts, which the stage itself need not import."""
+SHOWN = {"report": {"report", "drawing", "alarms", "verdicts"}, "transfer_report": {"report", "drawing"}}
+"""Rooms that decide no training's result, but what these stages show."""
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +23,21 @@ def imports() -> grimp.ImportGraph:
 def stages() -> list[tuple[str, str, list[str]]]:
     """(file, module, code that it depends on) of each stage."""
     found = []
-    for file in ("dvc.yaml",):
+    for file in ("dvc.yaml", "transfer/dvc.yaml"):
         for stage in yaml.safe_load((ROOT / file).read_text())["stages"].values():
-            command, deps = stage["cmd"].split(), [str(dep) for dep in stage["deps"]]
-            assert command[:2] == ["python", "-m"]
-            found.append(
-                (file, " ".join(command[2:4]), [dep for dep in deps if dep.startswith(("moco/", "pipelines/"))])
-            )
+            python, option, module, *_ = stage["cmd"].split()
+            assert (python, option) == ("python", "-m")
+            code = [dep for dep in map(str, stage["deps"]) if dep.startswith(("moco/", "pipelines/"))]
+            found.append((file, module.removeprefix("pipelines."), code))
     return found
+
+
+def decides(stage: str, module: str) -> bool:
+    """Whether a module, such as moco.images.views, decides what a stage makes."""
+    package, _, name = module.partition(".")
+    if package == "pipelines":
+        return name not in ("", "stage")
+    return bool(name) and (name.partition(".")[0] in SHOWN.get(stage, ()) or not decides_nothing(name))
 
 
 def closure(imports: grimp.ImportGraph, stage: str) -> set[str]:
@@ -36,11 +45,9 @@ def closure(imports: grimp.ImportGraph, stage: str) -> set[str]:
     left, found = [f"pipelines.{stage}", *STARTED.get(stage, [])], set[str]()
     while left:
         module = left.pop()
-        room = module.split(".")[1] if module.count(".") else ""
-        if module in found or (room in DECIDES_NOTHING | {"stage", ""} and module != f"pipelines.{stage}"):
-            continue
-        found.add(module)
-        left += imports.find_modules_directly_imported_by(module)
+        if module not in found and decides(stage, module):
+            found.add(module)
+            left += imports.find_modules_directly_imported_by(module)
     return found
 
 
@@ -49,17 +56,19 @@ def file_of(module: str) -> str:
     return f"{path}/__init__.py" if (ROOT / path).is_dir() else f"{path}.py"
 
 
-@pytest.mark.parametrize(("file", "command", "deps"), stages())
-def test_a_stage_depends_on_what_it_imports(imports, file, command, deps):
-    for dep in deps:
-        assert (ROOT / dep).exists(), f"{file}: {dep} is not there"
-    needed = {file_of(module) for module in closure(imports, command.split()[0].removeprefix("pipelines."))}
-    missing = {path for path in needed if not any(path == dep or path.startswith(f"{dep}/") for dep in deps)}
-    assert missing == set(), f"{file}, {command}: these decide the result too; add them, or their rooms"
+def within(path: str, dep: str) -> bool:
+    return path == dep or path.startswith(f"{dep}/")
 
 
-@pytest.mark.parametrize(("file", "command", "deps"), stages())
-def test_a_stage_depends_on_no_room_that_decides_nothing(file, command, deps):
-    rooms = {Path(dep).parts[1].removesuffix(".py") for dep in deps if dep.startswith("moco/")}
-    allowed = {"report", "drawing", "alarms", "verdicts"} if "report" in command else set()
-    assert rooms & DECIDES_NOTHING <= allowed
+@pytest.mark.parametrize(("file", "stage", "deps"), stages())
+def test_a_stage_depends_on_what_it_imports_and_on_no_other_code(imports, file, stage, deps):
+    needed = {file_of(module) for module in closure(imports, stage)}
+    assert {path for path in needed if not any(within(path, dep) for dep in deps)} == set(), f"add to {file}, {stage}"
+    assert {dep for dep in deps if not any(within(path, dep) for path in needed)} == set(), f"not in {file}, {stage}"
+
+
+@pytest.mark.parametrize(("file", "stage", "deps"), stages())
+def test_a_stage_depends_on_nothing_that_decides_no_result(imports, file, stage, deps):
+    ignored = (ROOT / ".dvcignore").read_text().splitlines()
+    paths = {file_of(module) for module in imports.modules if not decides(stage, module)}
+    assert {path for path in paths if any(within(path, dep) for dep in deps) and f"/{path}" not in ignored} == set()

@@ -12,70 +12,49 @@ import torch.multiprocessing as mp
 from PIL import Image
 
 from moco.processes import leave
+from moco.transfer.config import Classification, Detection, Instances, Keypoints, Semantic, TaskName, Training
 from moco.transfer.data.annotations import AnnotatedSet
-from moco.transfer.settings import Transfer
 
 COLORS = np.array([[220, 40, 40], [40, 60, 220]], np.uint8)
 CLASSES = ["red", "blue"]
 
-SETTINGS: dict[str, Any] = {
-    "task": "detection",
-    "neck": "c4",
-    "schedule": "voc-24k",
+TRAINING: dict[str, Any] = {
     "iterations": 10,
     "batch_size": 4,
-    "learning_rate": None,
     "batch_norm": "synchronized",
     "precise_bn_batches": 2,
+    "precision": "fp32",
+    "trials": 1,
+    "seed": 0,
+}
+DETECTOR: dict[str, Any] = TRAINING | {
+    "schedule": "voc-24k",
     "short_sides": [48, 64],
     "long_side": 96,
     "test_short_side": 64,
-    "crop_size": None,
-    "scales": None,
-    "anchor_sizes": [8, 16, 32],
     "width": 8,
     "roi_size": 4,
     "rois_per_image": 16,
     "proposals_train": [64, 32],
     "proposals_test": [64, 16],
-    "label_fraction": 1.0,
-    "precision": "fp32",
-    "trials": 1,
-    "seed": 0,
 }
-NO_REGIONS: dict[str, Any] = dict.fromkeys(
-    ["anchor_sizes", "roi_size", "rois_per_image", "proposals_train", "proposals_test"]
-)
-OTHERS: dict[str, dict[str, Any]] = {
-    "detection": {},
-    "instances": {"neck": "fpn", "anchor_sizes": [4, 8, 16, 32, 64]},
-    "keypoints": {"neck": "fpn", "anchor_sizes": [4, 8, 16, 32, 64]},
-    "semantic": {
-        "neck": None,
-        "schedule": "voc-seg",
-        "short_sides": None,
-        "long_side": None,
-        "test_short_side": None,
-        "crop_size": 48,
-        "scales": [0.5, 2.0],
-        **NO_REGIONS,
-    },
-    "classification": {
-        "neck": None,
-        "schedule": "inat",
-        "short_sides": None,
-        "long_side": None,
-        "test_short_side": 16,
-        "crop_size": 16,
-        "width": None,
-        **NO_REGIONS,
-    },
+PYRAMID: dict[str, Any] = DETECTOR | {"neck": "fpn", "anchor_sizes": [4, 8, 16, 32, 64]}
+SETTINGS: dict[TaskName, tuple[type[Training], dict[str, Any]]] = {
+    "detection": (Detection, DETECTOR | {"neck": "c4", "anchor_sizes": [8, 16, 32]}),
+    "instances": (Instances, PYRAMID),
+    "keypoints": (Keypoints, PYRAMID),
+    "semantic": (Semantic, TRAINING | {"schedule": "voc-seg", "crop_size": 48, "scales": [0.5, 2.0], "width": 8}),
+    "classification": (
+        Classification,
+        TRAINING | {"schedule": "inat", "crop_size": 16, "test_short_side": 16, "label_fraction": 1.0},
+    ),
 }
 
 
-def settings(task: str, **changes: Any) -> Transfer:
+def settings(task: TaskName, **changes: Any) -> Training:
     """Settings of a few quick steps of a task."""
-    return Transfer.model_validate(SETTINGS | {"task": task} | OTHERS[task] | changes)
+    schema, values = SETTINGS[task]
+    return schema.model_validate(values | changes)
 
 
 def annotated_set(folder: Path, images: int = 12, seed: int = 0) -> AnnotatedSet:

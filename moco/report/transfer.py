@@ -1,6 +1,5 @@
 """The transfer page: each task's figures by initialization, their differences, and predictions beside ground truth."""
 
-import csv
 import json
 import shutil
 from collections import defaultdict
@@ -14,9 +13,9 @@ from matplotlib.ticker import PercentFormatter
 from moco.drawing import BLUE, CHART, GREEN, ORANGE, picture
 from moco.errors import MocoError
 from moco.report.page import render_html, render_markdown
-from moco.transfer.params import Comparison, Data, TransferParams
-from moco.transfer.schedules import timetable
-from moco.transfer.settings import Transfer, schedule_of
+from moco.runs.curves import read_rows
+from moco.transfer.config import Classification, Comparison, Detector, TransferParams
+from moco.transfer.schedules import schedule_of, timetable
 
 COLORS = {"random": ORANGE, "supervised": GREEN, "moco": BLUE}
 NAMES = {"random": "random", "supervised": "supervised", "moco": "MoCo"}
@@ -84,13 +83,15 @@ class Found:
         try:
             metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
             trials: dict[str, list[float]] = defaultdict(list)
-            for row in _rows(folder / "trials.csv"):
+            for row in read_rows(folder / "trials.csv"):
                 trials[row["metric"]].append(float(row["value"]))
             curves: dict[int, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
-            for row in _rows(folder / "curves.csv"):
+            for row in read_rows(folder / "curves.csv"):
                 steps, losses = curves[int(row["trial"])]
                 steps.append(int(row["step"]))
                 losses.append(float(row["loss"]))
+            if not (trials and curves):
+                raise ValueError("trials.csv or curves.csv is missing or empty")
         except (OSError, ValueError, KeyError) as error:
             raise MocoError(f"{folder}: no results ({error}); run `dvc repro transfer/dvc.yaml`") from None
         shown = folder / "predictions/predictions.png"
@@ -130,7 +131,7 @@ def _described(task: str, comparison: Comparison, found: dict[str, Found]) -> di
     return {
         "name": task,
         "title": TITLES[task],
-        "about": _about(comparison.data, comparison.training),
+        "about": _about(comparison),
         "align": "l" + "r" * (len(columns) + 1),
         "head": " | ".join(["weights", *names, f"{names[0]}, points over random"]),
         "rows": rows,
@@ -142,7 +143,8 @@ def _described(task: str, comparison: Comparison, found: dict[str, Found]) -> di
     }
 
 
-def _about(data: Data, training: Transfer) -> str:
+def _about(comparison: Comparison) -> str:
+    data, training = comparison.data, comparison.training
     schedule = schedule_of(training)
     times = timetable(schedule, training.batch_size, 10**9, training.iterations, training.learning_rate)
     length = (
@@ -150,12 +152,15 @@ def _about(data: Data, training: Transfer) -> str:
         if schedule.unit == "iterations" or training.iterations
         else f"{schedule.length} epochs"
     )
-    network = {"c4": " with C4 (res5 in the box head, extra norm)", "fpn": " with FPN", None: ""}[training.neck]
+    network = ""
+    if isinstance(training, Detector):
+        network = " with FPN" if training.neck == "fpn" else " with C4 (res5 in the box head, extra norm)"
     trials = f"{training.trials} trial{'s' if training.trials > 1 else ''}"
-    if training.label_fraction < 1:
+    if isinstance(training, Classification) and training.label_fraction < 1:
         trials = f"{training.label_fraction:.0%} of the labels, {trials}"
+    train, test = (part if isinstance(part, str) else ", ".join(part) for part in (data.train, data.test))
     return (
-        f"{', '.join(data.train)} to train, {', '.join(data.test)} to test ({data.format}); schedule {training.schedule}{network}, {length} of"
+        f"{train} to train, {test} to test ({data.format}); schedule {training.schedule}{network}, {length} of"
         f" {training.batch_size} images, learning rate {times.learning_rate:g}, batch norm {training.batch_norm}, {trials}."
     )
 
@@ -220,8 +225,3 @@ def _draw(folder: Path, task: str, found: dict[str, Found]) -> None:
     for init, one in found.items():
         if one.picture:
             shutil.copyfile(one.picture, folder / f"predictions-{task}-{init}.png")
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

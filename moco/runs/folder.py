@@ -26,10 +26,11 @@ DECIDES_NOTHING = frozenset(
         "study",
         "tracking",
         "verdicts",
+        "transfer.config",
         "worker",
     ]
 )
-"""Rooms of the library that leave a training's result as it is: another one of these is no other code."""
+"""Rooms and modules of the library that leave a training's result as it is: another one of these is no other code."""
 _CODE = "code"
 
 
@@ -38,11 +39,17 @@ def training_hash(settings: Pretrain, data_hash: str) -> str:
     return settings_hash(settings, data_hash)
 
 
+def decides_nothing(module: str) -> bool:
+    """Whether a module, such as `transfer.config`, leaves a result as it is: it is listed, or its room is."""
+    return module in DECIDES_NOTHING or module.partition(".")[0] in DECIDES_NOTHING
+
+
 def code_hash() -> str:
-    """Hash of the library's sources: what finished under other code is no result of this code."""
+    """Hash the library's sources: what finished under other code is no result of this code."""
     package = Path(__file__).parents[1]
-    rooms = (path for path in package.iterdir() if path.stem not in DECIDES_NOTHING)
-    return hash_of_files(rooms, package, (".py", ".cpp", ".h"))
+    files = (path for path in package.rglob("*") if path.suffix in (".py", ".cpp", ".h"))
+    names = {path: ".".join(path.relative_to(package).with_suffix("").parts) for path in files}
+    return hash_of_files((path for path, name in names.items() if not decides_nothing(name)), package)
 
 
 def prepare(folder: Path, restart: bool) -> None:

@@ -1,6 +1,5 @@
 """Fine-tuning, top to bottom: one loop for every task (paper, section 4.2)."""
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,22 +15,21 @@ from torch.nn.parallel import DistributedDataParallel
 from moco.cluster.machine import Machine
 from moco.config import settings_hash
 from moco.encoders.batch_norm import averaged_running_statistics, set_running_statistics
+from moco.encoders.start import Start
 from moco.errors import MocoError
-from moco.features.extract import Labelled
 from moco.files import write_text
 from moco.images.plan import EpochPlan
 from moco.permutation import key_of
 from moco.processes import Processes, keep_freed_memory, use_bf16
 from moco.runs import state
 from moco.runs.steps import Steps
-from moco.transfer.data.annotations import data_hash
+from moco.transfer.config import Training
 from moco.transfer.data.loader import Share, steps
 from moco.transfer.log import Log
 from moco.transfer.networks.batch_norm import reestimate, set_batch_norm
-from moco.transfer.networks.initialization import Backbone
-from moco.transfer.schedules import BoxSizes, timetable
-from moco.transfer.settings import Transfer, schedule_of
-from moco.transfer.tasks import Objective, Task, TrainingSet, optimizer_of, task_of
+from moco.transfer.schedules import BoxSizes, schedule_of, timetable
+from moco.transfer.sets import TrainingSet, hash_of
+from moco.transfer.tasks import Objective, Task, optimizer_of, task_of
 
 NAME = "run"
 """File in a run's folder that says whose it is."""
@@ -43,7 +41,7 @@ class FineTune:
 
     Attributes:
         settings: everything that decides the result, but the following.
-        backbone: the weights it starts from.
+        start: the weights it starts from.
         training: an `AnnotatedSet`; labelled images of a shard set for classification.
         seed: of this trial: new layers, order of images, views, sampled proposals.
         folder: untracked; holds checkpoints and curves of this run alone.
@@ -51,8 +49,8 @@ class FineTune:
         processes: this process and its peers.
     """
 
-    settings: Transfer
-    backbone: Backbone
+    settings: Training
+    start: Start
     training: TrainingSet
     seed: int
     folder: Path
@@ -61,13 +59,8 @@ class FineTune:
 
     def name(self) -> str:
         """16 hexadecimal digits that change with anything that decides the result, however many trials there are."""
-        if isinstance(self.training, Labelled):
-            chosen = hashlib.sha256(self.training.indices.tobytes()).hexdigest()
-            data = f"{self.training.images.data_hash} {self.training.images.split} {chosen}"
-        else:
-            data = data_hash(self.training)
         settings = self.settings.model_dump(mode="json", exclude={"trials", "seed"})
-        return settings_hash(settings, self.seed, self.backbone.fingerprint, data)
+        return settings_hash(settings, self.seed, self.start.fingerprint, hash_of(self.training))
 
 
 def finetune(run: FineTune) -> nn.Module:
@@ -85,14 +78,14 @@ def finetune(run: FineTune) -> nn.Module:
         RuntimeError: a peer is gone or silent.
     """
     settings, processes = run.settings, run.processes
-    task = task_of(settings, run.training, run.backbone, run.seed, processes)
+    task = task_of(settings, run.training, run.start, run.seed, processes)
     if len(task.among) < settings.batch_size:
         raise MocoError(
-            f"transfer.batch_size = {settings.batch_size} is more than the {len(task.among)} images that can be trained on; lower it"
+            f"training.batch_size = {settings.batch_size} is more than the {len(task.among)} images that can be trained on; lower it"
         )
     if settings.batch_size % processes.world_size:
         raise MocoError(
-            f"transfer.batch_size = {settings.batch_size} cannot be shared by {processes.world_size} processes; use a number"
+            f"training.batch_size = {settings.batch_size} cannot be shared by {processes.world_size} processes; use a number"
             " of processes that divides it"
         )
     name = run.name()

@@ -82,6 +82,6 @@ class Log:
         if not all(abs(mean) < float("inf") for mean in means):
             raise MocoError(
                 f"transfer: the loss is not finite ({sum(means)}) within the {len(self._steps)} steps before step {done}, the last"
-                " checkpoint is kept; lower transfer.learning_rate, or set transfer.precision: fp32"
+                " checkpoint is kept; lower training.learning_rate, or set training.precision: fp32"
             )
         return means

@@ -19,7 +19,7 @@ from moco.transfer.data.annotations import AnnotatedSet, Detections
 from moco.transfer.data.loader import Stacked, read_pixels, steps
 from moco.transfer.data.views import fitted
 from moco.transfer.metrics.segmentation import confusion
-from moco.transfer.networks.detectors import paste_masks
+from moco.transfer.networks.roi_heads import paste_masks
 from moco.transfer.schedules import BoxSizes
 
 Columns = dict[str, NDArray[Any] | list[dict[str, Any]]]

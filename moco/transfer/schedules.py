@@ -6,8 +6,10 @@ same rates an image. A run of another length is the same shape squeezed to it.
 """
 
 from bisect import bisect_right
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Literal, TypeVar
+
+from moco.transfer.config import Training
 
 WARMUP_FROM = 1 / 1000
 """Share of the learning rate that warm-up begins with (Detectron2's WARMUP_FACTOR)."""
@@ -105,6 +107,27 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
+Sizes = TypeVar("Sizes", BoxSizes, PixelSizes, LabelSizes)
+
+
+def schedule_of(settings: Training) -> Schedule:
+    """Look up the schedule that the settings name."""
+    return SCHEDULES[settings.schedule]
+
+
+def sizes_of(settings: Training, kind: type[Sizes]) -> Sizes:
+    """Take the schedule's sizes of images, with those that the settings give instead.
+
+    Args:
+        settings: of a task whose sizes are of this kind.
+        kind: `BoxSizes`, `PixelSizes` or `LabelSizes`.
+    """
+    sizes = schedule_of(settings).sizes
+    assert isinstance(sizes, kind)  # a test compares the schema with `SCHEDULES`
+    names = {field.name for field in fields(kind)}
+    return replace(sizes, **settings.model_dump(include=names, exclude_none=True))
+
+
 @dataclass(frozen=True)
 class Timetable:
     """A schedule for a batch and a length.
@@ -141,7 +164,7 @@ def timetable(
         batch_size: images a step, over all processes.
         images: that are trained on; they turn epochs into iterations.
         iterations: of the run; None: as many as show the schedule's number of images.
-        learning_rate: for the schedule's own batch, in the place of the schedule's; None: that.
+        learning_rate: for the schedule's own batch; None: the schedule's.
     """
     if schedule.unit == "epochs":
         natural = schedule.length * (images // batch_size)

@@ -1,11 +1,15 @@
-"""Annotated images as transfer/params.yaml names them, and the published metric of each form."""
+"""Images as transfer/params.yaml names them, and the published metric of each format."""
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from moco.errors import MocoError
 from moco.features.extract import Labelled
 from moco.images.index import open_split
-from moco.transfer.data.annotations import AnnotatedSet, Detections
+from moco.transfer.config import AnnotatedImages, Cityscapes, Comparison, Data, Shards, TaskName, Voc, VocBoxes, VocMaps
+from moco.transfer.data.annotations import AnnotatedSet, Detections, data_hash
 from moco.transfer.data.cityscapes import read_cityscapes
 from moco.transfer.data.coco import read_coco, read_lvis
 from moco.transfer.data.problems import Checks
@@ -13,8 +17,45 @@ from moco.transfer.data.voc import VOC_CLASSES, read_voc, read_voc_segmentation
 from moco.transfer.metrics.coco import Kind, coco_ap
 from moco.transfer.metrics.lvis import lvis_ap
 from moco.transfer.metrics.voc import voc_ap
-from moco.transfer.params import Data
-from moco.transfer.settings import TaskName
+
+TrainingSet = AnnotatedSet | Labelled
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Training and test images of a comparison."""
+
+    train: TrainingSet
+    test: TrainingSet
+
+    @classmethod
+    def of(cls, comparison: Comparison, quarantine: Path | None = None) -> "Sets":
+        """Read both; errors as in `open_data`."""
+        data, task = comparison.data, comparison.training.task
+        train = open_data(data, task, "train", quarantine)
+        classes = train.classes if isinstance(train, AnnotatedSet) else None
+        sets = cls(train, open_data(data, task, "test", classes=classes))
+        trained, tested = _classes_of(train), _classes_of(sets.test)
+        if trained != tested:
+            raise MocoError(
+                f"{data.path}: train and test have other classes ({len(trained)} and {len(tested)}); name sets with the"
+                " same ones, in the same order"
+            )
+        return sets
+
+
+def _classes_of(images: TrainingSet) -> list[str]:
+    if isinstance(images, Labelled):
+        return images.images.classes
+    return images.semantic_classes if images.label_maps is not None else images.classes
+
+
+def hash_of(images: TrainingSet) -> str:
+    """Make a text that changes with the images and with what is annotated in them."""
+    if isinstance(images, AnnotatedSet):
+        return data_hash(images)
+    chosen = hashlib.sha256(images.indices.tobytes()).hexdigest()
+    return f"{images.images.data_hash} {images.images.split} {chosen}"
 
 
 def open_data(
@@ -36,25 +77,24 @@ def open_data(
     Raises:
         MocoError: something is missing, is not in the form that was named, or too much of it is bad.
     """
-    parts: list[str] = getattr(data, side)
-    checks = Checks(data.max_bad_fraction, quarantine)
-    if data.format == "shards":
-        return Labelled.of(open_split(data.path, parts[0]))  # type: ignore[arg-type]  # which it refuses by name
-    if data.format == "cityscapes":
-        return read_cityscapes(data.path, parts[0], checks=checks)
-    if data.format == "voc":
-        splits = [(year, name) for year, _, name in (part.partition("/") for part in parts)]
-        if task == "semantic":
+    part = getattr(data, side)
+    if isinstance(data, Shards):
+        return Labelled.of(open_split(data.path, part))
+    assert isinstance(data, AnnotatedImages)
+    checks, masks = Checks(data.max_bad_fraction, quarantine), task == "instances"
+    if isinstance(data, Cityscapes):
+        return read_cityscapes(data.path, part, checks=checks)
+    if isinstance(data, Voc):
+        splits = [(year, name) for year, _, name in (each.partition("/") for each in part)]
+        if isinstance(data, VocMaps):
             names, maps = data.classes or VOC_CLASSES, data.label_maps or "SegmentationClass"
             return read_voc_segmentation(data.path, splits, classes=names, labels=maps, checks=checks)
-        masks = task == "instances"
         return read_voc(data.path, splits, classes=data.classes or classes, masks=masks, checks=checks)
     folder = Path(data.path)
-    named = folder / Path(parts[0]).stem.rpartition("_")[2]  # train2017 of instances_train2017.json
     if data.format == "lvis":
-        return read_lvis(parts[0], folder, masks=task == "instances", checks=checks)
-    images = named if named.is_dir() else folder
-    return read_coco(parts[0], images, masks=task == "instances", checks=checks)
+        return read_lvis(part, folder, masks=masks, checks=checks)
+    named = folder / Path(part).stem.rpartition("_")[2]  # train2017 of instances_train2017.json
+    return read_coco(part, named if named.is_dir() else folder, masks=masks, checks=checks)
 
 
 def average_precisions(data: Data, task: TaskName, truth: AnnotatedSet, found: Detections) -> dict[str, dict[str, Any]]:
@@ -73,6 +113,6 @@ def average_precisions(data: Data, task: TaskName, truth: AnnotatedSet, found: D
         kinds["keypoints"] = "keypoints"
     if data.format == "lvis":
         return {name: lvis_ap(truth, found, kind) for name, kind in kinds.items()}  # type: ignore[arg-type]
-    if data.format == "voc" and task == "detection":
+    if isinstance(data, VocBoxes):
         return {"box": voc_ap(truth, found, eleven_points=data.eleven_points)}
     return {name: coco_ap(truth, found, kind) for name, kind in kinds.items()}

@@ -10,21 +10,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from moco.encoders.start import Start
 from moco.errors import MocoError
 from moco.features.extract import Labelled
 from moco.permutation import Integers
 from moco.processes import Processes
+from moco.transfer.config import Classification, Detector, Semantic, Training
 from moco.transfer.data.annotations import AnnotatedSet
 from moco.transfer.data.loader import BoxBatches, LabelBatches, PixelBatches, Share, trainable, with_objects
 from moco.transfer.networks.classification import Classifier, share_of_labels
 from moco.transfer.networks.detectors import detector
-from moco.transfer.networks.fcn import FCN, IGNORED, fcn
-from moco.transfer.networks.initialization import Backbone
-from moco.transfer.schedules import BoxSizes, LabelSizes, PixelSizes
-from moco.transfer.settings import Transfer, schedule_of, sizes_of
+from moco.transfer.networks.fcn import FCN, IGNORED
+from moco.transfer.schedules import BoxSizes, LabelSizes, PixelSizes, schedule_of, sizes_of
+from moco.transfer.sets import TrainingSet
 
-TrainingSet = AnnotatedSet | Labelled
 Losses = dict[str, Tensor]
+NETWORK = {"width", "anchor_sizes", "roi_size", "rois_per_image", "proposals_train", "proposals_test"}
+"""Settings that are options of the network; those of them that a task has and the file gives are passed on."""
 
 
 @dataclass(frozen=True)
@@ -56,48 +58,45 @@ class Objective(nn.Module):
         return self.losses(self.model, images, targets)
 
 
-def task_of(settings: Transfer, training: TrainingSet, backbone: Backbone, seed: int, processes: Processes) -> Task:
+def task_of(settings: Training, training: TrainingSet, start: Start, seed: int, processes: Processes) -> Task:
     """The task that the settings name.
 
     Args:
         settings: of the run.
         training: an `AnnotatedSet`; labelled images of a shard set for classification.
-        backbone: to start from.
+        start: the weights to start from.
         seed: of the trial.
         processes: who share a step.
 
     Raises:
-        MocoError: the training set has not what the task needs.
+        MocoError: the training set lacks what the task needs.
     """
+    if isinstance(settings, Classification):
+        if not isinstance(training, Labelled):
+            raise MocoError("classification needs a shard set with labels; make one with `dvc repro shard`")
+        return _classification(settings, training, start, seed)
     if isinstance(training, Labelled):
-        if settings.task != "classification":
-            raise MocoError(
-                f"transfer.task = {settings.task} needs annotated images; name a VOC, COCO or Cityscapes set"
-            )
-        return _classification(settings, training, backbone, seed)
-    if settings.task == "classification":
-        raise MocoError("transfer.task = classification needs a shard set with labels; make one with `dvc repro shard`")
-    if settings.task == "semantic":
-        return _semantic(settings, training, backbone, seed, processes)
-    return _detector(settings, training, backbone, seed)
+        raise MocoError(f"{settings.task} needs annotated images; name a VOC, COCO or Cityscapes set")
+    if isinstance(settings, Semantic):
+        return _semantic(settings, training, start, seed, processes)
+    assert isinstance(settings, Detector)
+    return _detector(settings, training, start, seed)
 
 
-def _classification(settings: Transfer, training: Labelled, backbone: Backbone, seed: int) -> Task:
+def _classification(settings: Classification, training: Labelled, start: Start, seed: int) -> Task:
     chosen = share_of_labels(training, settings.label_fraction, seed)
     sizes = sizes_of(settings, LabelSizes)
     return Task(
         np.arange(len(chosen.labels)),
         lambda share: LabelBatches(chosen, share, sizes),
-        lambda: Classifier(backbone, len(training.images.classes), seed),
+        lambda: Classifier(start, len(training.images.classes), seed),
         lambda model, images, labels: {"loss": F.cross_entropy(model(images), labels)},
     )
 
 
-def _semantic(settings: Transfer, training: AnnotatedSet, backbone: Backbone, seed: int, processes: Processes) -> Task:
+def _semantic(settings: Semantic, training: AnnotatedSet, start: Start, seed: int, processes: Processes) -> Task:
     if training.label_maps is None:
-        raise MocoError(
-            f"{training.name} has no label maps, which transfer.task = semantic is trained on; choose another task"
-        )
+        raise MocoError(f"{training.name} has no label maps, which task semantic is trained on; choose another task")
     sizes = sizes_of(settings, PixelSizes)
 
     def losses(model: FCN, images: Tensor, label_maps: Tensor) -> Losses:
@@ -110,13 +109,12 @@ def _semantic(settings: Transfer, training: AnnotatedSet, backbone: Backbone, se
     return Task(
         np.arange(len(training)),
         lambda share: PixelBatches(training, share, sizes),
-        lambda: fcn(backbone, len(training.semantic_classes), seed, **settings.heads()),
+        lambda: FCN(start, len(training.semantic_classes), seed, **_network(settings)),
         losses,  # type: ignore[arg-type]  # of the model above
     )
 
 
-def _detector(settings: Transfer, training: AnnotatedSet, backbone: Backbone, seed: int) -> Task:
-    assert settings.task in ("detection", "instances", "keypoints") and settings.neck is not None
+def _detector(settings: Detector, training: AnnotatedSet, start: Start, seed: int) -> Task:
     masks, keypoints = settings.task == "instances", settings.task == "keypoints"
     for wanted, there, name in (
         (masks, training.segments is not None, "segments"),
@@ -124,19 +122,19 @@ def _detector(settings: Transfer, training: AnnotatedSet, backbone: Backbone, se
     ):
         if wanted and not there:
             raise MocoError(
-                f"{training.name} has no {name}, which transfer.task = {settings.task} is trained on; choose another task"
+                f"{training.name} has no {name}, which task {settings.task} is trained on; choose another task"
             )
     usable, sizes = trainable(training, masks), sizes_of(settings, BoxSizes)
 
     def model() -> nn.Module:
         return detector(
             settings.task,  # type: ignore[arg-type]
-            settings.neck,  # type: ignore[arg-type]
-            backbone,
+            settings.neck,
+            start,
             len(training.classes),
             seed=seed,
             num_keypoints=len(training.keypoint_names) if keypoints else 0,
-            **settings.heads(),
+            **_network(settings),
         )
 
     return Task(
@@ -147,8 +145,13 @@ def _detector(settings: Transfer, training: AnnotatedSet, backbone: Backbone, se
     )
 
 
-def optimizer_of(model: nn.Module, settings: Transfer) -> torch.optim.SGD:
-    """SGD with momentum .9 in groups; the rate of a group is the schedule's times the group's `factor`.
+def _network(settings: Training) -> dict[str, Any]:
+    """The options of the network that the settings give."""
+    return settings.model_dump(include=NETWORK, exclude_none=True)
+
+
+def optimizer_of(model: nn.Module, settings: Training) -> torch.optim.SGD:
+    """SGD with momentum 0.9 in groups; the rate of a group is the schedule's times the group's `factor`.
 
     Detectors do not decay the weights of batch norm (Detectron2's WEIGHT_DECAY_NORM = 0); a schedule may give the new
     classifier a rate of its own.

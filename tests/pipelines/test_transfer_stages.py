@@ -13,8 +13,9 @@ from moco.cluster.machine import load_machine
 from moco.encoders.frozen import load_encoder, random_encoder, save_encoder
 from moco.errors import MocoError
 from moco.settings import validate
-from moco.transfer.params import TransferParams, load_transfer_params
+from moco.transfer.config import TransferParams
 from pipelines.scenes import scenes
+from pipelines.supervised import supervised
 from pipelines.transfer import _processes, summary, transfer
 from pipelines.transfer_report import report
 from pipelines.weights import weights
@@ -33,39 +34,6 @@ def small_params(**changes: Any) -> TransferParams:
     return validate(values | changes, "params.yaml", TransferParams)
 
 
-def test_the_parameter_files_that_the_project_has_are_allowed():
-    for name in ("params", "voc", "coco"):
-        assert load_transfer_params(ROOT / f"transfer/{name}.yaml").tasks
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"tasks": ["keypoints"]}, "tasks names keypoints, which has no section"),
-        ({"watched": ""}, "watched = ''"),
-        ({"nonsense": 1}, "nonsense is no known key"),
-    ],
-)
-def test_what_does_not_fit_together_is_one_line(changes, told):
-    with pytest.raises(MocoError, match=told):
-        small_params(**changes)
-
-
-@pytest.mark.parametrize(
-    ("task", "data", "told"),
-    [
-        ("semantic", {"format": "coco"}, "data.format = coco has no annotations for task = semantic"),
-        ("detection", {"train": ["trainval"]}, "'trainval' names no year; write YEAR/LIST"),
-        ("instances", {"train": ["a.json", "b.json"]}, "train names 2 parts, which only voc may"),
-    ],
-)
-def test_data_that_cannot_serve_a_task_are_refused(task, data, told):
-    values = yaml.safe_load((ROOT / "transfer/params.yaml").read_text())
-    values[task]["data"] |= data
-    with pytest.raises(MocoError, match=told):
-        validate(values, "params.yaml", TransferParams)
-
-
 def test_means_and_deviations_are_of_the_trials_and_undefined_figures_stay_so():
     trials = [
         {"box": {"AP": 0.1, "APl": None, "per_class": {"cat": {"AP": 0.1}}}},
@@ -80,8 +48,8 @@ def test_means_and_deviations_are_of_the_trials_and_undefined_figures_stay_so():
 def test_scenes_weights_trials_and_the_page(project: Path, capsys: pytest.CaptureFixture[str]):
     params = small_params()
     scenes(params)
-    for init in ("random", "supervised"):
-        weights(params, init)
+    weights(params, "random")
+    supervised(params)
     spec = load_encoder("outputs/transfer/weights/supervised").spec
     untrained = random_encoder(spec, 7)
     save_encoder("outputs/pretrain/encoder", untrained.backbone, untrained.spec)
@@ -90,7 +58,7 @@ def test_scenes_weights_trials_and_the_page(project: Path, capsys: pytest.Captur
     weights(params, "moco")
     for task in params.tasks:
         for init in params.inits:
-            transfer(params, task, f"outputs/transfer/weights/{init}", f"{task}-{init}")
+            transfer(params, task, init)
     report(params)
 
     results = Path("outputs/transfer/results")
@@ -113,7 +81,7 @@ def test_scenes_weights_trials_and_the_page(project: Path, capsys: pytest.Captur
     first = {path: path.read_bytes() for path in sorted(results.rglob("*")) if path.is_file()}
 
     capsys.readouterr()
-    transfer(params, "semantic", "outputs/transfer/weights/moco", "semantic-moco")
+    transfer(params, "semantic", "moco")
     assert capsys.readouterr().out.count("done before") == 2
     assert {path: path.read_bytes() for path in sorted(results.rglob("*")) if path.is_file()} == first
 
@@ -124,7 +92,7 @@ def test_processes_of_machine_yaml_share_a_trial(project: Path, capfd: pytest.Ca
     scenes(params)
     weights(params, "random")
     (project / "machine.yaml").write_text("processes: 2\nnum_workers: 0\n")
-    transfer(params, "detection", "outputs/transfer/weights/random", "detection-random")
+    transfer(params, "detection", "random")
     assert "on 2 process(es)" in capfd.readouterr().out
     metrics = json.loads(Path("outputs/transfer/results/detection-random/metrics.json").read_text())
     assert 0 <= metrics["box"]["AP50"] <= 1
@@ -139,8 +107,8 @@ def test_a_slurm_launcher_is_refused_with_what_to_do(project: Path):
 
 def test_a_task_that_is_none_and_weights_that_are_nowhere_leave_nothing_behind(project: Path):
     with pytest.raises(MocoError, match="has no section nonsense; add it, or name another task"):
-        transfer(small_params(), "nonsense", "outputs/transfer/weights/random", "nonsense-random")
+        transfer(small_params(), "nonsense", "random")
     with pytest.raises(MocoError, match=r"VOCdevkit"):
-        transfer(small_params(), "detection", "nowhere.pth", "detection-nowhere")
+        transfer(small_params(), "detection", "nowhere.pth")
     assert not list(Path("outputs/transfer").rglob("*.json"))
     assert not Path("outputs/transfer/results/detection-nowhere").exists()

@@ -82,8 +82,6 @@ class AnnotatedSet:
     """[256]: from the numbers in the PNG to those of `semantic_classes` or 255; None: they are these already."""
     federated: Federated | None = None
     """LVIS: which classes were looked for in which image."""
-    source: Path | None = None
-    """The JSON file or the devkit it was read from."""
     category_ids: list[int] = field(default_factory=list)
     """COCO, LVIS: the category id of each class, for writing results."""
     problems: list[Problem] = field(default_factory=list)
@@ -186,7 +184,6 @@ def set_of_label_maps(
     paths: list[Path],
     label_maps: list[Path],
     semantic_classes: list[str],
-    source: Path,
     label_of_pixel: NDArray[np.uint8] | None = None,
 ) -> AnnotatedSet:
     """A set for semantic segmentation: no instances; sizes of 0, as not stated."""
@@ -205,7 +202,6 @@ def set_of_label_maps(
         label_maps=label_maps,
         semantic_classes=semantic_classes,
         label_of_pixel=label_of_pixel,
-        source=source,
     )
 
 

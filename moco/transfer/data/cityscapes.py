@@ -70,6 +70,5 @@ def read_cityscapes(root: Path | str, split: str, *, checks: Checks = DEFAULT) -
         label_maps=[root / "gtFine" / split / city / f"{name}{LABELS}" for city, name in names],
         semantic_classes=list(CLASS_OF_ID.values()),
         label_of_pixel=label_of_pixel,
-        source=root,
     )
     return checked(found, alone, checks)

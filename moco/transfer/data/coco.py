@@ -19,12 +19,7 @@ LVIS_ARCHIVES = "lvis_v1_train.json.zip and lvis_v1_val.json.zip are at https://
 
 
 def read_coco(
-    json_file: Path | str,
-    images: Path | str,
-    *,
-    masks: bool = True,
-    only_annotated: bool = False,
-    checks: Checks = DEFAULT,
+    json_file: Path | str, images: Path | str, *, masks: bool = True, checks: Checks = DEFAULT
 ) -> AnnotatedSet:
     """Read instances_*.json or person_keypoints_*.json; crowds are `ignored`.
 
@@ -33,8 +28,6 @@ def read_coco(
         images: the folder that the file names are relative to.
         masks: read the segmentations, polygons and both kinds of RLE; if no annotation has one, the set has
             none. With False, annotations without one are as good as others.
-        only_annotated: leave out images without an instance to learn from, as references do for training; if
-            there are keypoints, without a labelled one.
         checks: what is done about what is wrong: besides boxes and images, an annotation of an image or a
             category that is not listed, and one without a usable segmentation where others have it. A polygon
             of fewer than three points is left out and counted, its annotation kept if another polygon is left.
@@ -54,17 +47,11 @@ def read_coco(
         return folder / image["file_name"]
 
     found, problems = _read(path, content, file_of, masks)
-    found = checked(found, problems, checks)
-    return annotated_only(found) if only_annotated else found
+    return checked(found, problems, checks)
 
 
 def read_lvis(
-    json_file: Path | str,
-    images: Path | str,
-    *,
-    masks: bool = True,
-    only_annotated: bool = False,
-    checks: Checks = DEFAULT,
+    json_file: Path | str, images: Path | str, *, masks: bool = True, checks: Checks = DEFAULT
 ) -> AnnotatedSet:
     """Read lvis_v1_*.json; as `read_coco`, with what was looked for in which image in `federated`.
 
@@ -72,7 +59,6 @@ def read_lvis(
         json_file: LVIS v1's; its images are COCO's of 2017, val's from train2017 and val2017.
         images: a folder with train2017 and val2017, or with the images themselves.
         masks: as for `read_coco`.
-        only_annotated: as for `read_coco`.
         checks: as for `read_coco`.
 
     Raises:
@@ -99,17 +85,7 @@ def read_lvis(
         )
     except KeyError as error:
         raise MocoError(f"{path}: {error} is missing or unknown; {LVIS_ARCHIVES}") from None
-    found = checked(found, problems, checks)
-    return annotated_only(found) if only_annotated else found
-
-
-def annotated_only(found: AnnotatedSet) -> AnnotatedSet:
-    """The images with at least one instance that is not ignored and, if there are keypoints, has a labelled one."""
-    useful = ~found.ignored
-    if found.keypoints is not None:
-        useful &= (found.keypoints[:, :, 2] > 0).any(axis=1)
-    count = np.concatenate([[0], np.cumsum(useful)])[found.first]
-    return found.subset(np.flatnonzero(np.diff(count)))
+    return checked(found, problems, checks)
 
 
 def _load(path: Path, archives: str) -> dict[str, Any]:
@@ -204,7 +180,6 @@ def _read(
         keypoints=keypoints,
         keypoint_names=names,
         flip_pairs=flip_pairs,
-        source=path,
         category_ids=category_ids,
     )
     return found, problems

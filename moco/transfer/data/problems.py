@@ -28,12 +28,10 @@ class Checks:
     Attributes:
         max_bad_fraction: largest share of bad annotations, and of bad images; above it the set is refused.
         quarantine: where to list what was bad, one JSON object a line with path and reason.
-        open_images: whether each image is opened for its true size: 35 µs each, more on a slow disk.
     """
 
     max_bad_fraction: float = 0.01
     quarantine: Path | None = None
-    open_images: bool = True
 
 
 DEFAULT = Checks()
@@ -79,7 +77,7 @@ def checked(found: AnnotatedSet, problems: Sequence[Problem], checks: Checks) ->
     lines = list(problems)
     images = len(found) + sum(problem.of == "image" for problem in problems)
     annotations = len(found.boxes) + sum(problem.of == "annotation" for problem in problems)
-    found = _good_annotations(_good_images(found, lines, checks.open_images), lines)
+    found = _good_annotations(_good_images(found, lines), lines)
     lines.sort()
     if checks.quarantine is not None:
         text = "".join(json.dumps({"path": line.path, "reason": line.reason}) + "\n" for line in lines)
@@ -99,7 +97,7 @@ def checked(found: AnnotatedSet, problems: Sequence[Problem], checks: Checks) ->
     return replace(found, problems=lines)
 
 
-def _good_images(found: AnnotatedSet, lines: list[Problem], open_images: bool) -> AnnotatedSet:
+def _good_images(found: AnnotatedSet, lines: list[Problem]) -> AnnotatedSet:
     reasons: dict[int, Problem] = {}
 
     def bad(n: int, path: Path, reason: str) -> None:
@@ -117,7 +115,7 @@ def _good_images(found: AnnotatedSet, lines: list[Problem], open_images: bool) -
             bad(n, found.label_maps[n], "no such label map")
     sizes = found.sizes.copy()
     unstated = _any(sizes <= 0)
-    opened = [n for n in range(len(found)) if n not in reasons and (open_images or unstated[n])]
+    opened = [n for n in range(len(found)) if n not in reasons]
     for n, true in zip(opened, headers([found.paths[n] for n in opened]), strict=True):
         if isinstance(true, str):
             bad(n, found.paths[n], true)

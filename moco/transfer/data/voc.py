@@ -149,7 +149,6 @@ def read_voc(
         ignored=ignored,
         annotation_ids=np.arange(1, len(all_objects) + 1),
         segments=segments,
-        source=root,
     )
     return checked(found, problems, checks)
 
@@ -192,7 +191,6 @@ def read_voc_segmentation(
         paths=[image.path for image in images],
         label_maps=[image.beside(labels) for image in images],
         semantic_classes=["background", *classes],
-        source=root,
     )
     return checked(found, [], checks)
 

@@ -37,10 +37,8 @@ class Curves:
     recall: NDArray[np.float64]
 
 
-def coco_ap(
-    truth: AnnotatedSet, found: Detections, kind: Kind = "bbox", sigmas: tuple[float, ...] | None = None
-) -> dict[str, Any]:
-    """Average precision and recall as COCO defines them (Lin et al., 2014; cocodataset.org, Detection Evaluation).
+def coco_ap(truth: AnnotatedSet, found: Detections, kind: Kind = "bbox") -> dict[str, Any]:
+    """Compute average precision and recall as COCO defines them (Lin et al., 2014; cocodataset.org).
 
     At most 100 detections of a class count in an image (keypoints: 20), the best by score. A detection inside a crowd
     region, or on a person without keypoints, is neither right nor wrong. Small is below 32 x 32 pixels, large above
@@ -50,9 +48,8 @@ def coco_ap(
     Args:
         truth: the annotated images.
         found: detections in them; for "segm" with segments, for "keypoints" with keypoints.
-        kind: what overlaps: boxes, masks, or keypoints (object keypoint similarity).
-        sigmas: K spreads for "keypoints", as a share of the object's scale. None: COCO's where K is 17; else the mean
-            of COCO's, .067, for every keypoint.
+        kind: what overlaps: boxes, masks, or keypoints (object keypoint similarity, with COCO's spreads where there
+            are 17 keypoints, else with their mean, 0.067, for each).
 
     Returns:
         AP (mean over IoU .5 … .95), AP50, AP75, APs, APm, APl; AR1, AR10, AR100, ARs, ARm, ARl; for keypoints AP, AP50,
@@ -63,7 +60,7 @@ def coco_ap(
     """
     truth = replace(truth, federated=None)  # COCO's rules, for LVIS's annotations too
     if kind == "keypoints":
-        curves = curves_of(truth, found, kind, [20], sigmas=sigmas)
+        curves = curves_of(truth, found, kind, [20])
         recall = curves.recall[..., 0]
         return {
             **average_precisions(curves, ("m", "l")),
@@ -112,14 +109,7 @@ def mean_of(values: NDArray[np.float64]) -> float | None:
     return float(defined.mean()) if defined.size else None
 
 
-def curves_of(
-    truth: AnnotatedSet,
-    found: Detections,
-    kind: Kind,
-    max_detections: list[int],
-    *,
-    sigmas: tuple[float, ...] | None = None,
-) -> Curves:
+def curves_of(truth: AnnotatedSet, found: Detections, kind: Kind, max_detections: list[int]) -> Curves:
     """Match detections with the ground truth class by class and trace precision over recall.
 
     Where the set is federated, detections of a class in an image count by LVIS's rules.
@@ -129,12 +119,13 @@ def curves_of(
         found: detections in them.
         kind: what overlaps.
         max_detections: rising numbers of detections an image and class that may count.
-        sigmas: see `coco_ap`.
     """
     _check(truth, found, kind)
+    sigmas = None
     if kind == "keypoints":
         assert truth.keypoints is not None
-        sigmas = _sigmas(sigmas, truth.keypoints.shape[1])
+        points = truth.keypoints.shape[1]
+        sigmas = COCO_SIGMAS if points == len(COCO_SIGMAS) else (float(np.mean(COCO_SIGMAS)),) * points
     classes = len(truth.classes)
     step = max(1, PAIRS_AT_ONCE // max(1, len(truth)))
     # equal scores of several images rank in the order of the images' ids; ids that are no numbers, in the set's order
@@ -162,14 +153,6 @@ def _check(truth: AnnotatedSet, found: Detections, kind: Kind) -> None:
             raise MocoError(
                 f"{truth.name}: {theirs} keypoints an object, but the detections have {ours}; evaluate the model on the set it was trained for"
             )
-
-
-def _sigmas(given: tuple[float, ...] | None, points: int) -> tuple[float, ...]:
-    if given is None:
-        return COCO_SIGMAS if points == len(COCO_SIGMAS) else (float(np.mean(COCO_SIGMAS)),) * points
-    if len(given) != points:
-        raise MocoError(f"keypoints: {len(given)} sigmas for {points} keypoints; give one for each, or none for COCO's")
-    return given
 
 
 def _curves_of_classes(

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from moco.encoders.normalize import normalize
+from moco.encoders.start import Start
 from moco.features.extract import Labelled, SingleViews, apply
 from moco.permutation import key_of, permute
 from moco.processes import Processes
-from moco.transfer.networks.initialization import Backbone
 from moco.transfer.schedules import LabelSizes
 
 
@@ -18,15 +18,15 @@ class Classifier(nn.Module):
     """An encoder and a linear layer on its features.
 
     Args:
-        backbone: copied.
+        start: its network is copied.
         num_classes: C.
         seed: of the linear layer, N(0, .01) with bias 0.
     """
 
-    def __init__(self, backbone: Backbone, num_classes: int, seed: int) -> None:
+    def __init__(self, start: Start, num_classes: int, seed: int) -> None:
         super().__init__()
-        self.mean, self.std = backbone.mean, backbone.std
-        self.network = copy.deepcopy(backbone.network)
+        self.mean, self.std = start.mean, start.std
+        self.network = copy.deepcopy(start.network)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.fc = nn.Linear(self.network.feature_dim, num_classes)

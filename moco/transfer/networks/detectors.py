@@ -7,44 +7,37 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import (
-    RoIHeads,
-    fastrcnn_loss,
-    keypointrcnn_inference,
-    keypointrcnn_loss,
-    maskrcnn_inference,
-    maskrcnn_loss,
-)
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign, RoIAlign
-from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
-from torchvision.ops.poolers import LevelMapper
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from moco.encoders.normalize import normalize
+from moco.encoders.start import Start
 from moco.errors import MocoError
-from moco.transfer.networks.initialization import Backbone, Stages
+from moco.transfer.networks.necks import ANCHOR_SIZES, LEVELS, Anchors, LastStage, ProposalHead, Pyramid
+from moco.transfer.networks.roi_heads import (
+    AlignedPool,
+    BoxPredictor,
+    Heads,
+    mask_predictor_of,
+    paste_masks,
+    pyramid_pool,
+)
 
-Features = dict[str, Tensor]
 Task = Literal["detection", "instances", "keypoints"]
 Neck = Literal["c4", "fpn"]
 
-ANCHOR_SIZES = (32, 64, 128, 256, 512)
-ASPECT_RATIOS = (0.5, 1.0, 2.0)
 PROPOSALS_TRAIN = {"c4": (12000, 2000), "fpn": (2000, 1000)}
 PROPOSALS_TEST = {"c4": (6000, 1000), "fpn": (1000, 1000)}
-_LEVELS = ("0", "1", "2", "3")
 
 
 def detector(
     task: Task,
     neck: Neck,
-    backbone: Backbone,
+    start: Start,
     num_classes: int,
     *,
     seed: int,
@@ -56,7 +49,7 @@ def detector(
     proposals_train: tuple[int, int] | None = None,
     proposals_test: tuple[int, int] | None = None,
 ) -> nn.Module:
-    """A detector whose backbone starts from an encoder and whose other layers start from `seed` alone.
+    """Build a detector whose backbone starts from an encoder and whose other layers start from `seed` alone.
 
     - "c4": the body ends at layer3 (res4) and carries the proposals; layer4 (res5) with a batch norm after it (the
       paper's "extra norm") is the box head, and masks are predicted from its output too.
@@ -67,7 +60,7 @@ def detector(
 
     Nothing is frozen. Where the paper is silent, numbers are Detectron2's (the code it was run with): proposals, 512
     regions an image of which a quarter hold objects, box weights (10, 10, 5, 5), 100 detections with a score above
-    .05, NMS at .7 and .5. Two things stay torchvision's: smooth L1 with beta 1/9, where Detectron2 has 0, and
+    0.05, NMS at 0.7 and 0.5. Two things stay torchvision's: smooth L1 with beta 1/9, where Detectron2 has 0, and
     RoIAlign of the pyramid without the half-pixel shift.
 
     In training `model(images, targets)` gives a dict of losses, scalars; in evaluation `model(images)` gives for
@@ -80,7 +73,7 @@ def detector(
     Args:
         task: what is predicted for each object beside its box and class.
         neck: see above; the paper's keypoints are on "fpn" only.
-        backbone: copied, so that one can serve several detectors.
+        start: its network is copied, so that one can serve several detectors.
         num_classes: C, without the background.
         seed: of the new layers.
         num_keypoints: K, for "keypoints".
@@ -101,39 +94,37 @@ def detector(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classes = num_classes + 1
-        body: _LastStage | _Pyramid = _LastStage(backbone) if neck == "c4" else _Pyramid(backbone, width)
+        body: LastStage | Pyramid = LastStage(start.network) if neck == "c4" else Pyramid(start.network, width)
         stages = body.stages
         if neck == "c4":
             channels = stages.channels[-1]
-            anchors = _Anchors([anchor_sizes], stages.strides[-1:])
-            pool: nn.Module = _AlignedPool(roi_size, 1 / stages.strides[-1], sampling_ratio=0, aligned=True)
-            features = backbone.network.feature_dim
-            res5 = deepcopy(backbone.network.get_submodule("layer4"))
+            anchors = Anchors([anchor_sizes], stages.strides[-1:])
+            pool: nn.Module = AlignedPool(roi_size, 1 / stages.strides[-1], sampling_ratio=0, aligned=True)
+            features = start.network.feature_dim
+            res5 = deepcopy(start.network.get_submodule("layer4"))
             head: nn.Module = nn.Sequential(OrderedDict(layer4=res5, norm=nn.BatchNorm2d(features)))
         else:
             channels, features = width, 4 * width
             strides = [*stages.strides, 2 * stages.strides[-1]]
-            anchors = _Anchors([[size] for size in anchor_sizes], strides)
-            pool = _pyramid_pool(roi_size // 2, stages.strides, anchor_sizes[0])
+            anchors = Anchors([[size] for size in anchor_sizes], strides)
+            pool = pyramid_pool(roi_size // 2, stages.strides, anchor_sizes[0])
             head = TwoMLPHead(width * (roi_size // 2) ** 2, features)
-        heads = _Heads(
-            pool, head, _BoxPredictor(features, classes), 0.5, 0.5, rois_per_image, 0.25, None, 0.05, 0.5, 100
-        )
+        heads = Heads(pool, head, BoxPredictor(features, classes), 0.5, 0.5, rois_per_image, 0.25, None, 0.05, 0.5, 100)
         if task == "instances":
             if neck == "fpn":
-                heads.mask_roi_pool = _pyramid_pool(roi_size, stages.strides, anchor_sizes[0])
+                heads.mask_roi_pool = pyramid_pool(roi_size, stages.strides, anchor_sizes[0])
                 heads.mask_head = MaskRCNNHeads(width, (width,) * 4, dilation=1)
                 features = width
-            heads.mask_predictor = _mask_predictor(features, width, classes)
+            heads.mask_predictor = mask_predictor_of(features, width, classes)
         if task == "keypoints":
-            heads.keypoint_roi_pool = _pyramid_pool(roi_size, stages.strides, anchor_sizes[0])
+            heads.keypoint_roi_pool = pyramid_pool(roi_size, stages.strides, anchor_sizes[0])
             heads.keypoint_head = KeypointRCNNHeads(width, (2 * width,) * 8)
             heads.keypoint_predictor = KeypointRCNNPredictor(2 * width, num_keypoints)
         before_train, after_train = proposals_train or PROPOSALS_TRAIN[neck]
         before_test, after_test = proposals_test or PROPOSALS_TEST[neck]
         proposals = RegionProposalNetwork(
             anchors,
-            _ProposalHead(channels, anchors.num_anchors_per_location()[0]),
+            ProposalHead(channels, anchors.num_anchors_per_location()[0]),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
             batch_size_per_image=256,
@@ -142,20 +133,15 @@ def detector(
             post_nms_top_n={"training": after_train, "testing": after_test},
             nms_thresh=0.7,
         )
-    return GeneralizedRCNN(body, proposals, heads, _Batching(backbone, stages.strides[-1]))
+    return GeneralizedRCNN(body, proposals, heads, _Batching(start, stages.strides[-1]))
 
 
 def _check(task: str, neck: str, num_keypoints: int, anchor_sizes: Sequence[int]) -> None:
-    tasks, necks = ("detection", "instances", "keypoints"), ("c4", "fpn")
-    if task not in tasks:
-        raise MocoError(f"task = {task!r} is none of a detector's; choose one of {', '.join(tasks)}")
-    if neck not in necks:
-        raise MocoError(f"neck = {neck!r} is unknown; choose one of {', '.join(necks)}")
     if task == "keypoints" and (neck != "fpn" or num_keypoints < 1):
         raise MocoError(
             f"keypoints need neck = 'fpn' and at least one keypoint, not {neck!r} and {num_keypoints}; set both"
         )
-    if neck == "fpn" and len(anchor_sizes) != len(_LEVELS) + 1:
+    if neck == "fpn" and len(anchor_sizes) != len(LEVELS) + 1:
         raise MocoError(
             f"anchor_sizes = {list(anchor_sizes)} for neck = 'fpn'; give five, one for each level, such as"
             f" {list(ANCHOR_SIZES)}"
@@ -163,11 +149,11 @@ def _check(task: str, neck: str, num_keypoints: int, anchor_sizes: Sequence[int]
 
 
 class _Batching(nn.Module):
-    """In the place of torchvision's transform: images to one padded batch and back, at the size they have."""
+    """Instead of torchvision's transform: images to one padded batch and back, at the size they have."""
 
-    def __init__(self, backbone: Backbone, multiple: int) -> None:
+    def __init__(self, start: Start, multiple: int) -> None:
         super().__init__()
-        self.mean, self.std, self.multiple = backbone.mean, backbone.std, multiple
+        self.mean, self.std, self.multiple = start.mean, start.std, multiple
 
     def forward(
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -186,168 +172,3 @@ class _Batching(nn.Module):
             if "masks" in found:
                 found["masks"] = paste_masks(found["masks"][:, 0], found["boxes"], size)
         return detections
-
-
-class _LastStage(nn.Module):
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.stages = Stages(backbone, 3)
-
-    def forward(self, x: Tensor) -> Features:
-        return {"0": self.stages(x)[-1]}
-
-
-class _Pyramid(nn.Module):
-    def __init__(self, backbone: Backbone, width: int) -> None:
-        super().__init__()
-        self.stages = Stages(backbone, 4)
-        self.fpn = FeaturePyramidNetwork(self.stages.channels, width, LastLevelMaxPool(), norm_layer=nn.BatchNorm2d)
-
-    def forward(self, x: Tensor) -> Features:
-        return self.fpn(OrderedDict(zip(_LEVELS, self.stages(x), strict=True)))
-
-
-class _Anchors(AnchorGenerator):
-    """With the network's own strides, and in float32 whatever the features are: bfloat16 has no 500.5."""
-
-    def __init__(self, sizes: Sequence[Sequence[int]], strides: Sequence[int]) -> None:
-        super().__init__(tuple(map(tuple, sizes)), (ASPECT_RATIOS,) * len(sizes))
-        self.strides = strides
-
-    def forward(self, images: ImageList, features: list[Tensor]) -> list[Tensor]:
-        self.set_cell_anchors(torch.float32, features[0].device)
-        grids = [level.shape[-2:] for level in features]
-        anchors = torch.cat(self.grid_anchors(grids, [[stride, stride] for stride in self.strides]))
-        return [anchors] * len(images.image_sizes)
-
-
-class _ProposalHead(RPNHead):
-    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """float32, because the box coder takes the boxes to the precision of what it decodes."""
-        objectness, deltas = super().forward(features)
-        return [level.float() for level in objectness], [level.float() for level in deltas]
-
-
-class _AlignedPool(RoIAlign):
-    def forward(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
-        return super().forward(features["0"], boxes)
-
-
-def _pyramid_pool(size: int, strides: Sequence[int], smallest_anchor: int) -> MultiScaleRoIAlign:
-    """torchvision guesses strides from the first batch it sees, wrongly where padding is much of a small image."""
-    scale = 224 * smallest_anchor // ANCHOR_SIZES[0]
-    pool = MultiScaleRoIAlign(list(_LEVELS), size, sampling_ratio=2, canonical_scale=scale)
-    pool.scales = [1 / stride for stride in strides]
-    pool.map_levels = LevelMapper(2, 5, canonical_scale=scale)
-    return pool
-
-
-class _BoxPredictor(FastRCNNPredictor):
-    """Starts from N(0, .01) for classes and N(0, .001) for boxes (Girshick, 2015, section 2.3)."""
-
-    def __init__(self, features: int, classes: int) -> None:
-        super().__init__(features, classes)
-        for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """R x D, or R x D x H x W that is averaged first."""
-        logits, deltas = super().forward(x.mean(dim=(2, 3)) if x.dim() == 4 else x)
-        return logits.float(), deltas.float()
-
-
-def _mask_predictor(features: int, width: int, classes: int) -> MaskRCNNPredictor:
-    """Its last layer starts from N(0, .001), as Detectron2's; torchvision's logits start at 10 and more if classes are few."""
-    predictor = MaskRCNNPredictor(features, width, classes)
-    nn.init.normal_(predictor.mask_fcn_logits.weight, std=0.001)
-    nn.init.zeros_(predictor.mask_fcn_logits.bias)
-    return predictor
-
-
-class _Heads(RoIHeads):
-    """torchvision's, but masks may share the box head's features (C4), and mask targets lie where the masks do."""
-
-    def forward(
-        self,
-        features: Features,
-        proposals: list[Tensor],
-        image_sizes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]] | None = None,
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        if not self.training:
-            return self._detect(features, proposals, image_sizes), {}
-        assert targets is not None
-        proposals, matched, labels, regression = self.select_training_samples(proposals, targets)
-        regions = self.box_head(self.box_roi_pool(features, proposals, image_sizes))
-        classifier_loss, box_loss = fastrcnn_loss(*self.box_predictor(regions), labels, regression)
-        losses = {"loss_classifier": classifier_loss, "loss_box_reg": box_loss}
-        objects = [label > 0 for label in labels]
-        boxes = [box[chosen] for box, chosen in zip(proposals, objects, strict=True)]
-        matched = [match[chosen] for match, chosen in zip(matched, objects, strict=True)]
-        if self.mask_predictor is not None:
-            if self.mask_roi_pool is None:
-                logits = self.mask_predictor(regions[torch.cat(objects)])
-            else:
-                logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_sizes)))
-            # torchvision cuts the targets out with pixel centers at whole numbers, half a pixel from where boxes have
-            # them
-            shifted = [box - 0.5 for box in boxes]
-            masks, classes = [target["masks"] for target in targets], [target["labels"] for target in targets]
-            losses["loss_mask"] = maskrcnn_loss(logits.float(), shifted, masks, classes, matched)
-        if self.keypoint_predictor is not None:
-            heatmaps = self._heatmaps(features, boxes, image_sizes)
-            keypoints = [target["keypoints"] for target in targets]
-            losses["loss_keypoint"] = keypointrcnn_loss(heatmaps, boxes, keypoints, matched)
-        return [], losses
-
-    def _detect(
-        self, features: Features, proposals: list[Tensor], image_sizes: list[tuple[int, int]]
-    ) -> list[dict[str, Tensor]]:
-        regions = self.box_head(self.box_roi_pool(features, proposals, image_sizes))
-        boxes, scores, labels = self.postprocess_detections(*self.box_predictor(regions), proposals, image_sizes)
-        found = [{"boxes": b, "labels": c, "scores": s} for b, c, s in zip(boxes, labels, scores, strict=True)]
-        if self.mask_predictor is not None:
-            if self.mask_roi_pool is None:
-                described = self.box_head(self.box_roi_pool(features, boxes, image_sizes))
-            else:
-                described = self.mask_head(self.mask_roi_pool(features, boxes, image_sizes))
-            masks = maskrcnn_inference(self.mask_predictor(described).float(), labels)
-            for result, mask in zip(found, masks, strict=True):
-                result["masks"] = mask
-        if self.keypoint_predictor is not None:
-            heatmaps = self._heatmaps(features, boxes, image_sizes)
-            for result, place, score in zip(found, *keypointrcnn_inference(heatmaps, boxes), strict=True):
-                result["keypoints"] = torch.cat([place[..., :2], score[..., None]], dim=2)
-        return found
-
-    def _heatmaps(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
-        regions = self.keypoint_head(self.keypoint_roi_pool(features, boxes, image_sizes))
-        return self.keypoint_predictor(regions).float().contiguous()  # torchvision takes a view of it
-
-
-def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks of boxes as masks of the image, bilinear, without rounding the boxes to whole pixels.
-
-    Args:
-        masks: float, D x M x M, the probability that a cell belongs to the object.
-        boxes: float, D x 4, pixels.
-        size: height and width of the image, pixels.
-
-    Returns:
-        uint8, D x H x W: 1 where the probability is at least a half.
-    """
-    parts = [masks.new_zeros((0, *size), dtype=torch.uint8)]
-    with torch.autocast(masks.device.type, enabled=False):
-        for mask, box in zip(masks.float().split(16), boxes.float().split(16), strict=True):
-            rows = _taps(box[:, 1], box[:, 3], size[0], masks.shape[1])
-            columns = _taps(box[:, 0], box[:, 2], size[1], masks.shape[2])
-            parts.append((rows @ mask @ columns.mT >= 0.5).byte())
-    return torch.cat(parts)
-
-
-def _taps(low: Tensor, high: Tensor, pixels: int, cells: int) -> Tensor:
-    """D x pixels x cells: what each cell between `low` and `high` counts in each pixel."""
-    centers = torch.arange(pixels, device=low.device) + 0.5
-    place = (centers - low[:, None]) / (high - low)[:, None] * cells - 0.5
-    return (1 - (place[:, :, None] - torch.arange(cells, device=low.device)).abs()).clamp(min=0)

@@ -5,34 +5,49 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moco.encoders.normalize import normalize
-from moco.transfer.networks.initialization import Backbone, Stages
+from moco.encoders.start import Start
 
 IGNORED = 255
+DILATION, HEAD_DILATION = 2, 6
+"""Of the convolutions of layer4, and of the two after it."""
 
 
 class FCN(nn.Module):
-    """Stages of an encoder and a few convolutions that name the class of every pixel; see `fcn`."""
+    """FCN-16s: an encoder whose last stage is dilated rather than strided, and a small head (the paper's appendix).
 
-    def __init__(self, backbone: Backbone, num_classes: int, dilations: tuple[int, int], width: int) -> None:
+    The 3x3 convolutions of layer4 (conv5) have stride 1, so that the features' stride is 16 with an ImageNet stem
+    (half the encoder's with any). Two more 3x3 convolutions with batch norm, ReLU and a wide dilation follow, and a
+    1x1 convolution names the classes. All parameters are trained. The new layers start from N(0, 0.01), on which
+    batch norm lets little depend.
+
+    Args:
+        start: its network is copied.
+        num_classes: C, background included where the data have one.
+        seed: of the new layers.
+        width: channels of the two convolutions.
+    """
+
+    def __init__(self, start: Start, num_classes: int, seed: int, width: int = 256) -> None:
         super().__init__()
-        self.mean, self.std = backbone.mean, backbone.std
-        self.stages = Stages(backbone, 4)
+        self.mean, self.std = start.mean, start.std
+        self.stages = start.network.stages(4)
         self.stride = self.stages.strides[-1] // 2
-        within, beyond = dilations
         for module in self.stages.get_submodule("layer4").modules():
             if isinstance(module, nn.Conv2d):
                 module.stride = (1, 1)
                 if module.kernel_size == (3, 3):
-                    module.dilation = module.padding = (within, within)
+                    module.dilation = module.padding = (DILATION, DILATION)
         layers: list[nn.Module] = []
-        for channels in (backbone.network.feature_dim, width):
-            convolution = nn.Conv2d(channels, width, 3, padding=beyond, dilation=beyond, bias=False)
-            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        classifier = nn.Conv2d(width, num_classes, 1)
-        self.head = nn.Sequential(*layers, classifier)
-        for module in self.head:
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for channels in (start.network.feature_dim, width):
+                convolution = nn.Conv2d(channels, width, 3, padding=HEAD_DILATION, dilation=HEAD_DILATION, bias=False)
+                layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            classifier = nn.Conv2d(width, num_classes, 1)
+            self.head = nn.Sequential(*layers, classifier)
+            for module in self.head:
+                if isinstance(module, nn.Conv2d):
+                    nn.init.normal_(module.weight, std=0.01)
         assert classifier.bias is not None
         nn.init.zeros_(classifier.bias)
 
@@ -50,26 +65,6 @@ class FCN(nn.Module):
         """
         total = F.cross_entropy(self(images), label_maps.long(), ignore_index=IGNORED, reduction="sum")
         return total / (label_maps != IGNORED).sum().clamp(min=1)
-
-
-def fcn(backbone: Backbone, num_classes: int, seed: int, dilations: tuple[int, int] = (2, 6), width: int = 256) -> FCN:
-    """FCN-16s: an encoder whose last stage is dilated rather than strided, and a small head.
-
-    The 3x3 convolutions of layer4 (conv5) have stride 1, so that the features' stride is 16 with an ImageNet stem
-    (half the encoder's with any); two more 3x3 convolutions of 256 channels with batch norm, ReLU and a wide dilation
-    follow, and a 1x1 convolution names the classes. All parameters are trained. The new layers start from N(0, .01),
-    on which batch norm lets little depend.
-
-    Args:
-        backbone: copied.
-        num_classes: C, background included where the data have one.
-        seed: of the new layers.
-        dilations: in layer4, and in the two convolutions after it.
-        width: channels of those two.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return FCN(backbone, num_classes, dilations, width)
 
 
 def enlarge(features: Tensor, stride: int, size: tuple[int, int]) -> Tensor:

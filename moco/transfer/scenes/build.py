@@ -7,77 +7,28 @@ with the same seed and share both speak of the same items; those that are in the
 A scene is a pure function of (settings, split, number): more scenes in a split change none of the others.
 """
 
-import errno
 import hashlib
-import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
-from moco.config import SPLITS, Fetch, Fraction, Seed, Split
+from moco.config import SPLITS, Fetch, Split
 from moco.errors import MocoError
-from moco.files import move_folder, require_free
+from moco.files import require_free, whole_folder
 from moco.images.decode import Pixels
 from moco.progress import Progress
-from moco.settings import Settings
 from moco.sources.manifest import choose_split
 from moco.sources.origins import Arrays, open_source
-from moco.transfer.scenes.coco_files import CocoFile
+from moco.transfer.config import Scenes
+from moco.transfer.scenes.coco_files import annotations_of, write_coco
 from moco.transfer.scenes.composition import Scene, compose
 from moco.transfer.scenes.voc_files import VocFolder
 
 DESCRIPTION = "Scenes of Fashion-MNIST items"
-LICENSE = ("MIT", "https://github.com/zalandoresearch/fashion-mnist/blob/master/LICENSE")
-
-
-class Scenes(Settings):
-    """Composed scenes of Fashion-MNIST items, written as VOC folders and COCO JSON."""
-
-    train: int = Field(ge=1, description="Training scenes.")
-    val: int = Field(ge=1, description="Validation scenes, of training items set aside.")
-    test: int = Field(ge=1, description="Test scenes, of test items.")
-    side: int = Field(ge=48, le=2048, description="Longer side of a scene, pixels.")
-    aspect_min: Annotated[float, Field(ge=0.25, le=1)] = Field(
-        description="The shorter side is the longer times a factor drawn from [this, 1]; half of the scenes are upright. 1: squares."
-    )
-    items_min: int = Field(ge=1, le=100, description="Fewest items put into a scene.")
-    items_max: int = Field(ge=1, le=100, description="Most items; one for which there is no room is left out.")
-    item_min: int = Field(ge=12, description="Smallest size of an item, pixels of its longer side.")
-    item_max: int = Field(ge=12, description="Largest size; in between, the logarithm of the size is drawn evenly.")
-    clutter: Fraction = Field(
-        description="How busy the backgrounds are. 0: soft shades of one color. 1: stripes, checks and patches of"
-        " strong contrast, edges between two of them, and up to four shapes of an item's size."
-    )
-    difficult_below: Fraction = Field(
-        description="An item is `difficult` in VOC, and void in its label maps, where less than this share of it is seen."
-        " COCO has no such mark and lists it like any other. Of every item at least 0.15 is seen."
-    )
-    jpeg_quality: int = Field(ge=1, le=100, description="Quality of the scenes' JPEGs.")
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="Share of the training items that appear in validation scenes, and in these only."
-    )
-    split_seed: Seed = Field(
-        description="Seed of that split, which is the fetch stage's where both values are the same."
-    )
-    seed: Seed = Field(description="Seed of the scenes.")
-
-    @model_validator(mode="after")
-    def _ranges_fit(self) -> "Scenes":
-        for least, most in (("items_min", "items_max"), ("item_min", "item_max")):
-            if getattr(self, least) > getattr(self, most):
-                raise ValueError(f"{least} ({getattr(self, least)}) must not exceed {most} ({getattr(self, most)})")
-        shortest = round(self.side * self.aspect_min)
-        if self.item_max > shortest:
-            raise ValueError(
-                f"item_max ({self.item_max}) must not exceed the shortest side, side x aspect_min = {shortest} pixels"
-            )
-        return self
 
 
 @dataclass(frozen=True)
@@ -117,18 +68,8 @@ def build_scenes(folder: Path, settings: Scenes) -> dict[str, Any]:
     scenes: dict[Split, int] = {"train": settings.train, "val": settings.val, "test": settings.test}
     total = sum(scenes.values())
     require_free(folder, total * (settings.side**2 + 16_000), f"writing {total} scenes")
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        counts = _write(part, settings, scenes, items, classes)
-        move_folder(part, folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise MocoError(f"{part}: the disk is full; free some space and build the scenes again") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return counts
+    with whole_folder(folder) as part:
+        return _write(part, settings, scenes, items, classes)
 
 
 def split_items(settings: Scenes) -> tuple[dict[Split, Items], list[str]]:
@@ -188,13 +129,15 @@ def _write(
     folder: Path, settings: Scenes, scenes: dict[Split, int], items: dict[Split, Items], classes: list[str]
 ) -> dict[str, Any]:
     voc = VocFolder(folder / "VOCdevkit/VOC2012", classes, DESCRIPTION)
+    (folder / "annotations").mkdir()
     counts: dict[str, Any] = {}
     lines = ["annotation,image,split,row"]
     image, total = 0, sum(scenes.values())
     progress = Progress("scenes", total)
     for split in SPLITS:
-        coco = CocoFile(classes, "fashion", f"{DESCRIPTION}, {split}", LICENSE)
-        found: Counter[str] = Counter()
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        marks = dict.fromkeys(("difficult", "occluded", "truncated"), 0)
         shown: set[int] = set()
         for number in range(scenes[split]):
             image, first = image + 1, len(lines)
@@ -202,23 +145,25 @@ def _write(
             made = scene(settings, items[split], split, number)
             labels, rows = items[split].labels[made.chosen], items[split].rows[made.chosen].tolist()
             difficult = made.visible < settings.difficult_below
-            jpeg = _jpeg(made.image, settings.jpeg_quality)
-            voc.add(split, name, jpeg, made.masks, made.boxes, labels, difficult, made.truncated, made.occluded)
-            coco.add(image, f"{name}.jpg", first, made.masks, made.boxes, labels)
+            voc.add(split, name, _jpeg(made.image, settings.jpeg_quality), made, labels, difficult)
+            height, width = made.image.shape[:2]
+            images.append({"id": image, "license": 1, "file_name": f"{name}.jpg", "height": height, "width": width})
+            annotations += annotations_of(made, labels, image, first)
             lines += [f"{annotation},{image},{split},{row}" for annotation, row in enumerate(rows, first)]
-            found["difficult"] += int(difficult.sum())
-            found["occluded"] += int(made.occluded.sum())
-            found["truncated"] += int(made.truncated.sum())
+            for mark, marked in zip(marks, (difficult, made.occluded, made.truncated), strict=True):
+                marks[mark] += int(marked.sum())
             shown.update(rows)
             progress.update(image, f"{image} of {total} scenes")
-        coco.write(folder / f"annotations/instances_{split}.json")
-        polygons = sum(isinstance(each["segmentation"], list) for each in coco.annotations)
+        write_coco(
+            folder / f"annotations/instances_{split}.json", f"{DESCRIPTION}, {split}", classes, images, annotations
+        )
+        polygons = sum(isinstance(each["segmentation"], list) for each in annotations)
         counts[split] = {
             "scenes": scenes[split],
-            "instances": len(coco.annotations),
-            **found,
+            "instances": len(annotations),
+            **marks,
             "polygons": polygons,
-            "run_lengths": len(coco.annotations) - polygons,
+            "run_lengths": len(annotations) - polygons,
             "items": len(shown),
         }
     voc.finish()

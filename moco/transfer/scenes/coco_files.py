@@ -1,4 +1,4 @@
-"""Writing a set in COCO's JSON format: boxes, areas, and masks as polygons or run lengths."""
+"""Scenes in COCO's JSON format: boxes, areas, and masks as polygons or run lengths."""
 
 import json
 from collections.abc import Sequence
@@ -10,80 +10,67 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.transfer.data.segments import Segment, encode
+from moco.transfer.scenes.composition import Scene
+
+LICENSE = ("MIT", "https://github.com/zalandoresearch/fashion-mnist/blob/master/LICENSE")
+"""Name and URL of the images' license."""
 
 
-class CocoFile:
-    """One split's JSON, gathered image by image.
-
-    Category ids count from 1 in the order of the classes. No annotation is a crowd.
+def annotations_of(made: Scene, labels: NDArray[np.int64], image: int, first: int) -> list[dict[str, Any]]:
+    """Describe the items of a scene. None is a crowd.
 
     Args:
-        classes: names.
-        supercategory: of all of them.
-        description: of the set; goes into `info`.
-        license: (name, URL) of the images.
+        made: the scene.
+        labels: int64 [n], from 0; category ids count from 1.
+        image: the scene's id.
+        first: id of the first annotation; the others count on.
     """
-
-    def __init__(self, classes: Sequence[str], supercategory: str, description: str, license: tuple[str, str]) -> None:
-        self.info = {"description": description, "version": "1.0"}
-        self.licenses = [{"id": 1, "name": license[0], "url": license[1]}]
-        self.categories = [
-            {"id": number, "name": name, "supercategory": supercategory} for number, name in enumerate(classes, start=1)
-        ]
-        self.images: list[dict[str, Any]] = []
-        self.annotations: list[dict[str, Any]] = []
-
-    def add(
-        self,
-        number: int,
-        file_name: str,
-        first_annotation: int,
-        masks: NDArray[np.bool_],
-        boxes: NDArray[np.int64],
-        labels: NDArray[np.int64],
-    ) -> None:
-        """Add an image and its n instances.
-
-        Args:
-            number: the image's id.
-            file_name: relative to the folder of the images.
-            first_annotation: id of the first instance; the others count on.
-            masks: bool, n x H x W; H and W are the image's.
-            boxes: int64, n x 4: x0, y0, x1, y1 from 0, half-open.
-            labels: int64 [n], from 0.
-        """
-        height, width = masks.shape[1:]
-        self.images.append({"id": number, "license": 1, "file_name": file_name, "height": height, "width": width})
-        for annotation, (mask, (x0, y0, x1, y1), label) in enumerate(
-            zip(masks, boxes.tolist(), labels.tolist(), strict=True), start=first_annotation
-        ):
-            self.annotations.append(
-                {
-                    "id": annotation,
-                    "image_id": number,
-                    "category_id": label + 1,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": int(mask.sum()),
-                    "iscrowd": 0,
-                    "segmentation": segment_of(mask),
-                }
-            )
-
-    def write(self, path: Path) -> None:
-        """Write the JSON, in one line; the folder is made if need be."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = {
-            "info": self.info,
-            "licenses": self.licenses,
-            "images": self.images,
-            "annotations": self.annotations,
-            "categories": self.categories,
+    return [
+        {
+            "id": number,
+            "image_id": image,
+            "category_id": label + 1,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "area": int(mask.sum()),
+            "iscrowd": 0,
+            "segmentation": segment_of(mask),
         }
-        path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+        for number, (mask, (x0, y0, x1, y1), label) in enumerate(
+            zip(made.masks, made.boxes.tolist(), labels.tolist(), strict=True), start=first
+        )
+    ]
+
+
+def write_coco(
+    path: Path,
+    description: str,
+    classes: Sequence[str],
+    images: list[dict[str, Any]],
+    annotations: list[dict[str, Any]],
+) -> None:
+    """Write a split's JSON, in one line.
+
+    Args:
+        path: the file; its folder exists.
+        description: of the set.
+        classes: names; their ids count from 1.
+        images: id, file_name, height and width of each.
+        annotations: as `annotations_of` gives them.
+    """
+    content = {
+        "info": {"description": description, "version": "1.0"},
+        "licenses": [{"id": 1, "name": LICENSE[0], "url": LICENSE[1]}],
+        "images": images,
+        "annotations": annotations,
+        "categories": [
+            {"id": number, "name": name, "supercategory": "fashion"} for number, name in enumerate(classes, start=1)
+        ],
+    }
+    path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def segment_of(mask: NDArray[np.bool_]) -> Segment:
-    """A mask in the form that suits it; pycocotools gives back exactly the mask from either.
+    """Encode a mask in the form that suits it; pycocotools decodes either to exactly the mask.
 
     Args:
         mask: bool, H x W, not empty.

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from moco.transfer.scenes.composition import Scene
+
 VOID = 255
 """Pixels of the label maps that belong to no class: difficult objects, and the border of every object."""
 
@@ -42,16 +44,7 @@ class VocFolder:
             (folder / name).mkdir(parents=True, exist_ok=True)
 
     def add(
-        self,
-        split: str,
-        name: str,
-        jpeg: bytes,
-        masks: NDArray[np.bool_],
-        boxes: NDArray[np.int64],
-        labels: NDArray[np.int64],
-        difficult: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-        occluded: NDArray[np.bool_],
+        self, split: str, name: str, jpeg: bytes, made: Scene, labels: NDArray[np.int64], difficult: NDArray[np.bool_]
     ) -> None:
         """Write an image, its XML and its two label maps, and remember them for the lists.
 
@@ -59,20 +52,17 @@ class VocFolder:
             split: train, val or test.
             name: of the files, without extension.
             jpeg: the image, encoded.
-            masks: bool, n x H x W, n at most 254; H and W are the image's. Where two overlap, the later is seen.
-            boxes: int64, n x 4: x0, y0, x1, y1 from 0, half-open. VOC's own count from 1 and are closed.
+            made: its n items, n at most 254. VOC's boxes count from 1 and include their last pixel.
             labels: int64 [n], from 0.
             difficult: bool [n].
-            truncated: bool [n].
-            occluded: bool [n].
         """
         (self.folder / "JPEGImages" / f"{name}.jpg").write_bytes(jpeg)
-        marks = np.stack([truncated, occluded, difficult], axis=1).astype(int).tolist()
+        marks = np.stack([made.truncated, made.occluded, difficult], axis=1).astype(int).tolist()
         names = [self.classes[label] for label in labels.tolist()]
-        objects = list(zip(names, boxes.tolist(), marks, strict=True))
-        xml = _annotation(self.folder.name, f"{name}.jpg", self.database, masks.shape[1:], objects)
+        objects = list(zip(names, made.boxes.tolist(), marks, strict=True))
+        xml = _annotation(self.folder.name, f"{name}.jpg", self.database, made.masks.shape[1:], objects)
         (self.folder / "Annotations" / f"{name}.xml").write_bytes(xml)
-        of_class, of_object = label_maps(masks, labels, difficult)
+        of_class, of_object = label_maps(made.masks, labels, difficult)
         _write_png(self.folder / "SegmentationClass" / f"{name}.png", of_class)
         _write_png(self.folder / "SegmentationObject" / f"{name}.png", of_object)
         shows = np.full(len(self.classes), -1, np.int8)

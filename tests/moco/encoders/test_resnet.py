@@ -39,11 +39,6 @@ def test_every_architecture_gives_features_of_its_dimension():
     assert "resnet152" in ARCHITECTURES
 
 
-def test_an_unknown_architecture_is_named_with_the_known_ones():
-    with pytest.raises(MocoError, match=r"'resnet51'.*resnet50"):
-        ResNet("resnet51")
-
-
 def test_normalize_is_torchvisions_to_tensor_and_normalize():
     images = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
     expected = torchvision.transforms.functional.normalize(images.float() / 255, IMAGENET_MEAN, IMAGENET_STD)

@@ -13,6 +13,7 @@ import torch
 from transfer_material import annotated_set, settings, spawn
 
 from moco.cluster.machine import Machine
+from moco.encoders.start import start_from
 from moco.errors import Interrupted, MocoError
 from moco.features.extract import Labelled
 from moco.images.index import open_split
@@ -22,17 +23,15 @@ from moco.runs.curves import read_rows
 from moco.transfer import finetune as loop
 from moco.transfer.data.annotations import AnnotatedSet
 from moco.transfer.finetune import FineTune, finetune
-from moco.transfer.log import Record
+from moco.transfer.log import Log
 from moco.transfer.networks import classification
 from moco.transfer.networks.batch_norm import FrozenBatchNorm2d
-from moco.transfer.networks.initialization import backbone
 from moco.transfer.predict import detect
-from moco.transfer.schedules import BoxSizes
-from moco.transfer.settings import sizes_of
+from moco.transfer.schedules import BoxSizes, sizes_of
 from moco.transfer.tasks import optimizer_of, task_of
 
 ALONE = Processes(0, 1, torch.device("cpu"))
-BACKBONE = backbone("random", "thin", "small-stride2", 0)
+START = start_from("random", "thin", "small-stride2", 0)
 BOXES = ["loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"]
 LOSSES = {
     "detection": BOXES,
@@ -58,7 +57,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> AnnotatedSet:
 
 def run_of(task: str, images, folder: Path, **changes) -> FineTune:
     machine = Machine(num_workers=0)
-    return FineTune(settings(task, **changes), BACKBONE, images, 0, folder, machine, ALONE)
+    return FineTune(settings(task, **changes), START, images, 0, folder, machine, ALONE)
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -103,14 +102,14 @@ def test_rates_in_the_curves_are_the_schedules_scaled_to_the_batch(images, tmp_p
 @pytest.mark.parametrize("task", ["detection", "semantic"])
 def test_a_run_that_was_told_to_stop_goes_on_to_the_same_weights_to_the_bit(images, tmp_path, monkeypatch, task):
     unbroken = weights(finetune(run_of(task, images, tmp_path / "unbroken", iterations=5)))
-    real = Record.step
+    real = Log.step
 
     def stop_at_2(record, done, *rest):
         real(record, done, *rest)
         if done == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Record, "step", stop_at_2)
+    monkeypatch.setattr(Log, "step", stop_at_2)
     run = run_of(task, images, tmp_path / "broken", iterations=5)
     with pytest.raises(Interrupted, match="stopped at step 2 of 5, a checkpoint is saved"):
         finetune(run)
@@ -122,14 +121,14 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_same_weights_to_the_bit(imag
 
 
 def killed_at_4(run: FineTune) -> None:
-    real = Record.step
+    real = Log.step
 
     def step(record, done, *rest):
         real(record, done, *rest)
         if done == 4:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Record.step = step  # this process is of the test alone
+    Log.step = step  # this process is of the test alone
     finetune(run)
 
 
@@ -196,7 +195,7 @@ def test_another_seed_gives_another_result(images, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_with_a_remedy(images, tmp_path):
     run = run_of("semantic", images, tmp_path, learning_rate=1e30, batch_norm="frozen")
-    with pytest.raises(MocoError, match=r"the loss is not finite .* before step \d+, .* lower transfer.learning_rate"):
+    with pytest.raises(MocoError, match=r"the loss is not finite .* before step \d+, .* lower training.learning_rate"):
         finetune(run)
     assert not list(tmp_path.glob("*.pt"))
 
@@ -205,7 +204,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy(images, tmp_path):
     ("task", "changes", "dropped", "message"),
     [
         ("detection", {"batch_size": 13}, [], "batch_size = 13 is more than the 12 images"),
-        ("instances", {}, ["segments"], "rectangles has no segments, which transfer.task = instances is trained on"),
+        ("instances", {}, ["segments"], "rectangles has no segments, which task instances is trained on"),
         ("keypoints", {}, ["keypoints"], "rectangles has no keypoints"),
         ("semantic", {}, ["label_maps"], "rectangles has no label maps"),
         ("classification", {}, [], "needs a shard set with labels"),
@@ -225,7 +224,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(images, tmp_path):
 
 def test_frozen_batch_norm_keeps_its_weights_and_statistics(images, tmp_path):
     model = finetune(run_of("semantic", images, tmp_path, iterations=2, batch_norm="frozen"))
-    before, after = BACKBONE.network.state_dict(), weights(model)
+    before, after = START.network.state_dict(), weights(model)
     assert isinstance(model.stages.bn1, FrozenBatchNorm2d)
     for name in ("bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"):
         assert torch.equal(after[f"stages.{name}"], before[name]), name
@@ -234,7 +233,7 @@ def test_frozen_batch_norm_keeps_its_weights_and_statistics(images, tmp_path):
 
 @pytest.mark.parametrize(("task", "decay"), [("detection", 0.0), ("semantic", 1e-4)])
 def test_all_parameters_are_trained_and_detectors_do_not_decay_their_norms(images, task, decay):
-    model = task_of(settings(task), images, BACKBONE, 0, ALONE).model()
+    model = task_of(settings(task), images, START, 0, ALONE).model()
     groups = {
         id(parameter): group["weight_decay"]
         for group in optimizer_of(model, settings(task)).param_groups
@@ -264,9 +263,9 @@ def on_processes(images: AnnotatedSet, shards: Path, folder: Path) -> None:
     torch.set_default_dtype(torch.float64)
     classification.normalize = partial(_in_float64, classification.normalize)
     labelled = Labelled.of(open_split(shards, "train"))
-    double = replace(backbone("random", "thin", "small-stride2", 0))
+    double = replace(start_from("random", "thin", "small-stride2", 0))
     run = run_of("classification", labelled, folder / "classification", iterations=3, batch_size=8)
-    finetune(replace(run, processes=processes, backbone=replace(double, network=double.network.double())))
+    finetune(replace(run, processes=processes, start=replace(double, network=double.network.double())))
 
 
 def _in_float64(normalize, images: torch.Tensor, *arguments) -> torch.Tensor:

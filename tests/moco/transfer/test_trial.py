@@ -10,8 +10,8 @@ from transfer_material import annotated_set
 
 from moco.encoders.frozen import load_encoder, random_encoder, save_encoder
 from moco.errors import MocoError
+from moco.transfer.config import Comparison
 from moco.transfer.data.annotations import Detections
-from moco.transfer.params import Comparison
 from moco.transfer.trial import LEAST_SCORE, Trial, least_score, work
 
 
@@ -36,11 +36,11 @@ def test_pictures_show_about_as_many_detections_as_there_are_objects(tmp_path):
 def test_an_untrained_encoder_is_drawn_anew_for_each_seed_and_a_trained_one_is_not(tmp_path: Path):
     comparison: Comparison = None  # type: ignore[assignment]  # weights depend on the rest alone
     spec = load_spec(tmp_path)
-    first, again, other = (Trial(comparison, str(tmp_path / "trained"), seed).backbone() for seed in (0, 0, 1))
+    first, again, other = (Trial(comparison, str(tmp_path / "trained"), seed).start() for seed in (0, 0, 1))
     assert first.fingerprint == again.fingerprint == other.fingerprint
     (tmp_path / "random").mkdir()
     (tmp_path / "random/encoder.json").write_text(json.dumps(spec | {"training_hash": "random"}))
-    drawn = [Trial(comparison, str(tmp_path / "random"), seed).backbone() for seed in (0, 0, 1)]
+    drawn = [Trial(comparison, str(tmp_path / "random"), seed).start() for seed in (0, 0, 1)]
     assert drawn[0].fingerprint == drawn[1].fingerprint != drawn[2].fingerprint
     assert torch.equal(drawn[0].network.conv1.weight, drawn[1].network.conv1.weight)
 
@@ -58,5 +58,5 @@ def load_spec(folder: Path) -> dict[str, object]:
 
 def test_an_order_that_was_changed_by_hand_is_named(tmp_path):
     (tmp_path / "transfer.yaml").write_text("seed: 0\nweights: x\ncomparison: {data: 1}\n")
-    with pytest.raises(MocoError, match=r"transfer\.yaml: .*; start the run again"):
+    with pytest.raises(MocoError, match=r"transfer\.yaml: was changed by hand .*; start the run again"):
         work(tmp_path)

@@ -109,9 +109,7 @@ def test_the_hash_follows_each_thing_that_is_annotated_and_nothing_else():
     found = a_set()
     original = data_hash(found)
     assert len(original) == 64
-    moved = replace(
-        found, name="other", source=Path("/x"), paths=[Path("/elsewhere") / path.name for path in found.paths]
-    )
+    moved = replace(found, name="other", paths=[Path("/elsewhere") / path.name for path in found.paths])
     assert data_hash(moved) == original
     assert data_hash(replace(found, segments=PackedSegments(found.segments))) == original
     bytes_counts = {"size": [6, 8], "counts": found.segments[3]["counts"].encode()}
@@ -150,7 +148,6 @@ def semantic(tmp_path: Path, numbers: np.ndarray, **given) -> AnnotatedSet:
         paths=[tmp_path / "a.jpg"],
         label_maps=[tmp_path / "a.png"],
         semantic_classes=["background", "cat", "dog"],
-        source=tmp_path,
         **given,
     )
 

@@ -96,7 +96,6 @@ def test_annotations_become_columns_by_image_with_labels_in_the_order_of_categor
     path = write(tmp_path, content)
     found = read_coco(path, images)
     assert found.name == "instances_val2017"
-    assert found.source == path
     assert found.ids == [397133, 37777, 252219]
     assert found.paths[1] == images / "000000037777.jpg"
     assert found.sizes.tolist() == [[48, 64]] * 3
@@ -146,12 +145,6 @@ def test_an_area_that_is_not_stated_is_the_segments_or_else_the_boxs(tmp_path, i
     found = read_coco(path, images)
     assert found.areas.tolist() == [found.masks(0)[0].sum(), *found.masks(2).sum(axis=(1, 2))]
     assert read_coco(path, images, masks=False).areas.tolist() == [20, 41.5 * 40, 200]
-
-
-def test_images_without_something_to_learn_are_left_out_on_request(tmp_path, images, content):
-    found = read_coco(write(tmp_path, content), images, only_annotated=True)
-    assert found.ids == [252219]  # the first has a crowd alone, the second nothing
-    assert found.annotation_ids.tolist() == [82445, 7]
 
 
 def test_file_names_may_have_folders(tmp_path, images, content):
@@ -268,11 +261,6 @@ def test_keypoints_come_with_names_and_the_pairs_that_a_mirror_swaps(tmp_path, i
     row = found.annotation_ids.tolist().index(82445)
     assert found.keypoints[row].tolist() == [[12, 8, 2], [14, 6, 1], [0, 0, 0], [0, 0, 0], [9, 7, 2]]
     assert not np.delete(found.keypoints, row, axis=0).any()
-
-
-def test_with_keypoints_an_image_to_learn_from_has_a_labelled_one(tmp_path, images, persons):
-    found = read_coco(write(tmp_path, persons), images, only_annotated=True)
-    assert found.ids == [252219]
 
 
 def test_a_person_without_keypoints_has_unlabelled_ones(tmp_path, images, persons):

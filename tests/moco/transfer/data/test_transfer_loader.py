@@ -8,6 +8,7 @@ import pytest
 import torch
 from transfer_material import annotated_set, settings
 
+from moco.encoders.start import start_from
 from moco.errors import MocoError
 from moco.features.extract import Labelled
 from moco.images.index import open_split
@@ -15,11 +16,10 @@ from moco.images.plan import EpochPlan
 from moco.processes import Processes
 from moco.transfer.data.annotations import AnnotatedSet
 from moco.transfer.data.loader import Share, read_pixels, steps, trainable, with_objects
-from moco.transfer.networks.initialization import backbone
 from moco.transfer.tasks import task_of
 
 CPU = torch.device("cpu")
-BACKBONE = backbone("random", "thin", "small", 0)
+START = start_from("random", "thin", "small", 0)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> AnnotatedSet:
 
 def batches(images, task: str, rank: int = 0, world_size: int = 1):
     """Batches of four images, over all processes."""
-    made = task_of(settings(task), images, BACKBONE, 0, Processes(0, 1, CPU))
+    made = task_of(settings(task), images, START, 0, Processes(0, 1, CPU))
     return made.batches(Share(made.among, EpochPlan(len(made.among), 4, 7), rank, world_size))
 
 

@@ -8,6 +8,7 @@ import torch
 from transfer_material import settings
 
 from moco.cluster.machine import Machine
+from moco.encoders.start import start_from
 from moco.features.extract import Labelled
 from moco.images.index import open_split
 from moco.images.loader import read_image
@@ -15,12 +16,11 @@ from moco.images.views import center_view
 from moco.processes import Processes
 from moco.transfer.finetune import FineTune, finetune
 from moco.transfer.networks.classification import Classifier, accuracies, share_of_labels
-from moco.transfer.networks.initialization import backbone
 from moco.transfer.schedules import LabelSizes
 from moco.transfer.tasks import optimizer_of
 
 ALONE = Processes(0, 1, torch.device("cpu"))
-BACKBONE = backbone("random", "thin", "small-stride2", 0)
+START = start_from("random", "thin", "small-stride2", 0)
 SIZES = LabelSizes(16, 20)
 
 
@@ -58,7 +58,7 @@ def test_the_choice_depends_on_the_seed_and_a_larger_share_holds_the_smaller(tra
 
 
 def test_accuracies_are_those_of_the_central_squares(val):
-    model = Classifier(BACKBONE, 6, seed=0).eval()
+    model = Classifier(START, 6, seed=0).eval()
     found = accuracies(model, val, SIZES, ALONE, num_workers=0)
     views = np.stack([center_view(read_image(val.images, int(n)), 16, 16 / 20) for n in val.indices])
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_accuracies_are_those_of_the_central_squares(val):
 
 
 def test_processes_share_the_images_and_count_together(val):
-    model, counts = Classifier(BACKBONE, 3, seed=0).eval(), []
+    model, counts = Classifier(START, 3, seed=0).eval(), []
 
     class Peer(Processes):
         def gather_objects(self, value):
@@ -81,15 +81,15 @@ def test_processes_share_the_images_and_count_together(val):
 
 
 def test_the_network_starts_from_the_backbone_and_the_classifier_from_the_seed():
-    first, second, other = (Classifier(BACKBONE, 4, seed) for seed in (0, 0, 1))
-    assert torch.equal(first.network.conv1.weight, BACKBONE.network.conv1.weight)
+    first, second, other = (Classifier(START, 4, seed) for seed in (0, 0, 1))
+    assert torch.equal(first.network.conv1.weight, START.network.conv1.weight)
     assert torch.equal(first.fc.weight, second.fc.weight)
     assert not torch.equal(first.fc.weight, other.fc.weight)
     assert not first.fc.bias.any()
 
 
 def test_the_classifier_of_few_labels_has_a_rate_of_its_own():
-    model = Classifier(BACKBONE, 4, 0)
+    model = Classifier(START, 4, 0)
     groups = optimizer_of(model, settings("classification", schedule="labels-1%")).param_groups
     (fast,) = (group for group in groups if group["factor"] != 1)
     assert fast["factor"] == 250
@@ -108,5 +108,5 @@ def test_fine_tuning_learns_from_a_share_of_the_labels(train, val, tmp_path):
         learning_rate=0.3,
         precise_bn_batches=4,
     )
-    model = finetune(FineTune(chosen, BACKBONE, train, 0, tmp_path, Machine(num_workers=0), ALONE))
+    model = finetune(FineTune(chosen, START, train, 0, tmp_path, Machine(num_workers=0), ALONE))
     assert accuracies(model, val, SIZES, ALONE, 0)["top1"] > 0.8

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from moco.transfer.networks.fcn import enlarge, fcn
-from moco.transfer.networks.initialization import backbone
+from moco.encoders.start import start_from
+from moco.transfer.networks.fcn import FCN, enlarge
 
 
 def thin(seed=0, stem="small-stride2"):
-    return backbone("random", "thin", stem, seed)
+    return start_from("random", "thin", stem, seed)
 
 
 def images_and_labels(size=(40, 56), classes=3, seed=0):
@@ -20,7 +20,7 @@ def images_and_labels(size=(40, 56), classes=3, seed=0):
 
 def test_every_tensor_of_the_encoder_arrives():
     source = thin()
-    state = fcn(source, 3, seed=1, width=8).stages.state_dict()
+    state = FCN(source, 3, seed=1, width=8).stages.state_dict()
     assert state.keys() == source.network.state_dict().keys()
     assert all(torch.equal(state[name], value) for name, value in source.network.state_dict().items())
 
@@ -29,7 +29,7 @@ def test_every_tensor_of_the_encoder_arrives():
     ("architecture", "stem", "stride"), [("thin", "small-stride2", 8), ("resnet50", "imagenet", 16)]
 )
 def test_the_last_stage_is_dilated_and_keeps_the_stride_of_the_one_before(architecture, stem, stride):
-    model = fcn(backbone("random", architecture, stem, 0), 3, seed=0, width=8)
+    model = FCN(start_from("random", architecture, stem, 0), 3, seed=0, width=8)
     assert model.stride == stride
     features = model.stages.eval()(torch.randn(1, 3, 64, 64))
     assert features[3].shape[2:] == features[2].shape[2:] == (64 // stride, 64 // stride)
@@ -40,18 +40,18 @@ def test_the_last_stage_is_dilated_and_keeps_the_stride_of_the_one_before(archit
 
 
 def test_new_layers_depend_on_their_seed_alone_and_start_small():
-    first, second = fcn(thin(0), 3, seed=1), fcn(thin(5), 3, seed=1)
+    first, second = FCN(thin(0), 3, seed=1), FCN(thin(5), 3, seed=1)
     for name, value in first.head.state_dict().items():
         assert torch.equal(value, second.head.state_dict()[name])
     assert first.head[0].weight.std().item() == pytest.approx(0.01, rel=0.02)
     assert not first.head[-1].bias.any()
-    assert not torch.equal(first.head[0].weight, fcn(thin(0), 3, seed=2).head[0].weight)
+    assert not torch.equal(first.head[0].weight, FCN(thin(0), 3, seed=2).head[0].weight)
 
 
 @pytest.mark.parametrize("amp", [False, True])
 @pytest.mark.parametrize("size", [(40, 56), (33, 47), (17, 64)])
 def test_images_of_any_size_give_logits_of_that_size_and_every_parameter_a_gradient(size, amp):
-    model = fcn(thin(), 3, seed=0, width=8)
+    model = FCN(thin(), 3, seed=0, width=8)
     images, labels = images_and_labels(size)
     with torch.autocast("cpu", torch.bfloat16, enabled=amp):
         logits, loss = model(images), model.loss(images, labels)
@@ -62,7 +62,7 @@ def test_images_of_any_size_give_logits_of_that_size_and_every_parameter_a_gradi
 
 
 def test_the_loss_is_the_mean_over_the_pixels_that_count():
-    model = fcn(thin(), 3, seed=0, width=8).eval()
+    model = FCN(thin(), 3, seed=0, width=8).eval()
     images, labels = images_and_labels()
     labels[:, :10] = 255
     expected = F.cross_entropy(model(images), labels.long(), ignore_index=255)
@@ -81,7 +81,7 @@ def test_features_are_enlarged_to_the_pixels_they_are_centered_on():
 @pytest.mark.parametrize("size", range(31, 50))
 def test_a_feature_is_centered_on_the_pixel_it_is_enlarged_to(size):
     """With one flat kernel for each layer, a bright pixel moves the feature that is centered there most."""
-    model = fcn(thin(), 3, seed=0, width=8).eval()
+    model = FCN(thin(), 3, seed=0, width=8).eval()
     with torch.no_grad():
         for module in model.stages.modules():
             if isinstance(module, torch.nn.Conv2d):
@@ -101,7 +101,7 @@ def test_it_learns_two_images_by_heart():
         labels[n, top : top + 25, left : left + 30] = 1
         images[n, :, 50:, :20] = torch.tensor([20, 90, 230], dtype=torch.uint8)[:, None, None]
         labels[n, 50:, :20] = 2
-    model = fcn(thin(), 3, seed=0, width=32)
+    model = FCN(thin(), 3, seed=0, width=32)
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
     for _ in range(60):
         loss = model.loss(images, labels)

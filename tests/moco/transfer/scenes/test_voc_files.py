@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from moco.transfer.scenes.composition import Scene
 from moco.transfer.scenes.voc_files import VOID, VocFolder, label_maps
 
 CLASSES = ["T-shirt/top", "Cat <small> & dog"]
@@ -22,18 +23,26 @@ def masks():
 
 
 BOXES = np.array([[5, 5, 20, 15], [8, 15, 30, 25], [40, 30, 50, 40]])
+OCCLUDED, TRUNCATED = np.array([True, False, False]), np.array([False, False, True])
+
+
+def scene(which: slice) -> Scene:
+    numbers, image = np.arange(3)[which], np.full((*SIZE, 3), 128, np.uint8)
+    return Scene(image, numbers, masks()[which], BOXES[which], np.ones(len(numbers)), OCCLUDED[which], TRUNCATED[which])
 
 
 @pytest.fixture
 def folder(tmp_path):
     voc = VocFolder(tmp_path / "VOC2012", CLASSES, "A test")
-    jpeg = cv2.imencode(".jpg", np.full((*SIZE, 3), 128, np.uint8))[1].tobytes()
-    flags = {"truncated": np.array([False, False, True]), "occluded": np.array([True, False, False])}
-    labels, none, no = np.array([0, 1, 1]), np.zeros(0, bool), np.array([False])
-    voc.add("train", "000001", jpeg, masks(), BOXES, labels, np.array([False, False, True]), **flags)
-    voc.add("train", "000002", jpeg, masks()[2:], BOXES[2:], labels[2:], ~no, no, no)
-    voc.add("val", "000003", jpeg, masks()[:0], BOXES[:0], labels[:0], none, none, none)
-    voc.add("test", "000004", jpeg, masks()[:1], BOXES[:1], labels[:1], no, no, no)
+    jpeg = cv2.imencode(".jpg", scene(slice(3)).image)[1].tobytes()
+    labels, difficult = np.array([0, 1, 1]), np.array([False, False, True])
+    for split, name, which in (
+        ("train", "000001", slice(3)),
+        ("train", "000002", slice(2, 3)),
+        ("val", "000003", slice(0)),
+        ("test", "000004", slice(1)),
+    ):
+        voc.add(split, name, jpeg, scene(which), labels[which], difficult[which])
     voc.finish()
     return tmp_path / "VOC2012"
 

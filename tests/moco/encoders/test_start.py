@@ -1,4 +1,4 @@
-"""Backbones: what an initialization names, and the stages that detectors and segmenters take from them."""
+"""What a run starts from: drawn weights, a folder of ours, a file of others."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ import torch
 from moco.encoders.frozen import EncoderSpec, save_encoder
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
+from moco.encoders.start import fingerprint, start_from
 from moco.errors import MocoError
-from moco.transfer.networks.initialization import Stages, backbone, fingerprint
 
 
 @pytest.fixture
@@ -21,17 +21,17 @@ def folder(tmp_path):
 
 def test_random_weights_depend_on_the_seed_alone_and_leave_the_generator_alone():
     before = torch.get_rng_state()
-    first = backbone("random", "thin", "small", 1)
+    first = start_from("random", "thin", "small", 1)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)
-    assert backbone("random", "thin", "small", 1).fingerprint == first.fingerprint
-    assert backbone("random", "thin", "small", 2).fingerprint != first.fingerprint
+    assert start_from("random", "thin", "small", 1).fingerprint == first.fingerprint
+    assert start_from("random", "thin", "small", 2).fingerprint != first.fingerprint
     assert (first.mean, first.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def test_a_folder_of_ours_brings_its_weights_stem_mean_and_deviation(folder):
     path, network = folder
-    found = backbone(str(path), None, None, 0)
+    found = start_from(str(path), None, None, 0)
     assert fingerprint(found.network) == found.fingerprint == fingerprint(network)
     assert found.network.conv1.stride == (2, 2)
     assert (found.mean, found.std) == ((0.3,) * 3, (0.2,) * 3)
@@ -42,10 +42,10 @@ def test_a_folder_of_ours_brings_its_weights_stem_mean_and_deviation(folder):
 def test_a_file_of_others_brings_the_same_weights(folder, tmp_path):
     path, network = folder
     torch.save({"state_dict": {f"module.encoder_q.{n}": v for n, v in network.state_dict().items()}}, tmp_path / "a")
-    asked = backbone(str(tmp_path / "a"), "thin", "small-stride2", 0)
-    assert asked.fingerprint == backbone(str(path), "thin", None, 0).fingerprint
+    asked = start_from(str(tmp_path / "a"), "thin", "small-stride2", 0)
+    assert asked.fingerprint == start_from(str(path), "thin", None, 0).fingerprint
     assert asked.network.conv1.stride == (2, 2)
-    assert backbone(str(tmp_path / "a"), None, None, 0).network.conv1.stride == (1, 1)
+    assert start_from(str(tmp_path / "a"), None, None, 0).network.conv1.stride == (1, 1)
     assert (asked.mean, asked.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -77,27 +77,5 @@ def test_the_fingerprint_sees_names_shapes_and_values():
 )
 def test_what_does_not_fit_is_one_line_with_the_remedy(folder, init, architecture, stem, problem):
     with pytest.raises(MocoError, match=problem) as error:
-        backbone(init.replace("FOLDER", str(folder[0])), architecture, stem, 0)
+        start_from(init.replace("FOLDER", str(folder[0])), architecture, stem, 0)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("stem", ["imagenet", "small", "small-stride2"])
-@pytest.mark.parametrize("architecture", ["thin", "resnet18", "resnet50"])
-def test_stages_are_the_networks_own_with_the_strides_and_channels_they_state(architecture, stem):
-    source = backbone("random", architecture, stem, 0)
-    stages = Stages(source, 4).eval()
-    images = torch.randn(1, 3, 64, 64)
-    features = stages(images)
-    assert [tuple(f.shape) for f in features] == [
-        (1, channels, 64 // stride, 64 // stride)
-        for channels, stride in zip(stages.channels, stages.strides, strict=True)
-    ]
-    assert torch.equal(features[-1].mean(dim=(2, 3)), source.network.eval()(images))
-    assert len(Stages(source, 3)(images)) == 3
-
-
-def test_stages_are_a_copy():
-    source = backbone("random", "thin", "small", 0)
-    with torch.no_grad():
-        Stages(source, 4).conv1.weight.zero_()
-    assert fingerprint(source.network) == source.fingerprint
