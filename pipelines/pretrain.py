@@ -19,9 +19,9 @@ from moco.cluster.machine import Machine, load_machine
 from moco.config import Params, Pretrain
 from moco.encoders.frozen import save_encoder
 from moco.errors import MocoError
+from moco.images.batches import read_image
 from moco.images.decode import Pixels
 from moco.images.index import ShardSet, open_split
-from moco.images.loader import read_image
 from moco.images.plan import EpochPlan
 from moco.images.subset import subset
 from moco.runs import checkpoints

@@ -17,8 +17,9 @@ from moco.dictionary.shuffle_bn import positions_of_slots
 from moco.encoders.batch_norm import averaged_running_statistics
 from moco.encoders.resnet import ResNet
 from moco.errors import Interrupted
+from moco.images.batches import ViewBatches
 from moco.images.index import ShardSet
-from moco.images.loader import ViewBatches, steps
+from moco.images.loader import steps
 from moco.processes import Processes
 from moco.runs import checkpoints
 from moco.runs.agreement import Agreement, stop_requests
