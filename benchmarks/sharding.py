@@ -31,7 +31,8 @@ from moco.shards import tars
 from moco.shards.write import write_shards
 from moco.sources.hashing import stream
 from moco.sources.manifest import write_manifest
-from moco.sources.origins import Files, open_source
+from moco.sources.open import open_source
+from moco.sources.source import Files
 
 SHARD = Shard(samples_per_shard=5000, megabytes_per_shard=64, max_side=None, jpeg_quality=92, max_bad_fraction=0.0)
 MEMORY = Path("/dev/shm")

@@ -9,7 +9,8 @@ from moco.errors import MocoError
 from moco.files import move_folder, readable, require_free
 from moco.sources.hashing import stream
 from moco.sources.manifest import Manifest, write_manifest
-from moco.sources.origins import Files, open_source
+from moco.sources.open import open_source
+from moco.sources.source import Files
 from pipelines import stage
 
 

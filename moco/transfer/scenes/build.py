@@ -27,7 +27,8 @@ from moco.images.decode import Pixels
 from moco.progress import Progress
 from moco.settings import Settings
 from moco.sources.manifest import choose_split
-from moco.sources.origins import Arrays, open_source
+from moco.sources.open import open_source
+from moco.sources.source import Arrays
 from moco.transfer.scenes.coco_files import CocoFile
 from moco.transfer.scenes.composition import Scene, compose
 from moco.transfer.scenes.voc_files import VocFolder

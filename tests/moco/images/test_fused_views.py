@@ -1,4 +1,4 @@
-"""The compiled painter of views against the plain one, and against what reaches it."""
+"""The compiled view backend against the plain one, and against what reaches it."""
 
 import io
 import itertools
@@ -136,7 +136,7 @@ def test_blur_is_the_gaussian(sigma):
 
 @pytest.mark.parametrize("recipe", ["v1", "v2"])
 @pytest.mark.parametrize("size", [224, 61, 32])
-def test_views_are_those_of_the_plain_painter(recipe, size):
+def test_views_are_those_of_the_plain_backend(recipe, size):
     similarities = []
     for number, (height, width) in enumerate([(375, 500), (500, 333), (80, 100), (28, 28)]):
         data = encoded(photo(height, width, number), subsampling=number % 3, progressive=number % 2 == 1)
