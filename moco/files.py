@@ -3,12 +3,14 @@
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from moco.errors import MocoError
 
@@ -55,6 +57,33 @@ def move_folder(source: Path, target: Path) -> None:
         shutil.copytree(source, copy)
         copy.rename(target)
         shutil.rmtree(source)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and rename what is written there once the block ends without an error."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all."""
+    with whole_file(path) as part:
+        part.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON, indented by 2, whole or not at all."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def file_sha256(path: Path) -> str:
