@@ -16,7 +16,8 @@ from benchmarks.photographs import photograph_shards
 from benchmarks.step import case, images_of, ours, queue_of, same_weights, title
 from moco.config import Pretrain
 from moco.images import fused_views
-from moco.images.loader import ViewBatches, steps
+from moco.images.batches import ViewBatches
+from moco.images.loader import steps
 from moco.images.plan import EpochPlan
 from moco.processes import keep_freed_memory, use_bf16
 from moco.training.setup import build

@@ -21,9 +21,10 @@ from benchmarks.photographs import photograph_shards
 from benchmarks.scaling_model import preset
 from moco.encoders.normalize import normalize
 from moco.images import fused_views
+from moco.images.batches import ViewBatches
 from moco.images.decode import decode
 from moco.images.index import ShardSet
-from moco.images.loader import ViewBatches, steps
+from moco.images.loader import steps
 from moco.images.plan import EpochPlan
 
 SIZE, BATCH = 224, 32

@@ -12,7 +12,7 @@ from moco.config import Views
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.images.decode import decode
 from moco.images.index import ShardSet
-from moco.images.views import choose, draw, paint, place
+from moco.images.views import draw, paint
 
 AT_MOST = 4.5
 """Standard errors that a mean of two sides may lie apart; they have a dozen of them together."""
@@ -26,9 +26,8 @@ def same_views(images: ShardSet, settings: Views, size: int) -> str:
     """
     found = []
     for sample in range(min(64, len(images))):
-        image, u = decode(images.read(sample)), draw(0, 0, np.array([sample]))[0]
-        chosen, painted = choose(u, settings), np.empty((2, size, size, 3), np.uint8)
-        place(chosen, u, image.shape[:2], settings.crop_scale_min)
+        image, painted = decode(images.read(sample)), np.empty((2, size, size, 3), np.uint8)
+        chosen = draw(settings, 0, 0, np.array([sample]))[0].placed(*image.shape[:2])
         paint(image, chosen, painted)
         for view, mine in zip(chosen, painted, strict=True):
             apart = float(np.square(mine.astype(np.float64) - repainted(image, view, size)).mean())

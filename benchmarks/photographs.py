@@ -14,7 +14,7 @@ from moco.images.index import ShardSet, open_split
 from moco.shards.write import write_shards
 from moco.sources.hashing import stream
 from moco.sources.manifest import write_manifest
-from moco.sources.origins import open_source
+from moco.sources.open import open_source
 
 KEPT = Path("runs/benchmarks")
 """Where photographs are kept from run to run; not versioned."""

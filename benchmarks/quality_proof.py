@@ -9,8 +9,8 @@ from benchmarks.step import gradient
 from moco.dictionary.info_nce import Contrast
 from moco.encoders.normalize import normalize
 from moco.images import fused_views
+from moco.images.batches import ViewBatches
 from moco.images.decode import decode
-from moco.images.loader import ViewBatches
 from moco.images.plan import EpochPlan
 from moco.training.setup import build
 

@@ -26,12 +26,13 @@ from benchmarks.measure import Row, found, interleaved, machine, parser_of, save
 from benchmarks.photographs import photographs
 from moco.config import Fetch, Shard
 from moco.cores import cores
-from moco.images.index import key_of
+from moco.images.index import sample_key
 from moco.shards import tars
 from moco.shards.write import write_shards
 from moco.sources.hashing import stream
 from moco.sources.manifest import write_manifest
-from moco.sources.origins import Files, open_source
+from moco.sources.open import open_source
+from moco.sources.source import Files
 
 SHARD = Shard(samples_per_shard=5000, megabytes_per_shard=64, max_side=None, jpeg_quality=92, max_bad_fraction=0.0)
 MEMORY = Path("/dev/shm")
@@ -79,7 +80,7 @@ def with_webdataset(files: list[Path], target: Path) -> int:
     with wds.ShardWriter(f"{target}/%06d.tar", maxcount=5000, maxsize=64e6, verbose=0) as writer:
         for number, file in enumerate(files):
             about = {"label": -1, "class": None, "path": file.name}
-            writer.write({"__key__": key_of("train", number), file.suffix[1:]: file.read_bytes(), "json": about})
+            writer.write({"__key__": sample_key("train", number), file.suffix[1:]: file.read_bytes(), "json": about})
     return len(files)
 
 
@@ -89,7 +90,7 @@ def writer_alone(files: list[Path], target: Path) -> int:
     with (target / "000000.tar").open("wb", buffering=0) as out:
         tar = tars._Tar(out)
         for number, file in enumerate(files):
-            key = key_of("train", number)
+            key = sample_key("train", number)
             tar.add(f"{key}{file.suffix}", file.read_bytes())
             tar.add(f"{key}.json", json.dumps({"label": -1, "class": None, "path": file.name}).encode())
         tar.finish()

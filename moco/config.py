@@ -57,8 +57,10 @@ class Fetch(Settings):
 class Shard(Settings):
     """How images become WebDataset tars."""
 
-    samples_per_shard: int = Field(ge=1, description="A shard is closed at this many images,")
-    megabytes_per_shard: int = Field(ge=1, description="or before its images exceed this many MB (10^6 bytes).")
+    samples_per_shard: int = Field(ge=1, description="Most images that a shard holds.")
+    megabytes_per_shard: int = Field(
+        ge=1, description="Most MB (10^6 bytes) of images that a shard holds; a larger image has a shard to itself."
+    )
     max_side: int | None = Field(
         ge=16,
         description="Longest side in pixels; larger images are resized and stored as JPEG. Null: bytes are copied as they are.",

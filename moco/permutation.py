@@ -5,6 +5,7 @@ million positions in the memory of one, and resuming at any step costs nothing.
 """
 
 import numpy as np
+from numba import vectorize
 from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
@@ -15,11 +16,15 @@ _ROUNDS = 8
 
 def mix(words: Words | int) -> Words:
     """Scramble 64-bit words (the finalizer of SplitMix64, Steele et al. 2014)."""
-    with np.errstate(over="ignore"):
-        x = np.asarray(words, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+    return _mix(np.asarray(words, dtype=np.uint64))
+
+
+@vectorize(["uint64(uint64)"], cache=True)
+def _mix(word: np.uint64) -> np.uint64:
+    x = word + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def key_of(*parts: int) -> Words:

@@ -203,9 +203,9 @@ def neighbors(options: argparse.Namespace) -> None:
     """Print and draw the nearest images."""
     from moco.features.extract import embed_images
     from moco.features.neighbors import nearest
+    from moco.images.batches import read_image
     from moco.images.decode import UndecodableError, decode
     from moco.images.index import open_split
-    from moco.images.loader import read_image
     from moco.report.pictures import Shown
     from moco.report.pictures import neighbors as draw
 

@@ -5,7 +5,8 @@ from moco.config import Fetch, Params
 from moco.files import readable, require_free, whole_folder, write_json
 from moco.sources.hashing import stream
 from moco.sources.manifest import Manifest, write_manifest
-from moco.sources.origins import Files, open_source
+from moco.sources.open import open_source
+from moco.sources.source import Files
 from pipelines import stage
 
 

@@ -18,8 +18,8 @@ from moco.errors import MocoError
 from moco.evaluation.linear import Evaluation, evaluate, train_probes, validation_accuracies
 from moco.features.extract import Extractor, Featurizer, Labelled, pixels
 from moco.files import write_json
+from moco.images.batches import read_image
 from moco.images.index import open_split
-from moco.images.loader import read_image
 from pipelines import baselines, stage
 
 METRIC = "val_linear_top1"  # what the champion is chosen by

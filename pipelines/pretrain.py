@@ -15,8 +15,8 @@ from moco.cluster.machine import find, load_machine
 from moco.config import Params
 from moco.encoders.frozen import save_encoder
 from moco.errors import MocoError
+from moco.images.batches import read_image
 from moco.images.decode import Pixels
-from moco.images.loader import read_image
 from moco.runs import checkpoints
 from moco.runs.curves import read_rows
 from moco.runs.folder import FINISHED, held, only_writer, prepare

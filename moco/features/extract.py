@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from moco.config import Views, settings_hash
 from moco.encoders.frozen import FrozenEncoder
 from moco.images import fused_views
+from moco.images.batches import read_image, views_of
 from moco.images.decode import Pixels
 from moco.images.index import ShardSet
-from moco.images.loader import from_workers, outlive_signals, read_image, views_of
-from moco.images.views import center_view, choose, draw
+from moco.images.loader import from_workers, outlive_signals
+from moco.images.views import center_view, draw
 from moco.permutation import Integers, key_of, permute
 
 Features = NDArray[np.float32]
@@ -71,13 +72,12 @@ class SingleViews(Dataset[Tensor]):
     def __getitem__(self, number: int) -> Tensor:
         samples = self.indices[number * self.batch : (number + 1) * self.batch]
         out = np.empty((len(samples), self.size, self.size, 3), dtype=np.uint8)
-        numbers = draw(*(self.augmented or (0, 0)), samples, views=1)
-        chosen = choose(numbers, LINEAR_VIEWS)
+        drawn = draw(LINEAR_VIEWS, *(self.augmented or (0, 0)), samples, views=1)
         compiled = fused_views.available()
         for i, sample in enumerate(samples):
             if self.augmented:
                 data, key = self.images.read(int(sample)), self.images.key(int(sample))
-                views_of(data, key, chosen[i], numbers[i], LINEAR_VIEWS.crop_scale_min, out[i : i + 1], compiled)
+                views_of(data, key, drawn[i], out[i : i + 1], compiled)
             else:
                 out[i] = center_view(read_image(self.images, int(sample)), self.size, self.crop_ratio)
         return torch.from_numpy(out).permute(0, 3, 1, 2)
@@ -206,7 +206,7 @@ def pixels(images: Tensor) -> Tensor:
     return images.flatten(1).float() / 255
 
 
-def spread(count: int, at_most: int, seed: int) -> Integers:
+def sample_indices(count: int, at_most: int, seed: int) -> Integers:
     """At most so many of range(count), drawn without repetition by seed, in rising order; int64."""
     if count <= at_most:
         return np.arange(count)

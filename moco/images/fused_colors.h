@@ -7,7 +7,7 @@
 
 namespace {
 
-struct View {  // `VIEW` of moco/images/views.py
+struct View {  // `VIEW` of moco/images/operations.py
     int32_t top, left, height, width;
     int32_t order[4];
     float factors[4];

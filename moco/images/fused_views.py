@@ -43,7 +43,7 @@ def views_of_jpeg(data: bytes, views: NDArray[Any], out: NDArray[np.uint8]) -> b
 
     Args:
         data: the file.
-        views: `moco.images.views.VIEW` [V], what was drawn; crops in pixels of the whole image.
+        views: `moco.images.operations.VIEW` [V], what was drawn; crops in pixels of the whole image.
         out: uint8 [V, S, S, 3], each view contiguous, to be written; shared memory will do.
 
     Returns:
@@ -67,7 +67,7 @@ def views_of_pixels(image: Pixels, views: NDArray[Any], out: NDArray[np.uint8]) 
 
     Args:
         image: uint8, H x W x 3.
-        views: `moco.images.views.VIEW` [V], what was drawn.
+        views: `moco.images.operations.VIEW` [V], what was drawn.
         out: uint8 [V, S, S, 3], each view contiguous, to be written.
 
     Raises:

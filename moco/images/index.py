@@ -22,7 +22,7 @@ COLUMNS_OF_NOTES = ("offset", "size", "label", "ordinal")
 OPEN_FILES = 512  # kept open by a process; the usual limit is 1024, and sets of more shards open one a read
 
 
-def key_of(split: str, ordinal: int) -> str:
+def sample_key(split: str, ordinal: int) -> str:
     """The WebDataset key of an image: its files' names in the tar without their extensions."""
     return f"{split}-{ordinal:09d}"
 
@@ -62,7 +62,7 @@ class ShardSet:
 
     def key(self, i: int) -> str:
         """The WebDataset key of image `i`."""
-        return key_of(self.split, int(self.entries["ordinal"][i]))
+        return sample_key(self.split, int(self.entries["ordinal"][i]))
 
     def read(self, i: int) -> bytes:
         """The encoded bytes (JPEG, PNG or WebP) of image `i`.

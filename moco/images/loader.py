@@ -1,8 +1,8 @@
-"""Batches of views for training: read by offset, decode once, two views, hand over uint8.
+"""Batches prepared ahead of training by worker processes, in memory that is used again.
 
-Worker processes write into a ring of batches in shared memory that is made once: nothing is copied or
-allocated for a batch, and what crosses between processes is a number. On a GPU the ring is page-locked, so
-that batches go from there to the device while it computes.
+Workers write into a ring of batches in shared memory that is made once: nothing is copied or allocated
+for a batch, and what crosses between processes is a number. On a GPU the ring is page-locked, so that
+batches go from there to the device while it computes.
 """
 
 import ctypes
@@ -10,9 +10,8 @@ import math
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -20,127 +19,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from moco.config import Views
-from moco.errors import MocoError
-from moco.images import fused_views
-from moco.images.decode import Pixels, UndecodableError, decode
-from moco.images.index import ShardSet
-from moco.images.plan import EpochPlan
-from moco.images.stream import TarStreams
-from moco.images.stream_plan import StreamPlan
-from moco.images.views import Chosen, Uniforms, choose, draw, paint, place
+from moco.images.batches import ViewBatches, as_images
+from moco.images.decode import Pixels
 
 Item = TypeVar("Item")
 
 AHEAD = 4
 """Batches that workers prepare ahead of training."""
 HELD = 2
-"""Batches that stay as they are after they were handed over: the newest, and one that may still be on its way."""
-
-
-@dataclass
-class ViewBatches:
-    """This process's part of the run's global batches: a pure function of the plan and the step.
-
-    Attributes:
-        images: training images.
-        plan: which of them when.
-        views: the distributions of the views.
-        size: S, their side in pixels.
-        rank: of this process.
-        world_size: number of processes.
-        streams: reads the encoded images where the plan is of streams; None: by the index.
-        compiled: whether the compiled part paints the views.
-        per_image: V, views of each image; one is the first of two.
-    """
-
-    images: ShardSet
-    plan: EpochPlan | StreamPlan
-    views: Views
-    size: int
-    rank: int = 0
-    world_size: int = 1
-    streams: TarStreams | None = None
-    compiled: bool = False
-    per_image: int = 2
-
-    @property
-    def count(self) -> int:
-        """N, this process's images of a step."""
-        return self.plan.global_batch // self.world_size
-
-    def fill(self, step: int, rows: slice, batch: Pixels) -> None:
-        """Make some rows of a batch.
-
-        Args:
-            step: counted from 0 over the whole run.
-            rows: which of the N images.
-            batch: uint8, V x N x S x S x 3, queries and keys; is written over in these rows.
-        """
-        samples = self.plan.batch(step, self.rank, self.world_size)[rows]
-        if self.streams:
-            first = self.rank * self.count
-            encoded: Iterable[bytes] = self.streams.read(step, first + rows.start, first + rows.stop)
-        else:
-            encoded = (self.images.read(int(sample)) for sample in samples)
-        numbers = draw(self.plan.seed, self.plan.epoch_of(step), samples, self.per_image)
-        chosen = choose(numbers, self.views)
-        for i, data in enumerate(encoded):
-            key, out = self.images.key(int(samples[i])), batch[:, rows.start + i]
-            views_of(data, key, chosen[i], numbers[i], self.views.crop_scale_min, out, self.compiled)
-
-    def __getitem__(self, step: int) -> Tensor:
-        """The batch of a step: uint8, V x N x 3 x S x S, channels-last in memory."""
-        batch = np.empty((self.per_image, self.count, self.size, self.size, 3), dtype=np.uint8)
-        self.fill(step, slice(0, self.count), batch)
-        return as_images(batch)
-
-
-def read_image(images: ShardSet, sample: int) -> Pixels:
-    """One image of a shard set, uint8 H x W x 3."""
-    return read(images.read(sample), images.key(sample))
-
-
-def read(data: bytes, key: str) -> Pixels:
-    """Decode an image of a shard set; a damaged one is an error, for sharding checked them all."""
-    try:
-        return decode(data)
-    except UndecodableError as error:
-        raise MocoError(
-            f"sample {key}: {error}, but it decoded when it was sharded; find the damage with `moco verify`"
-        ) from None
-
-
-def views_of(
-    data: bytes, key: str, chosen: Chosen, numbers: Uniforms, scale_min: float, out: Pixels, compiled: bool
-) -> None:
-    """Make the views of an encoded image.
-
-    Args:
-        data: JPEG, PNG or WebP.
-        key: its name, for errors.
-        chosen: `VIEW` [V]; the crops are set here.
-        numbers: float64 [V, 32], which they are drawn from.
-        scale_min: smallest share of the area that a crop keeps.
-        out: uint8, V x S x S x 3, each view contiguous; is written over.
-        compiled: whether the compiled part paints.
-
-    Raises:
-        MocoError: the image is damaged.
-    """
-    size = fused_views.jpeg_size(data) if compiled else None
-    if size is not None:
-        place(chosen, numbers, size, scale_min)
-        if fused_views.views_of_jpeg(data, chosen, out):
-            return
-    image = read(data, key)
-    place(chosen, numbers, image.shape[:2], scale_min)
-    (fused_views.views_of_pixels if compiled else paint)(image, chosen, out)
-
-
-def as_images(batch: Pixels) -> Tensor:
-    """A batch as torch has it: uint8 … x S x S x 3 to … x 3 x S x S, the same memory."""
-    return torch.from_numpy(batch).movedim(-1, -3)
+"""Batches that stay unchanged after they are handed over: the newest, and one that may still be copied."""
 
 
 class _Ring(Dataset[None]):

@@ -11,7 +11,7 @@ from threading import Event, Thread
 from typing import Any
 
 from moco.errors import MocoError
-from moco.images.index import ShardSet, key_of
+from moco.images.index import ShardSet, sample_key
 from moco.images.stream_plan import StreamPlan
 from moco.images.tar_source import Source, Tar
 
@@ -139,7 +139,7 @@ class Lane:
         """Move images of a shard from the numbers that are missing to those found."""
         entries = self.images.entries[numbers]
         offsets, sizes = entries["offset"].tolist(), entries["size"].tolist()
-        keys = [key_of(self.images.split, ordinal) for ordinal in entries["ordinal"].tolist()]
+        keys = [sample_key(self.images.split, ordinal) for ordinal in entries["ordinal"].tolist()]
         tar = self._tar(shard, offsets[0] - HEADER, offsets[-1] + sizes[-1])
         for number, key, offset, size in zip(list(numbers), keys, offsets, sizes, strict=True):
             if stop.is_set():

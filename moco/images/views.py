@@ -1,114 +1,63 @@
 """The random views of an image: one implementation, on uint8, a pure function of (seed, epoch, sample).
 
-Distributions are those of MoCo's recipes (v1: paper, section 3.3; v2: Chen et al. 2020, section 3), drawn
-per image and view. Every number drawn comes from a hash of (seed, epoch, sample, view, slot), so workers,
-processes and restarts change nothing and no generator state is stored.
-
-What is drawn (`choose`, `place`) is apart from what is painted (`paint`), so that another painter, such as
+What is drawn is apart from what is painted, so that another view backend, such as
 `moco.images.fused_views`, paints the same views.
 """
 
-import itertools
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 from numba import njit
-from numpy.typing import NDArray
 
 from moco.config import Views
-from moco.images.color import grayscale, jitter
 from moco.images.decode import Pixels
-from moco.permutation import Integers, key_of, mix
+from moco.images.draws import Draws, Uniforms
+from moco.images.operations import Chosen, choose, paint_operations
+from moco.permutation import Integers
 
-Uniforms = NDArray[np.float64]
-Chosen = NDArray[np.void]
-"""Array of `VIEW`."""
-
-VIEW = np.dtype(
-    [
-        ("top", "<i4"),
-        ("left", "<i4"),
-        ("height", "<i4"),
-        ("width", "<i4"),
-        ("order", "<i4", (4,)),
-        ("factors", "<f4", (4,)),
-        ("grayscale", "<i4"),
-        ("sigma", "<f4"),
-        ("flip", "<i4"),
-    ]
-)
-"""What was drawn for one view. top, left, height, width: the crop, pixels of the whole image; order: the
-jitter's operations (brightness 0, contrast 1, saturation 2, hue 3), or -1 first for none; factors: of each
-operation, the hue's in turns; grayscale: 0 no, 1 before the jitter, 2 after it; sigma: of the blur, pixels,
-0 for none; flip: 1 for left to right."""
-
-# Slots of the numbers drawn for one view.
-_CROP, _FLIP, _JITTER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _ORDER, _GRAYSCALE, _BLUR, _SIGMA = (
-    0,
-    22,
-    23,
-    24,
-    25,
-    26,
-    27,
-    28,
-    29,
-    30,
-    31,
-)
-_SLOTS = 32
 _CROP_ATTEMPTS = 10
-_NO_JITTER = (-1, -1, -1, -1)
-_ORDERS = np.array(list(itertools.permutations(range(4))), dtype=np.int32)
 
 
-def draw(seed: int, epoch: int, samples: Integers, views: int = 2) -> Uniforms:
-    """The uniform numbers behind the views of some samples.
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn for some views: all but the pixels of their crops, which need the images' sizes.
+
+    Attributes:
+        chosen: [N, V], or [V] of one image.
+        crops: float64 [..., 22], the numbers that the crops follow from.
+        scale_min: smallest share of the area that a crop keeps.
+    """
+
+    chosen: Chosen
+    crops: Uniforms
+    scale_min: float
+
+    def __getitem__(self, i: int) -> "Drawn":
+        return Drawn(self.chosen[i], self.crops[i], self.scale_min)
+
+    def placed(self, height: int, width: int) -> Chosen:
+        """The views [V] of one image of this size in pixels, crops included."""
+        for view, numbers in zip(self.chosen, self.crops, strict=True):
+            crop = crop_box(numbers, height, width, self.scale_min)
+            view["top"], view["left"], view["height"], view["width"] = crop
+        return self.chosen
+
+
+def draw(settings: Views, seed: int, epoch: int, samples: Integers, views: int = 2) -> Drawn:
+    """Draw views of some samples.
 
     Args:
+        settings: the distributions.
         seed: of the run.
         epoch: counted from 0.
         samples: int64 [N], indices of the images.
-        views: how many views of each.
-
-    Returns:
-        float64 [N, views, 32] in [0, 1).
+        views: V, views of each image.
     """
-    base = mix(key_of(seed, epoch) ^ mix(samples.astype(np.uint64)))
-    slots = np.arange(views * _SLOTS, dtype=np.uint64).reshape(views, _SLOTS)
-    words = mix(base[:, None, None] ^ mix(slots + np.uint64(1)))
-    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def choose(u: Uniforms, settings: Views) -> Chosen:
-    """Everything about some views but their crops, which need the images' sizes (`place`).
-
-    Args:
-        u: float64 [..., 32], from `draw`.
-        settings: the distributions.
-
-    Returns:
-        `VIEW` [...].
-    """
-    chosen = np.zeros(u.shape[:-1], VIEW)
-    orders = _ORDERS[(u[..., _ORDER] * len(_ORDERS)).astype(np.int64)]
-    chosen["order"] = np.where(u[..., _JITTER, None] < settings.jitter_p, orders, _NO_JITTER)
-    for at, strength in enumerate((settings.brightness, settings.contrast, settings.saturation)):
-        least = max(0.0, 1 - strength)
-        chosen["factors"][..., at] = least + (1 + strength - least) * u[..., _BRIGHTNESS + at]
-    chosen["factors"][..., 3] = settings.hue * (2 * u[..., _HUE] - 1)
-    chosen["grayscale"] = (u[..., _GRAYSCALE] < settings.grayscale_p) * (1 if settings.order == "v1" else 2)
-    sigma = settings.blur_sigma_min + (settings.blur_sigma_max - settings.blur_sigma_min) * u[..., _SIGMA]
-    chosen["sigma"] = np.where(u[..., _BLUR] < settings.blur_p, sigma, 0)
-    chosen["flip"] = u[..., _FLIP] < settings.flip_p
-    return chosen
-
-
-def place(chosen: Chosen, u: Uniforms, size: tuple[int, int], scale_min: float) -> None:
-    """Set the crops of the views of one image, `VIEW` [V] from u, float64 [V, 32]; size: its height and width."""
-    for view, numbers in zip(chosen, u, strict=True):
-        view["top"], view["left"], view["height"], view["width"] = crop_box(numbers, *size, scale_min)
+    draws = Draws.of(seed, epoch, samples, views)
+    crops = draws("crop", 2 * _CROP_ATTEMPTS + 2)
+    return Drawn(choose(draws, settings), crops, settings.crop_scale_min)
 
 
 @njit(cache=True, nogil=True)
@@ -138,28 +87,17 @@ def crop_box(u: Uniforms, height: int, width: int, scale_min: float) -> tuple[in
 
 
 def paint(image: Pixels, chosen: Chosen, out: Pixels) -> None:
-    """Make views of an image.
+    """Make views of an image with plain libraries.
 
     Args:
         image: uint8, H x W x 3.
-        chosen: `VIEW` [V], with crops.
+        chosen: [V], with crops.
         out: uint8, V x S x S x 3, contiguous; is written over.
     """
     for view, into in zip(chosen, out, strict=True):
         top, left, height, width = (int(view[name]) for name in ("top", "left", "height", "width"))
         resize_into(image[top : top + height, left : left + width], into)
-        if view["grayscale"] == 1:
-            grayscale(into)
-        if view["order"][0] >= 0:
-            jitter(into, view["order"], view["factors"])
-        if view["grayscale"] == 2:
-            grayscale(into)
-        if view["sigma"] > 0:
-            sigma = float(view["sigma"])
-            side = 2 * int(np.ceil(3 * sigma)) + 1
-            cv2.GaussianBlur(into, (side, side), sigma, dst=into, borderType=cv2.BORDER_REPLICATE)
-        if view["flip"]:
-            cv2.flip(into, 1, dst=into)
+    paint_operations(chosen, out)
 
 
 def resize_into(image: Pixels, out: Pixels) -> None:
@@ -184,10 +122,8 @@ def resize(image: Pixels, height: int, width: int) -> Pixels:
 
 def two_views(image: Pixels, settings: Views, size: int, seed: int, epoch: int, sample: int) -> tuple[Pixels, Pixels]:
     """The query and the key view that training sees of a sample in an epoch; uint8, S x S x 3 each."""
-    u = draw(seed, epoch, np.array([sample]))[0]
-    chosen, out = choose(u, settings), np.empty((2, size, size, 3), np.uint8)
-    place(chosen, u, image.shape[:2], settings.crop_scale_min)
-    paint(image, chosen, out)
+    drawn, out = draw(settings, seed, epoch, np.array([sample]))[0], np.empty((2, size, size, 3), np.uint8)
+    paint(image, drawn.placed(*image.shape[:2]), out)
     return out[0], out[1]
 
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from moco.config import Params, Pretrain
 from moco.encoders.frozen import FrozenEncoder, random_encoder
 from moco.features.collapse import effective_rank, feature_spread
-from moco.features.extract import Features, extract, spread
+from moco.features.extract import Features, extract, sample_indices
 from moco.features.neighbors import nearest
+from moco.images.batches import read_image
 from moco.images.decode import Pixels
 from moco.images.index import ShardSet
-from moco.images.loader import read_image
 from moco.images.subset import subset
 from moco.images.views import two_views
 from moco.permutation import Integers
@@ -95,14 +95,14 @@ def gather(encoder: FrozenEncoder, train: ShardSet, val: ShardSet, params: Param
     untrained = random_encoder(encoder.spec, params.linear.seed)
     untrained.backbone.to(encoder.device)
     pool = val if len(val) else train
-    looked_at = spread(len(pool), settings.map_images, settings.seed)
+    looked_at = sample_indices(len(pool), settings.map_images, settings.seed)
     candidates = np.arange(len(train))
     if not len(val):
-        looked_at = spread(len(train), min(settings.map_images, len(train) // 2), settings.seed)
+        looked_at = sample_indices(len(train), min(settings.map_images, len(train) // 2), settings.seed)
         candidates = np.setdiff1d(candidates, looked_at)
-    gallery = candidates[spread(len(candidates), GALLERY, settings.seed)]
+    gallery = candidates[sample_indices(len(candidates), GALLERY, settings.seed)]
     features = extract(encoder, pool, looked_at, num_workers)
-    queries = spread(len(looked_at), settings.queries, settings.seed)
+    queries = sample_indices(len(looked_at), settings.queries, settings.seed)
     found, similarities = nearest(features[queries], extract(encoder, train, gallery, num_workers), settings.neighbors)
     rows = [
         (
@@ -119,7 +119,7 @@ def gather(encoder: FrozenEncoder, train: ShardSet, val: ShardSet, params: Param
         classes=list(train.classes),
         learned_from=len(subset(train, pretrain.images, pretrain.images_fraction, pretrain.seed)),
         held_out=len(val) > 0,
-        triples=_triples(pool, looked_at[spread(len(looked_at), settings.views, settings.seed)], pretrain),
+        triples=_triples(pool, looked_at[sample_indices(len(looked_at), settings.views, settings.seed)], pretrain),
         rows=rows,
         gallery=len(gallery),
         same_class=float(np.mean(known)) if known else None,

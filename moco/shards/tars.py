@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from moco.config import Shard
 from moco.errors import MocoError
 from moco.images.decode import Pixels, UndecodableError, decode
-from moco.images.index import key_of
+from moco.images.index import sample_key
 from moco.sources.manifest import Row
 
 LARGEST_FILE = 256 * 10**6  # bytes; a film among the pictures must not fill the memory
@@ -68,7 +68,7 @@ def write_tar(
             except (UndecodableError, cv2.error) as error:
                 bad.append({"path": _name(row), "reason": _plain(error)})
             else:
-                key, label = key_of(split, ordinal), origin.classes.get(row.label, -1)
+                key, label = sample_key(split, ordinal), origin.classes.get(row.label, -1)
                 index.append([tar.add(f"{key}.{extension}", data), len(data), label, ordinal])
                 about = {"label": label, "class": row.label or None, "path": _name(row)}
                 tar.add(f"{key}.json", json.dumps(about).encode())

@@ -1,7 +1,6 @@
-"""The images of a source as hashed items; those that come as arrays are stored on the way."""
+"""The images of a source as hashed items; arrays are stored on the way."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -9,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from moco.files import require_free
+from moco.files import file_sha256, require_free
 from moco.progress import Progress
 from moco.sources.manifest import ARRAY_FILE, Item
-from moco.sources.origins import Arrays, Files
+from moco.sources.source import Arrays, Files
 
 
 def stream(source: Files | Arrays, folder: Path) -> Iterator[Item]:
@@ -35,8 +34,7 @@ def _hash_files(source: Files) -> Iterator[Item]:
 
 def _hash_file(path: Path) -> tuple[str, int]:
     try:
-        with path.open("rb", buffering=0) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
+        return file_sha256(path), path.stat().st_size
     except OSError:  # a broken link, no permission: sharding lists it with its reason
         return "", 0
 

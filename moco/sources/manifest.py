@@ -1,4 +1,4 @@
-"""The split, decided by each image's content alone, and the manifest that records it."""
+"""The split, a function of each image's content alone, and the manifest that records it."""
 
 import csv
 import hashlib
@@ -12,44 +12,33 @@ from typing import Any, Literal, NamedTuple
 
 from moco.config import SPLITS, Fetch, Split
 from moco.errors import MocoError
+from moco.files import write_json
 
-IMAGE_SUFFIXES = frozenset(
-    (
-        "",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".apng",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".avif",
-        ".heic",
-        ".heif",
-        ".jp2",
-        ".ico",
-        ".tga",
-    )
-)
+IMAGE_SUFFIXES = {
+    "",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".apng",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".dib",
+    ".tif",
+    ".tiff",
+    ".ppm",
+} | {".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".ico", ".tga"}
 
 
 def is_image_name(path: str) -> bool:
-    """Whether a name claims to be an image's: a film, a sound or a text beside the images does not."""
+    """Tell whether a file's name claims an image; a video, a sound or a text beside the images does not."""
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 Part = Literal["all", "train", "test"]
-"""What a source says of an image: `all` has no test set of its own; `train` and `test` are official."""
-
+"""What a source says about an image. all: the source has no test set; train, test: the official part."""
 
 ARRAY_FILE = "images.npy"
 """Beside the manifest: the images of a source of arrays, uint8, N x H x W or N x H x W x 3."""
@@ -71,7 +60,7 @@ class Item(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A line of manifest.csv; the columns as in `Item`, with the side that the image fell on."""
+    """A line of manifest.csv: the columns of `Item`, with the split of the image."""
 
     path: str
     row: int | None
@@ -83,33 +72,33 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What manifest.json holds: everything about the images as a whole."""
+    """What manifest.json holds: the images as a whole."""
 
     source: str
     root: str | None
-    """Where the paths of manifest.csv start, as the settings gave it; None: beside the manifest."""
+    """Where the paths of manifest.csv start, as in the settings; None: beside the manifest."""
     classes: list[str]
     images: int
     other_files: int
-    """Files whose names make no claim to be images; sharding tries them, and most likely lists them as unreadable."""
+    """Files whose names claim no image; sharding tries them and most likely lists them as unreadable."""
     bytes: int
     """Of both."""
     splits: dict[str, dict[str, int]]
-    """For each of train, val and test: its `images`, and how many are `labelled`."""
+    """For each of train, val and test: how many `images`, and how many of them are `labelled`."""
     duplicates: int
     """Images that have an exact twin earlier in the manifest; twins are always on one side."""
     duplicates_of_test: int
-    """Official training images left out, for they are in the official test set too."""
+    """Official training images left out because they are in the official test set too."""
 
 
 def choose_split(digest: str, part: Part, settings: Fetch) -> Split:
-    """The side of an image: a pure function of the seed and its content.
+    """Choose the split of an image: a pure function of the seed and its content.
 
-    So exact duplicates fall on one side, and images that arrive later move no other.
+    Exact duplicates fall on one side, and images that arrive later move no others.
 
     Args:
         digest: the SHA-256 of its content, hexadecimal.
-        part: what the source says; an official test image stays one, and no training image becomes one.
+        part: an official test image stays one, and no official training image becomes one.
         settings: the seed and the shares.
     """
     if part == "test":
@@ -130,15 +119,15 @@ def write_manifest(
 ) -> Manifest:
     """Split the images and write manifest.csv and manifest.json.
 
-    The order within a split is pseudo-random, by a keyed hash of the content, so that shards cut from it are
-    well mixed. Sorting goes through a scratch database on disk: memory does not grow with the images.
+    The order within a split is pseudo-random, by a keyed hash of the content, so shards cut from it are
+    well mixed. A scratch database on disk sorts: memory does not grow with the number of images.
 
     Args:
         items: the images, in any order.
         folder: an existing folder; receives both files.
         settings: source, seed and shares.
         root: where the items' paths start, or None for beside the manifest.
-        classes: names in the source's order; None: the labels seen, in numerical or else alphabetical order.
+        classes: names in the source's order; None: the labels found, in numerical or alphabetical order.
 
     Raises:
         MocoError: there are no images, or none fell on the training side.
@@ -155,7 +144,7 @@ def write_manifest(
             (_record(item, settings) for item in items),
         )
         database.execute("COMMIT")
-        manifest = _settle(database, settings, root, classes)
+        manifest = _summarize(database, settings, root, classes)
         columns = "path, row, label, place, sha256, bytes"
         listing = folder / "manifest.csv"
         with listing.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -166,12 +155,12 @@ def write_manifest(
             ):
                 writer.writerow([*values, SPLITS[place], digest, size])
     scratch.unlink()
-    (folder / "manifest.json").write_text(json.dumps(vars(manifest), indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "manifest.json", vars(manifest))
     return manifest
 
 
 def _record(item: Item, settings: Fetch) -> tuple[Any, ...]:
-    # An unreadable file has no content to go by; its name stands in, and sharding will list it.
+    # An unreadable file has no content to hash; its name stands in, and sharding lists it.
     digest = item.sha256 or hashlib.sha256(item.path.encode(errors="surrogateescape")).hexdigest()
     place = SPLITS.index(choose_split(digest, item.part, settings))
     path, label = (text.encode(errors="surrogateescape") for text in (item.path, item.label))
@@ -179,7 +168,7 @@ def _record(item: Item, settings: Fetch) -> tuple[Any, ...]:
     return place, sort, path, item.row, label, item.part, item.sha256, item.bytes, image
 
 
-def _settle(database: sqlite3.Connection, settings: Fetch, root: str | None, classes: list[str] | None) -> Manifest:
+def _summarize(database: sqlite3.Connection, settings: Fetch, root: str | None, classes: list[str] | None) -> Manifest:
     twins = database.execute(
         "DELETE FROM files WHERE part = 'train' AND sha256 <> ''"
         " AND sha256 IN (SELECT sha256 FROM files WHERE part = 'test')"
@@ -198,7 +187,7 @@ def _settle(database: sqlite3.Connection, settings: Fetch, root: str | None, cla
     images, others = count("COUNT(*)"), count("COUNT(*)", "NOT image")
     if not images:
         raise MocoError(
-            f"fetch.path = {settings.path!r}: no images there ({others} other files); put some in, or mend it"
+            f"fetch.path = {settings.path!r}: no images there ({others} other files); put images there, or correct it"
         )
     if not splits["train"]["images"]:
         raise MocoError(
@@ -223,7 +212,7 @@ def _settle(database: sqlite3.Connection, settings: Fetch, root: str | None, cla
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, Iterator[Row]]:
-    """The manifest, and its rows streamed in order: train, val, test.
+    """Read the manifest, and stream its rows in order: train, val, test.
 
     Raises:
         MocoError: there is none, or it is damaged.

@@ -19,9 +19,9 @@ from moco.dictionary.info_nce import info_nce, info_nce_in_batch
 from moco.dictionary.momentum_encoder import MomentumEncoder
 from moco.dictionary.momentum_queue import MomentumQueue
 from moco.encoders.normalize import normalize
+from moco.images.batches import as_images, views_of
 from moco.images.index import ShardSet
-from moco.images.loader import as_images, views_of
-from moco.images.views import choose, draw
+from moco.images.views import draw
 from moco.momentum_contrast import MoCo
 from moco.permutation import Integers
 
@@ -75,11 +75,10 @@ class LeakProbe:
     def paint(self, samples: Integers) -> Tensor:
         """Two views of some images, uint8 2 x N x 3 x S x S, channels-last; the same whenever they are asked for."""
         batch = np.empty((2, len(samples), self.size, self.size, 3), dtype=np.uint8)
-        numbers = draw(self.seed, _EPOCH, samples)
-        chosen = choose(numbers, self.views)
+        drawn = draw(self.views, self.seed, _EPOCH, samples)
         for i, sample in enumerate(samples):
             data, key = self.images.read(int(sample)), self.images.key(int(sample))
-            views_of(data, key, chosen[i], numbers[i], self.views.crop_scale_min, batch[:, i], self.compiled)
+            views_of(data, key, drawn[i], batch[:, i], self.compiled)
         return as_images(batch)
 
 

@@ -11,7 +11,7 @@ from moco.encoders.build import build_encoder
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder
 from moco.errors import MocoError
 from moco.features.collapse import effective_rank, feature_spread
-from moco.features.extract import Features, extract, spread
+from moco.features.extract import Features, extract, sample_indices
 from moco.features.knn import knn_predict
 from moco.images.index import ShardSet
 from moco.permutation import Integers
@@ -114,7 +114,7 @@ class Monitor:
         encoder = FrozenEncoder(copy, spec)
         chosen = self._choose(self.val, QUERIES)
         queries = self._features(encoder, self.val, chosen, processes, num_workers)
-        shape = queries[spread(len(queries), SHAPE, self.seed)]
+        shape = queries[sample_indices(len(queries), SHAPE, self.seed)]
         top1 = self._knn(encoder, queries, chosen, processes, num_workers) if self.labelled else None
         return Reading(top1, feature_spread(shape), effective_rank(shape))
 
@@ -130,7 +130,7 @@ class Monitor:
     def _choose(self, images: ShardSet, at_most: int) -> Integers:
         labels = np.asarray(images.labels)
         candidates = np.flatnonzero(labels >= 0) if self.labelled else np.arange(len(labels))
-        chosen: Integers = candidates[spread(len(candidates), at_most, self.seed)]
+        chosen: Integers = candidates[sample_indices(len(candidates), at_most, self.seed)]
         return chosen
 
     def _features(

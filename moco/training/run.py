@@ -6,8 +6,8 @@ from pathlib import Path
 from moco.cluster.machine import Machine
 from moco.config import Pretrain
 from moco.errors import MocoError
+from moco.images.batches import ViewBatches
 from moco.images.index import ShardSet, open_split
-from moco.images.loader import ViewBatches
 from moco.images.plan import EpochPlan
 from moco.images.stream import TarStreams
 from moco.images.stream_plan import StreamPlan

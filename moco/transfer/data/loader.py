@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 from moco.errors import MocoError
 from moco.features.extract import Labelled, SingleViews
 from moco.images.decode import Pixels, UndecodableError, decode
+from moco.images.draws import Draws, Uniforms
 from moco.images.loader import from_workers, outlive_signals
 from moco.images.plan import EpochPlan
-from moco.images.views import Uniforms, draw
 from moco.permutation import Integers
 from moco.transfer.data.annotations import AnnotatedSet
-from moco.transfer.data.views import Instances, boxes_view, pixels_view
+from moco.transfer.data.views import DRAWS, Instances, boxes_view, pixels_view
 from moco.transfer.schedules import BoxSizes, LabelSizes, PixelSizes
 
 Target = dict[str, Tensor]
@@ -55,9 +55,10 @@ class Share:
     world_size: int = 1
 
     def drawn(self, step: int) -> tuple[Integers, Uniforms]:
-        """The images of a step, int64 [N], and the numbers their views are made with, float64 [N, 32]."""
+        """The images of a step, int64 [N], and the numbers their views are made with, float64 [N, DRAWS]."""
         samples = self.among[self.plan.batch(step, self.rank, self.world_size)]
-        return samples, draw(self.plan.seed, self.plan.epoch_of(step), samples, views=1)[:, 0]
+        draws = Draws.of(self.plan.seed, self.plan.epoch_of(step), samples, views=1)
+        return samples, draws("fine-tuning", DRAWS)[:, 0]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What fine-tuning sees of an annotated image: resized, mirrored or cropped, on uint8, as a function of what is drawn.
 
-Numbers are drawn by `moco.images.views.draw`, keyed by (seed, epoch, sample), so that workers, processes and restarts
+Numbers are drawn by `moco.images.draws.Draws`, keyed by (seed, epoch, sample), so that workers, processes and restarts
 change nothing. Coordinates are in pixels with the edges of the image at 0 and W; resizing multiplies them, and
 mirroring takes x to W - x.
 """
@@ -13,15 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.images.decode import Pixels
-from moco.images.views import Uniforms, resize
+from moco.images.draws import Uniforms
+from moco.images.views import resize
 from moco.transfer.schedules import BoxSizes, PixelSizes
 
 PADDING = (124, 116, 104)
 """ImageNet's mean color, which lies beyond the edges of a crop that is larger than its image."""
 IGNORED = 255
 
-# Slots of the numbers drawn for one image.
-_SIZE, _FLIP, _SCALE, _TOP, _LEFT = range(5)
+DRAWS = 5
+"""Numbers drawn for one image."""
+_SIZE, _FLIP, _SCALE, _TOP, _LEFT = range(DRAWS)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def boxes_view(
     Args:
         image: uint8 H x W x 3.
         found: what is in it.
-        u: float64 [32] in [0, 1).
+        u: float64 [DRAWS] in [0, 1).
         sizes: of the schedule.
         flip_pairs: keypoints that change places in a mirror.
 
@@ -112,7 +114,7 @@ def pixels_view(
     Args:
         image: uint8 H x W x 3.
         label_map: uint8 H x W.
-        u: float64 [32] in [0, 1).
+        u: float64 [DRAWS] in [0, 1).
         sizes: crop and scales.
 
     Returns:

@@ -14,7 +14,7 @@ from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.evaluation.linear import LinearProbes, evaluate, train_probes, validation_accuracies
 from moco.features import extract as reading
-from moco.features.extract import Extractor, Labelled, embed_images, extract, pixels, spread
+from moco.features.extract import Extractor, Labelled, embed_images, extract, pixels, sample_indices
 from moco.images.decode import decode
 from moco.images.index import open_split
 
@@ -126,9 +126,9 @@ def test_the_pixel_baseline_is_the_image_itself_reduced_to_32_at_most():
     assert pixels(torch.zeros(1, 3, 224, 224, dtype=torch.uint8)).shape == (1, 3 * reading.PIXELS_SIDE**2)
 
 
-def test_a_spread_choice_has_no_repetition_and_depends_on_the_seed():
-    chosen = spread(1000, 50, seed=1)
+def test_a_sample_has_no_repetition_and_depends_on_the_seed():
+    chosen = sample_indices(1000, 50, seed=1)
     assert len(set(chosen.tolist())) == 50
     assert (np.diff(chosen) > 0).all()
-    assert not np.array_equal(chosen, spread(1000, 50, seed=2))
-    assert spread(10, 50, seed=1).tolist() == list(range(10))
+    assert not np.array_equal(chosen, sample_indices(1000, 50, seed=2))
+    assert sample_indices(10, 50, seed=1).tolist() == list(range(10))

@@ -1,4 +1,4 @@
-"""The compiled painter of views against the plain one, and against what reaches it."""
+"""The compiled view backend against the plain one, and against what reaches it."""
 
 import io
 import itertools
@@ -15,7 +15,8 @@ from moco.config import load_params
 from moco.images import fused_views
 from moco.images.decode import decode
 from moco.images.fused_views import jpeg_size, views_of_jpeg, views_of_pixels
-from moco.images.views import VIEW, choose, draw, paint, place
+from moco.images.operations import VIEW
+from moco.images.views import draw, paint
 
 pytestmark = pytest.mark.skipif(
     not fused_views.available(),
@@ -57,11 +58,7 @@ def view(rows: int, columns: int, **values: object) -> np.ndarray:
 
 
 def drawn(height: int, width: int, count: int, seed: int = 0, **settings: object) -> np.ndarray:
-    chosen_of = SETTINGS.model_copy(update=settings)
-    u = draw(seed, 0, np.arange(count), views=1)[:, 0]
-    chosen = choose(u, chosen_of)
-    place(chosen, u, (height, width), chosen_of.crop_scale_min)
-    return chosen
+    return draw(SETTINGS.model_copy(update=settings), seed, 0, np.array([0]), views=count)[0].placed(height, width)
 
 
 def painted(image: np.ndarray | bytes, views: np.ndarray, size: int) -> np.ndarray:
@@ -139,7 +136,7 @@ def test_blur_is_the_gaussian(sigma):
 
 @pytest.mark.parametrize("recipe", ["v1", "v2"])
 @pytest.mark.parametrize("size", [224, 61, 32])
-def test_views_are_those_of_the_plain_painter(recipe, size):
+def test_views_are_those_of_the_plain_backend(recipe, size):
     similarities = []
     for number, (height, width) in enumerate([(375, 500), (500, 333), (80, 100), (28, 28)]):
         data = encoded(photo(height, width, number), subsampling=number % 3, progressive=number % 2 == 1)

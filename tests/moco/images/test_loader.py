@@ -18,7 +18,7 @@ from moco.images.plan import EpochPlan
 from moco.images.views import two_views
 
 VIEWS = load_params(Path(__file__).parents[3] / "params.yaml").pretrain.views
-PAINTERS = [
+BACKENDS = [
     False,
     pytest.param(True, marks=pytest.mark.skipif(not fused_views.available(), reason="the compiled part is not built")),
 ]
@@ -57,7 +57,7 @@ def batches(images: Encoded, rank: int = 0, world_size: int = 1, **more) -> View
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("compiled", PAINTERS)
+@pytest.mark.parametrize("compiled", BACKENDS)
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
 def test_workers_change_nothing(images, num_workers, compiled):
     whole = batches(images, compiled=compiled)
@@ -100,7 +100,7 @@ def test_the_views_of_a_sample_are_those_that_the_report_shows(images):
     assert np.abs(batch[1, 7].astype(int) - key).max() <= 8
 
 
-@pytest.mark.parametrize("compiled", PAINTERS)
+@pytest.mark.parametrize("compiled", BACKENDS)
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_image_damaged_after_sharding_is_named(images, num_workers, compiled):
     damaged = Encoded([data[: len(data) // 3] for data in images.files])

@@ -4,27 +4,6 @@ import numpy as np
 import pytest
 
 from moco.images.plan import EpochPlan
-from moco.permutation import key_of, permute
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 4097])
-def test_permute_is_a_bijection_at_every_size(size):
-    assert sorted(permute(np.arange(size), size, key_of(1, 2)).tolist()) == list(range(size))
-
-
-def test_positions_can_be_asked_for_one_by_one_even_in_a_huge_set():
-    size, key = 10**12, key_of(5)
-    together = permute(np.arange(100), size, key)
-    assert [int(permute(np.array([n]), size, key)[0]) for n in range(100)] == together.tolist()
-    assert len(set(together.tolist())) == 100
-
-
-def test_the_order_looks_random():
-    order = permute(np.arange(10_000), 10_000, key_of(0, 0))
-    correlation = np.corrcoef(order, np.arange(10_000))[0, 1]
-    neighbors = np.corrcoef(order[1:], order[:-1])[0, 1]
-    assert abs(correlation) < 0.04
-    assert abs(neighbors) < 0.04
 
 
 def test_an_epoch_holds_each_image_at_most_once_and_leaves_out_another_tail_each_time():

@@ -26,7 +26,7 @@ from moco.images.stream_plan import StreamPlan
 from moco.shards.write import write_shards
 from moco.sources.hashing import stream
 from moco.sources.manifest import write_manifest
-from moco.sources.origins import Arrays
+from moco.sources.source import Arrays
 
 FETCH = Fetch(source="folder", path="x", labels="none", val_fraction=0, test_fraction=0, split_seed=0)
 SHARD = Shard(samples_per_shard=23, megabytes_per_shard=1, max_side=None, jpeg_quality=90, max_bad_fraction=0)

@@ -25,7 +25,8 @@ from moco.shards import write as shards
 from moco.shards.write import write_shards
 from moco.sources.hashing import stream
 from moco.sources.manifest import write_manifest
-from moco.sources.origins import Arrays, open_source
+from moco.sources.open import open_source
+from moco.sources.source import Arrays
 
 SETTINGS = Shard(samples_per_shard=8, megabytes_per_shard=256, max_side=None, jpeg_quality=92, max_bad_fraction=0.05)
 

@@ -146,7 +146,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_to_the_same_weig
 
 def test_statistics_are_estimated_anew_after_a_stop_in_their_midst(images, tmp_path, monkeypatch):
     unbroken = weights(finetune(run_of("semantic", images, tmp_path / "unbroken", iterations=2)))
-    real = loop._batches
+    real = loop._passes
 
     def stop_within(*arguments):
         for call in real(*arguments):
@@ -155,7 +155,7 @@ def test_statistics_are_estimated_anew_after_a_stop_in_their_midst(images, tmp_p
 
     run = run_of("semantic", images, tmp_path / "broken", iterations=2)
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped at step 2 of 2"):
-        patch.setattr(loop, "_batches", stop_within)
+        patch.setattr(loop, "_passes", stop_within)
         finetune(run)
     assert same(weights(finetune(run)), unbroken)
 

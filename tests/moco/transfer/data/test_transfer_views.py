@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 
-from moco.images.views import draw
-from moco.transfer.data.views import IGNORED, PADDING, Instances, boxes_view, fitted, mirrored, pixels_view, resized
+from moco.images.draws import Draws
+from moco.transfer.data.views import (
+    DRAWS,
+    IGNORED,
+    PADDING,
+    Instances,
+    boxes_view,
+    fitted,
+    mirrored,
+    pixels_view,
+    resized,
+)
 from moco.transfer.schedules import BoxSizes, PixelSizes
 
 SIZES = BoxSizes((40, 60, 80), 80, long_side=100)
@@ -17,6 +27,10 @@ def picture() -> tuple[np.ndarray, Instances]:
     keypoints = np.array([[[6.5, 4.5, 2], [17.5, 4.5, 1], [12.5, 9.5, 0]]], np.float32)
     boxes = np.array([[6, 4, 18, 10]], np.float32)
     return image, Instances(boxes, np.array([3]), (image[None, :, :, 0] > 0).astype(np.uint8), keypoints)
+
+
+def numbers(seed: int, epoch: int, samples: np.ndarray) -> np.ndarray:
+    return Draws.of(seed, epoch, samples, views=1)("fine-tuning", DRAWS)[:, 0]
 
 
 def extent(mask: np.ndarray) -> list[int]:
@@ -64,8 +78,7 @@ def test_mirroring_twice_changes_nothing():
 
 def test_a_training_view_has_one_of_the_short_sides_and_half_of_them_are_mirrored():
     image, found = picture()
-    numbers = draw(0, 0, np.arange(300), views=1)[:, 0]
-    views = [boxes_view(image, found, u, SIZES) for u in numbers]
+    views = [boxes_view(image, found, u, SIZES) for u in numbers(0, 0, np.arange(300))]
     sides = [min(view.shape[:2]) for view, _ in views]
     assert {40, 60, 67} == set(sides)  # 80 would be 120 wide
     assert all(abs(sides.count(side) - 100) < 40 for side in set(sides))
@@ -75,8 +88,8 @@ def test_a_training_view_has_one_of_the_short_sides_and_half_of_them_are_mirrore
 
 def test_a_view_depends_on_seed_epoch_and_image_alone():
     image, found = picture()
-    together = draw(3, 1, np.array([8, 5]), views=1)[1, 0]
-    alone = draw(3, 1, np.array([5]), views=1)[0, 0]
+    together = numbers(3, 1, np.array([8, 5]))[1]
+    alone = numbers(3, 1, np.array([5]))[0]
     first, second = (boxes_view(image, found, u, SIZES) for u in (together, alone))
     assert np.array_equal(first[0], second[0])
     assert np.array_equal(first[1].boxes, second[1].boxes)
@@ -89,7 +102,7 @@ def test_an_image_without_objects_stays_without_them():
         np.zeros((0, 20, 30), np.uint8),
         np.zeros((0, 3, 3), np.float32),
     )
-    image, found = boxes_view(picture()[0], empty, np.zeros(32), SIZES, [(0, 1)])
+    image, found = boxes_view(picture()[0], empty, np.zeros(DRAWS), SIZES, [(0, 1)])
     assert found.boxes.shape == (0, 4)
     assert found.masks.shape == (0, *image.shape[:2])
     assert found.keypoints.shape == (0, 3, 3)
@@ -100,7 +113,7 @@ def test_label_maps_follow_the_pixels_through_scale_crop_and_flip():
     image = np.repeat(labels[:, :, None] * 20, 3, axis=2)
     sizes = PixelSizes(32, (0.5, 2.0))
     padded = 0
-    for u in draw(1, 0, np.arange(60), views=1)[:, 0]:
+    for u in numbers(1, 0, np.arange(60)):
         view, found = pixels_view(image, labels, u, sizes)
         assert view.shape == (32, 32, 3)
         assert found.shape == (32, 32)
@@ -115,7 +128,7 @@ def test_label_maps_follow_the_pixels_through_scale_crop_and_flip():
 def test_a_larger_scale_shows_less_of_the_image_and_no_padding():
     labels = np.arange(40, dtype=np.uint8)[:, None].repeat(40, axis=1)
     image = np.zeros((40, 40, 3), np.uint8)
-    u = np.full(32, 0.9)
+    u = np.full(DRAWS, 0.9)
     shown = {
         scale: np.unique(pixels_view(image, labels, u, PixelSizes(32, (scale, scale)))[1]) for scale in (0.5, 1, 2)
     }

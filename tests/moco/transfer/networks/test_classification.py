@@ -10,8 +10,8 @@ from transfer_material import settings
 from moco.cluster.machine import Machine
 from moco.encoders.start import start_from
 from moco.features.extract import Labelled
+from moco.images.batches import read_image
 from moco.images.index import open_split
-from moco.images.loader import read_image
 from moco.images.views import center_view
 from moco.processes import Processes
 from moco.transfer.finetune import FineTune, finetune

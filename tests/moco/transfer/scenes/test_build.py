@@ -14,7 +14,7 @@ from moco.config import Fetch
 from moco.errors import MocoError
 from moco.settings import validate
 from moco.sources.manifest import choose_split
-from moco.sources.origins import Arrays
+from moco.sources.source import Arrays
 from moco.transfer.config import Scenes
 from moco.transfer.data.coco import read_coco
 from moco.transfer.data.voc import read_voc, read_voc_segmentation

@@ -15,10 +15,10 @@ import torch
 
 from moco.config import Fetch
 from moco.errors import MocoError
-from moco.sources import origins as sources
+from moco.sources import fashion_mnist
 from moco.sources.hashing import stream
 from moco.sources.manifest import ARRAY_FILE
-from moco.sources.origins import open_source
+from moco.sources.open import open_source
 
 SETTINGS = Fetch(source="folder", path="x", labels="folders", val_fraction=0.1, test_fraction=0.1, split_seed=0)
 
@@ -156,8 +156,8 @@ def fashion(tmp_path, monkeypatch):
     for name, data in content.items():
         put(folder / f"{name}.gz", gzip.compress(data))
         sums[name] = hashlib.sha256(data).hexdigest()
-    monkeypatch.setattr(sources, "FASHION_MNIST", folder)
-    monkeypatch.setattr(sources, "FASHION_MNIST_SHA256", sums)
+    monkeypatch.setattr(fashion_mnist, "INSTALLED", folder)
+    monkeypatch.setattr(fashion_mnist, "SHA256", sums)
     return folder
 
 
@@ -196,7 +196,7 @@ class TestFashionMnist:
             raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
 
         monkeypatch.setattr(subprocess, "run", offline)
-        monkeypatch.setattr(sources, "_download_fashion_mnist", no_download)
+        monkeypatch.setattr(fashion_mnist, "_download", no_download)
         with pytest.raises(MocoError) as error:
             fetch("fashion-mnist", "unused", tmp_path)
         line = str(error.value)

@@ -1,0 +1,42 @@
+"""Keyed numbers and permutations: pure functions, and the same ones in every version."""
+
+import numpy as np
+import pytest
+
+from moco.permutation import key_of, mix, permute
+
+
+def test_words_are_mixed_as_splitmix64_mixes_its_counter():
+    assert [hex(word) for word in mix(np.array([0, 0x9E3779B97F4A7C15], np.uint64))] == [
+        "0xe220a8397b1dcdaf",
+        "0x6e789e6aa1b965f4",
+    ]
+
+
+def test_keys_of_different_parts_differ():
+    assert len({int(key_of(*parts)) for parts in [(0, 0), (0, 1), (1, 0), (1, 1), (0,), (1,)]}) == 6
+
+
+def test_a_version_changes_neither_keys_nor_orders():
+    """Resumed runs, and results that are compared, rest on these numbers."""
+    assert hex(key_of(3, 1)) == "0xc3f1f92284e88505"
+    assert permute(np.arange(11), 11, key_of(3, 1)).tolist() == [3, 0, 5, 1, 6, 8, 7, 2, 10, 4, 9]
+    assert permute(np.array([0, 10**12 - 1]), 10**12, key_of(3, 1)).tolist() == [455285185355, 430085867178]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 65, 1000, 4097])
+def test_permute_is_a_bijection_at_every_size(size):
+    assert sorted(permute(np.arange(size), size, key_of(1, 2)).tolist()) == list(range(size))
+
+
+def test_positions_can_be_asked_for_one_by_one_even_in_a_huge_set():
+    size, key = 10**12, key_of(5)
+    together = permute(np.arange(100), size, key)
+    assert [int(permute(np.array([n]), size, key)[0]) for n in range(100)] == together.tolist()
+    assert len(set(together.tolist())) == 100
+
+
+def test_the_order_looks_random():
+    order = permute(np.arange(10_000), 10_000, key_of(0, 0))
+    assert abs(np.corrcoef(order, np.arange(10_000))[0, 1]) < 0.04
+    assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 0.04
