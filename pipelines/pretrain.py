@@ -167,7 +167,7 @@ def _trained(settings: Pretrain, images: ShardSet, folder: Path) -> bool:
     return checkpoints.newest_step(folder) == _plan(settings, images).steps_per_epoch * settings.epochs
 
 
-def _write_outputs(settings: Pretrain, name: str, folder: Path, images: ShardSet, tracked: tracking.Run) -> None:
+def _write_outputs(settings: Pretrain, name: str, folder: Path, images: ShardSet, tracked: tracking.TrackedRun) -> None:
     state = checkpoints.load_newest(folder)
     if state is None or not _trained(settings, images, folder):
         raise MocoError(f"{folder}: holds no checkpoint of the run's end; run the same command again")

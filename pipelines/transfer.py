@@ -50,7 +50,8 @@ def transfer(params: TransferParams, task: str, weights: str, name: str) -> None
         tracked.results(metrics)
         for path in sorted(outputs.iterdir()):
             tracked.artifact(path)
-    figures = ", ".join(f"{name} {value:.1%}" for name, value in flat(metrics).items() if not name.endswith("_std"))
+    means = {name: value for name, value in tracking.flat(metrics).items() if not name.endswith("_std")}
+    figures = ", ".join(f"{name} {value:.1%}" for name, value in means.items() if value is not None)
     print(f"transfer: {name}: {figures}", flush=True)
 
 
@@ -85,7 +86,7 @@ def _processes(comparison: Comparison, machine: Machine) -> int:
     return max(count for count in range(1, max(1, gpus) + 1) if comparison.training.batch_size % count == 0)
 
 
-def _follow(folder: Path, number: int, tracked: tracking.Run) -> None:
+def _follow(folder: Path, number: int, tracked: tracking.TrackedRun) -> None:
     for row in read_rows(folder / "training/curves.csv"):
         values = {f"trial{number}/{name}": float(value) for name, value in row.items() if name != "step" and value}
         tracked.metrics(values, int(row["step"]))
@@ -112,24 +113,18 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def flat(values: dict[str, Any], before: str = "") -> dict[str, float]:
-    """Nested figures in one mapping, without those that are undefined."""
-    found: dict[str, float] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{before}{name}.")
-        elif value is not None:
-            found[f"{before}{name}"] = value
-    return found
-
-
 def _write_outputs(outputs: Path, folders: list[Path], results: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
     outputs.mkdir(parents=True, exist_ok=True)
     stage.write_json(outputs / "metrics.json", metrics)
     _write_rows(
         outputs / "trials.csv",
         ["trial", "metric", "value"],
-        [[number, name, value] for number, result in enumerate(results) for name, value in flat(result).items()],
+        [
+            [number, name, value]
+            for number, result in enumerate(results)
+            for name, value in tracking.flat(result).items()
+            if value is not None
+        ],
     )
     curves = [read_rows(folder / "training/curves.csv") for folder in folders]
     _write_rows(

@@ -154,7 +154,7 @@ def test_a_warning_is_said_once_a_run_whatever_was_stopped_and_resumed(run, monk
     with pytest.raises(Interrupted):
         pretrain(run)
     pretrain(run)
-    said = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "warning: the features" in line]
     assert len(said) == 1
     assert said[0].startswith("pretrain: warning: the features use hardly more than one dimension (effective rank ")
     assert len(read_rows(run.folder / "readings.csv")) == 2
