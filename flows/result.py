@@ -5,6 +5,8 @@ from typing import Any
 
 from dvc.repo import Repo
 
+from moco.tracking import flat
+
 REPORT = Path("outputs/report")
 
 
@@ -37,14 +39,7 @@ def _table(values: dict[str, Any]) -> str:
         columns = list(dict.fromkeys(name for value in values.values() for name in value))
         rows = [[name, *(value.get(column) for column in columns)] for name, value in values.items()]
         return _rows(["", *columns], rows)
-    return _rows(["metric", "value"], [[name, value] for name, value in _flat(values).items()])
-
-
-def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
-    return flat
+    return _rows(["metric", "value"], [[name, value] for name, value in flat(values).items()])
 
 
 def _rows(head: list[str], rows: list[list[Any]]) -> str:

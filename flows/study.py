@@ -25,7 +25,7 @@ from moco.config import load_params, settings_hash
 from moco.errors import Interrupted, MocoError
 from moco.files import exclusive
 from moco.report.study import FIGURE, PAGE_FILE, TABLE, Outcome, shortened, write_study
-from moco.study.definition import SCALES, SECTIONS, Run, Scale, Study, load_study, names, runs_of, slug
+from moco.study.definition import SCALES, SECTIONS, Scale, Study, Variant, load_study, names, slug, variants
 from moco.study.record import read
 from pipelines.stage import errors_in_one_line, whole
 
@@ -91,9 +91,9 @@ class Asked:
     seeds: list[int] | None
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[Variant]:
         """All of them, done or not."""
-        return runs_of(self.name, self.study, self.scale, self.seeds)
+        return variants(self.name, self.study, self.scale, self.seeds)
 
     @property
     def command(self) -> str:

@@ -13,7 +13,7 @@ from moco.errors import MocoError
 from moco.images.index import ShardSet, open_split
 from moco.images.subset import subset
 from moco.runs.folder import training_hash
-from moco.study.definition import SECTIONS, Run, Study, place
+from moco.study.definition import SECTIONS, Study, Variant, place
 from moco.study.record import Record, read
 from moco.tracking import dvc_digest
 from moco.training.setup import check
@@ -82,7 +82,7 @@ class Planned:
         record: of it, if it was finished with this fingerprint.
     """
 
-    run: Run
+    run: Variant
     params: Params
     place: float | None
     data: Data
@@ -99,7 +99,7 @@ class Plan:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def plan(site: Site, study: Study, runs: list[Run], retries: int) -> Plan:
+def plan(site: Site, study: Study, runs: list[Variant], retries: int) -> Plan:
     """Check every run, bring the data up to date, and see which runs are done.
 
     Raises:
@@ -139,7 +139,7 @@ def code_of(folder: Path) -> str:
     return graph.code_hash(folder, stages, load_params(folder / "params.yaml").fetch.path)
 
 
-def _of_data(run: Run, params: Params, workspace: Params) -> dict[str, Any]:
+def _of_data(run: Variant, params: Params, workspace: Params) -> dict[str, Any]:
     """The changes that make other shards than the workspace's."""
     return {
         key: value
@@ -149,7 +149,7 @@ def _of_data(run: Run, params: Params, workspace: Params) -> dict[str, Any]:
     }
 
 
-def _data(site: Site, run: Run, changes: Mapping[str, Any], number: int, retries: int) -> Data:
+def _data(site: Site, run: Variant, changes: Mapping[str, Any], number: int, retries: int) -> Data:
     """Bring the shards up to date, where they belong: in the workspace, or in a worktree that lives this long."""
     if not changes:
         return _shards(site.workspace, site, retries)

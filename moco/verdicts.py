@@ -232,12 +232,12 @@ def _solved(history: History) -> bool:
 
 
 def _reads_knn(history: History) -> bool:
-    return history.validation.classified > 0 and history.settings.knn_every_epochs > 0
+    return bool(history.validation.classified and history.settings.knn_every_epochs)
 
 
 def _cheats(history: History) -> bool:
     images = history.validation.classified
-    return _solved(history) and len(history.knn) > 1 and fell(max(history.knn), history.knn[-1], images, 0.0)
+    return _solved(history) and bool(history.knn) and fell(max(history.knn), history.knn[-1], images, 0.0)
 
 
 def _fall(history: History) -> str:

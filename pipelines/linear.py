@@ -89,7 +89,9 @@ def _evaluate_all(
     return results
 
 
-def _write_outputs(results: dict[str, Evaluation], test: Labelled, settings: Linear, tracked: tracking.Run) -> None:
+def _write_outputs(
+    results: dict[str, Evaluation], test: Labelled, settings: Linear, tracked: tracking.TrackedRun
+) -> None:
     outputs = stage.outputs("linear")
     metrics = {
         name: {metric: getattr(results[name], metric) if name in results else None for metric in METRICS}
@@ -115,7 +117,12 @@ def _write_outputs(results: dict[str, Evaluation], test: Labelled, settings: Lin
 
 
 def _register(
-    encoder: FrozenEncoder, value: float | None, train: Labelled, val: Labelled, settings: Linear, tracked: tracking.Run
+    encoder: FrozenEncoder,
+    value: float | None,
+    train: Labelled,
+    val: Labelled,
+    settings: Linear,
+    tracked: tracking.TrackedRun,
 ) -> None:
     """Register the encoder; it becomes champion if validation says that it is strictly better."""
     # The figure depends on the images and on how the classifier is trained: both name what is compared.

@@ -73,7 +73,7 @@ def run_of(params: Params) -> Run:
     return run
 
 
-def write_outputs(run: Run, tracked: tracking.Run) -> None:
+def write_outputs(run: Run, tracked: tracking.TrackedRun) -> None:
     """Make the encoder, the metrics and the curves of the last checkpoint.
 
     Raises:

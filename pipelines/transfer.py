@@ -17,7 +17,6 @@ from moco.files import whole_file, write_json
 from moco.processes import join
 from moco.runs.curves import read_rows
 from moco.runs.folder import FINISHED, only_writer, prepare
-from moco.tracking.runs import flatten
 from moco.transfer.config import PARAMS, Comparison, Init, TransferParams, load_transfer_params
 from moco.transfer.sets import Sets
 from moco.transfer.trial import PICTURES, QUARANTINE, RESULT, Trial, name_of, run_trial, write_job
@@ -53,7 +52,8 @@ def transfer(params: TransferParams, task: str, init: str) -> None:
         tracked.results(metrics)
         for path in sorted(outputs.iterdir()):
             tracked.artifact(path)
-    figures = ", ".join(f"{name} {value:.1%}" for name, value in defined(metrics).items() if not name.endswith("_std"))
+    means = {name: value for name, value in tracking.flat(metrics).items() if not name.endswith("_std")}
+    figures = ", ".join(f"{name} {value:.1%}" for name, value in means.items() if value is not None)
     print(f"transfer: {name}: {figures}", flush=True)
 
 
@@ -90,7 +90,7 @@ def _processes(comparison: Comparison, machine: Machine) -> int:
     return max(count for count in range(1, max(1, gpus) + 1) if comparison.training.batch_size % count == 0)
 
 
-def _follow(folder: Path, number: int, tracked: tracking.Run) -> None:
+def _follow(folder: Path, number: int, tracked: tracking.TrackedRun) -> None:
     for row in read_rows(folder / "training/curves.csv"):
         values = {f"trial{number}/{name}": float(value) for name, value in row.items() if name != "step" and value}
         tracked.metrics(values, int(row["step"]))
@@ -117,18 +117,18 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def defined(figures: dict[str, Any]) -> dict[str, float]:
-    """Nested figures in one mapping, without those that are undefined."""
-    return {name: value for name, value in flatten(figures).items() if value is not None}
-
-
 def _write_outputs(outputs: Path, folders: list[Path], results: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
     outputs.mkdir(parents=True, exist_ok=True)
     write_json(outputs / "metrics.json", metrics)
     _write_rows(
         outputs / "trials.csv",
         ["trial", "metric", "value"],
-        [[number, name, value] for number, result in enumerate(results) for name, value in defined(result).items()],
+        [
+            [number, name, value]
+            for number, result in enumerate(results)
+            for name, value in tracking.flat(result).items()
+            if value is not None
+        ],
     )
     curves = [read_rows(folder / "training/curves.csv") for folder in folders]
     _write_rows(

@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from moco.study.definition import Run, Scale, load_study, place, runs_of
+from moco.study.definition import Scale, Variant, load_study, place, variants
 from moco.study.record import Record
 
 ROOT = Path(__file__).parents[1]
 
 
-def records_of(name: str, scale: Scale, accuracy: Callable[[Run], float | None]) -> list[Record]:
+def records_of(name: str, scale: Scale, accuracy: Callable[[Variant], float | None]) -> list[Record]:
     """One record for every run of a study of the project."""
     study = load_study(name, ROOT / "studies")
     found = []
-    for run in runs_of(name, study, scale):
+    for run in variants(name, study, scale):
         settings = run.params(ROOT / "params.yaml").pretrain
         found.append(
             Record(

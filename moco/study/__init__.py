@@ -1,1 +1,1 @@
-"""The paper's comparisons, as data: what is compared, what came of each run, and what the numbers say."""
+"""The paper's comparisons as data: what is compared, and what each run gave."""

@@ -16,7 +16,7 @@ from moco.settings import Settings, read_yaml, validate
 
 FOLDER = Path("studies")
 SECTIONS = ("fetch", "shard", "pretrain", "linear")
-"""Of params.yaml: what a study's runs consist of."""
+"""Of params.yaml: those that a study may set."""
 SCALES = ("laptop", "paper")
 
 Scale = Literal["laptop", "paper"]
@@ -30,12 +30,11 @@ class Axis(Settings):
 
     label: str = Field(min_length=1, description="With unit, if any.")
     kind: Literal["log2", "log10", "linear", "categories", "parameters"] = Field(
-        description="categories: in the order of the file. parameters: `x` names the encoder, and its place is its number of"
-        " parameters, which is computed."
+        description="categories: in the order of the file. parameters: `x` names the encoder, whose parameters are counted."
     )
 
 
-class Point(Settings):
+class GridPoint(Settings):
     """One setting, run once for each seed."""
 
     series: str = Field(min_length=1, description="The line or group it belongs to.")
@@ -49,33 +48,33 @@ class Grid(Settings):
     stated: str = Field(min_length=1, description="What this grid is for and how long it takes, in a sentence.")
     preset: Literal["small", "cifar", "v1", "v2"] | None = Field(None, description="Recipe that the runs begin with.")
     own_views: bool = Field(
-        False, description="Leave the views as params.yaml has them, for they belong to the images; else the recipe's."
+        False, description="Keep the views of params.yaml, which belong to the images; else the recipe's."
     )
     seeds: Annotated[list[Seed], Field(min_length=1)] = Field(description="Each point is run with each.")
     set: dict[str, Any] = Field({}, description="What all runs have in common: SECTION.KEY -> value.")
-    runs: Annotated[list[Point], Field(min_length=1)] = Field(description="The points.")
+    runs: Annotated[list[GridPoint], Field(min_length=1)] = Field(description="The points.")
 
     @model_validator(mode="after")
     def _each_point_once(self) -> "Grid":
         keys = [(slug(point.series), slug(point.x)) for point in self.runs]
         for key in keys:
             if keys.count(key) > 1:
-                raise ValueError(f"there are two runs {'-'.join(key)}; give them another series or x")
+                raise ValueError(f"there are two runs {'-'.join(key)}; give one another series or x")
         for point in self.runs:
             for name in [*self.set, *point.set]:
                 section, dot, _ = name.partition(".")
                 if not dot or section not in SECTIONS:
-                    raise ValueError(f"{name} is no SECTION.KEY; a study sets those of {', '.join(SECTIONS)} alone")
+                    raise ValueError(f"{name} is not SECTION.KEY; a study sets keys of {', '.join(SECTIONS)}")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds = {self.seeds}: each once")
+            raise ValueError(f"seeds = {self.seeds} holds one twice; name each once")
         return self
 
 
 class Published(Settings):
-    """What others measured, to stand beside our numbers."""
+    """What others measured, shown beside our numbers."""
 
     of: str = Field(min_length=1, description="Data, encoder, measure.")
-    series: str = Field(min_length=1, description="The series of ours that it belongs beside.")
+    series: str = Field(min_length=1, description="Our series beside which it is shown.")
     known: Known = Field(description="published: read in the paper itself; the others are shown with this mark.")
     values: dict[X, float | str] = Field(description="x -> percent, or a word such as `fails`.")
 
@@ -116,8 +115,8 @@ class Study(Settings):
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of a study.
+class Variant:
+    """One run of a study: a point of its grid with a seed.
 
     Attributes:
         study: its study's name.
@@ -125,7 +124,7 @@ class Run:
         series: as in the study's file.
         x: as in the study's file.
         seed: of pretraining; it chooses the images too, where only a share of them is used.
-        changes: `section.key` -> value, in the place of those of params.yaml.
+        changes: `section.key` -> value, instead of those of params.yaml.
     """
 
     study: str
@@ -137,16 +136,16 @@ class Run:
 
     @property
     def name(self) -> str:
-        """STUDY-SCALE-SERIES-X-sSEED; also the DVC experiment's name."""
+        """Name it STUDY-SCALE-SERIES-X-sSEED, as the DVC experiment is named."""
         return f"{self.study}-{self.scale}-{slug(self.series)}-{slug(self.x)}-s{self.seed}"
 
     @property
     def point(self) -> tuple[str, X]:
-        """What runs of several seeds have in common."""
+        """Say what runs of several seeds have in common."""
         return self.series, self.x
 
     def params(self, path: Path) -> Params:
-        """A parameter file's values with the run's changes.
+        """Read a parameter file's values with the run's changes.
 
         Raises:
             MocoError: they are not allowed; the line names the run.
@@ -160,7 +159,7 @@ class Run:
 
 
 def names(folder: Path = FOLDER) -> list[str]:
-    """The studies there are, by name."""
+    """List the studies there are, by name."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
@@ -177,14 +176,14 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
     return validate(read_yaml(path), str(path), Study)
 
 
-def runs_of(name: str, study: Study, scale: Scale, seeds: list[int] | None = None) -> list[Run]:
-    """The runs of a grid: every point with the first seed, then with the second, so that a part of them is a picture.
+def variants(name: str, study: Study, scale: Scale, seeds: list[int] | None = None) -> list[Variant]:
+    """List the runs of a grid: every point with the first seed, then with the second, so that a part is a picture.
 
     Args:
         name: of the study.
         study: its file.
         scale: which grid.
-        seeds: in the place of the grid's own.
+        seeds: instead of the grid's own.
 
     Raises:
         MocoError: the study has no such grid.
@@ -194,14 +193,14 @@ def runs_of(name: str, study: Study, scale: Scale, seeds: list[int] | None = Non
     grid = study.scales[scale]
     common = {**_recipe(grid), **grid.set}
     return [
-        Run(name, scale, point.series, point.x, seed, {**common, **point.set, "pretrain.seed": seed})
+        Variant(name, scale, point.series, point.x, seed, {**common, **point.set, "pretrain.seed": seed})
         for seed in dict.fromkeys(seeds or grid.seeds)
         for point in grid.runs
     ]
 
 
 def place(kind: str, x: X, encoder: str, stem: str) -> float | None:
-    """Where a run stands on a numbered axis; None: its axis has names only.
+    """Place a run on a numbered axis; None: its axis has names only.
 
     Args:
         kind: of the axis.
@@ -220,15 +219,16 @@ def place(kind: str, x: X, encoder: str, stem: str) -> float | None:
 
 
 def slug(text: X) -> str:
-    """As a part of a name: letters, digits, points and hyphens."""
+    """Make a part of a name: letters, digits, points and hyphens."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", str(text)).strip("-.").lower()
 
 
 def _recipe(grid: Grid) -> dict[str, Any]:
-    """A preset's pretrain section as SECTION.KEY -> value."""
+    """Read a preset's pretrain section as SECTION.KEY -> value."""
     if grid.preset is None:
         return {}
     found: dict[str, Any] = read_yaml(presets.FOLDER / f"{grid.preset}.yaml")["pretrain"]
-    views = {} if grid.own_views else found["views"]
-    flat = {f"pretrain.{key}": value for key, value in found.items() if key != "views"}
-    return flat | {f"pretrain.views.{key}": value for key, value in views.items()}
+    views = found.pop("views")
+    return {f"pretrain.{key}": value for key, value in found.items()} | (
+        {} if grid.own_views else {f"pretrain.views.{key}": value for key, value in views.items()}
+    )

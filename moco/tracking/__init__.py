@@ -15,15 +15,16 @@ MOCO_TRACKING=off every function here does nothing. Environment:
 from moco.tracking.connection import enabled, tracking_uri
 from moco.tracking.pipeline import add_to_run, end_pipeline_run, start_pipeline_run
 from moco.tracking.registry import MODEL_NAME, log_encoder, promote, register_encoder
-from moco.tracking.runs import Run, dvc_digest, stage_run
+from moco.tracking.runs import TrackedRun, dvc_digest, flat, stage_run
 
 __all__ = [
     "MODEL_NAME",
-    "Run",
+    "TrackedRun",
     "add_to_run",
     "dvc_digest",
     "enabled",
     "end_pipeline_run",
+    "flat",
     "log_encoder",
     "promote",
     "register_encoder",

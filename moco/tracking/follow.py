@@ -16,7 +16,7 @@ SECONDS = 2.0
 
 @contextmanager
 def followed(
-    folder: Path, tracked: tracking.Run, steps_per_epoch: int, settings: Pretrain, validation: Validation
+    folder: Path, tracked: tracking.TrackedRun, steps_per_epoch: int, settings: Pretrain, validation: Validation
 ) -> Iterator[None]:
     """Report new rows of the run's curves every few seconds, and the last ones at the end; alarms become tags.
 
@@ -49,7 +49,12 @@ def followed(
 
 class _Reader:
     def __init__(
-        self, folder: Path, tracked: tracking.Run, steps_per_epoch: int, settings: Pretrain, validation: Validation
+        self,
+        folder: Path,
+        tracked: tracking.TrackedRun,
+        steps_per_epoch: int,
+        settings: Pretrain,
+        validation: Validation,
     ) -> None:
         self.folder, self.tracked = folder, tracked
         self.settings, self.validation = settings, validation

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moco.errors import MocoError
 from moco.tracking.connection import connect, database_lock, describe, enabled, import_mlflow, is_passing
-from moco.tracking.runs import Run
+from moco.tracking.runs import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,7 +37,7 @@ REQUIREMENTS = (
 )
 
 
-def log_encoder(run: Run, encoder_folder: Path | str, example_images: Sequence[NDArray[np.uint8]]) -> str | None:
+def log_encoder(run: TrackedRun, encoder_folder: Path | str, example_images: Sequence[NDArray[np.uint8]]) -> str | None:
     """Log an encoder folder as a model of the run; the same weights are logged once a run.
 
     The model is a `pyfunc` that takes uint8 images N x H x W x 3 of any size, brings each to the encoder's

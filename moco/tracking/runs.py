@@ -34,7 +34,7 @@ BATCH = 1000
 
 
 @contextmanager
-def stage_run(stage: str, params: Mapping[str, Any], *, resume_id: str | None = None) -> "Iterator[Run]":
+def stage_run(stage: str, params: Mapping[str, Any], *, resume_id: str | None = None) -> "Iterator[TrackedRun]":
     """Record a stage as a child of the pipeline's run.
 
     The run ends FINISHED, FAILED with the error as a tag, or KILLED after Ctrl-C and SIGTERM. Tracking never
@@ -46,9 +46,9 @@ def stage_run(stage: str, params: Mapping[str, Any], *, resume_id: str | None = 
         resume_id: the run to go on with; one that the server does not know is replaced by a new one.
     """
     if not enabled():
-        yield Run()
+        yield TrackedRun()
         return
-    run = _TrackedRun(stage, params, resume_id)
+    run = _MlflowRun(stage, params, resume_id)
     try:
         yield run
     except BaseException as error:
@@ -58,7 +58,7 @@ def stage_run(stage: str, params: Mapping[str, Any], *, resume_id: str | None = 
     run.close("FINISHED")
 
 
-class Run:
+class TrackedRun:
     """A stage's run. Every method returns at once; here, with tracking off, they do nothing."""
 
     id: str | None = None
@@ -87,7 +87,7 @@ class Run:
         """Notes on the run."""
 
 
-class _TrackedRun(Run):
+class _MlflowRun(TrackedRun):
     def __init__(self, stage: str, params: Mapping[str, Any], resume_id: str | None) -> None:
         import_mlflow()  # not in the thread: a worker forked amid an import would wait for it for ever
         self._stage, self._params, self._resume_id = stage, params, resume_id
@@ -115,7 +115,7 @@ class _TrackedRun(Run):
         self._sender.put(self._send_points)
 
     def results(self, values: Mapping[str, Any]) -> None:
-        found = flatten(values)
+        found = flat(values)
 
         def call(client: "MlflowClient", run: str) -> None:
             client.log_batch(run, metrics=_points(found, 0))
@@ -210,15 +210,12 @@ class _TrackedRun(Run):
             print(describe(error, passing), flush=True)
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots."""
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Merge nested mappings into one, keys joined by dots."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def dvc_digest(path: str, lock: Path | str = "dvc.lock") -> str | None:
@@ -247,7 +244,7 @@ def _log_tags(client: "MlflowClient", run: str, tags: Mapping[str, str]) -> None
 def _log_params(client: "MlflowClient", run: str, stage: str, params: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    entries = [Param(key, str(value)[:6000]) for key, value in flatten(params, f"{stage}.").items()]
+    entries = [Param(key, str(value)[:6000]) for key, value in flat(params, f"{stage}.").items()]
     for first in range(0, len(entries), 100):  # MLflow's limit
         client.log_batch(run, params=entries[first : first + 100])
 

@@ -57,7 +57,8 @@ def test_a_run_that_goes_well_is_told_so_in_six_sentences():
 
 
 def test_queries_in_one_direction_are_a_collapse_from_the_first_epoch_on():
-    assert bad(curves(0.9, feature_std=0.01)) == []
+    assert bad(curves(0.9, feature_std=0.01)) == bad(curves(1, feature_std=0.11)) == []
+    assert bad(curves(1, feature_std=0.09)) == ["collapse"]
     (verdict,) = (one for one in judged(curves(1, feature_std=0.01)) if not one.good)
     assert verdict.name == "collapse" and "(spread 0.01)" in verdict.what
     slower = "raise pretrain.dictionary.momentum (now 0.99) or lower pretrain.lr_per_256 (now 0.09)"
@@ -92,18 +93,18 @@ def test_a_run_that_ends_at_chance_is_told_so_however_short_it_was():
     [
         (
             "momentum-queue",
-            "the queue never fills (50 % at the end)",
+            "the queue never fills (90 % at the end)",
             "raise pretrain.epochs (now 5) or lower pretrain.dictionary.size (now 100)",
         ),
         (
             "memory-bank",
-            "the memory bank keeps random first keys to the end (50 % of its keys are real then)",
+            "the memory bank keeps random first keys to the end (90 % of its keys are real then)",
             "raise pretrain.epochs (now 5) to 2 at least",
         ),
     ],
 )
 def test_a_dictionary_that_cannot_fill_is_named_at_the_first_row(mechanism, what, said):
-    slow, fast = ([{**row, "queue_fill": row["epoch"] / full} for row in curves(0.1)] for full in (10, 4.9))
+    slow, fast = ([{**row, "queue_fill": row["epoch"] / full} for row in curves(0.1)] for full in (5 / 0.9, 4.9))
     (verdict,) = (one for one in judged(slow, dictionary=dictionary(mechanism)) if not one.good)
     assert (verdict.name, verdict.what, verdict.remedy) == ("filling", what, said)
     assert bad(fast, dictionary=dictionary(mechanism)) == []
@@ -122,7 +123,8 @@ def test_a_mechanism_is_told_only_what_it_can_change(mechanism):
 
 
 def test_a_rank_near_one_or_far_below_the_first_reading_is_told():
-    assert bad(read=readings(effective_rank=[1.3])) == ["rank"]
+    assert bad(read=readings(effective_rank=[1.9])) == ["rank"]
+    assert bad(read=readings(effective_rank=[2.1])) == []
     assert bad(read=readings(effective_rank=[80, 21])) == []
     assert bad(read=readings(effective_rank=[80, 19])) == ["rank"]
 
@@ -150,10 +152,11 @@ def test_a_solved_pretext_task_is_a_shortcut_only_while_knn_falls_or_cannot_be_r
 def test_knn_far_below_its_best_is_told_and_chance_in_few_images_is_not():
     fallen = readings(knn_top1=[0.8, 0.9, 0.83])
     assert bad(read=fallen) == ["knn"]
+    assert "from 90.0 % to 83.0 %" in next(str(one) for one in judged(read=fallen) if not one.good)
+    assert "from 80.0 % to 83.0 %." in judged(read=readings(knn_top1=[0.8, 0.83]))[1].sentence
     assert bad(read=fallen, images=58) == []
-    assert fell(0.9, 0.6, 58)
-    assert not fell(1.0, 57 / 58, 58, least=0.0)
-    assert fell(1.0, 50 / 58, 58, least=0.0)
+    assert fell(0.8, 0.678, 100) and not fell(0.8, 0.679, 100)  # three standard errors of 0.0404
+    assert not fell(1.0, 57 / 58, 58, least=0.0) and fell(1.0, 50 / 58, 58, least=0.0)
 
 
 def test_what_was_not_measured_is_not_judged():

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from study_records import ROOT, records_of
 
-from moco.report import study as report_study
-from moco.report.study import Outcome, draw, shortened, write_study
+from moco.report import study_figure
+from moco.report.study import Outcome, shortened, write_study
 from moco.study.definition import load_study, names
 
 
@@ -44,14 +44,14 @@ def test_the_figure_has_all_points_of_a_series_and_all_published_ones_in_whateve
     parts = [entry.model_copy(update={"values": {x: value}}) for x, value in entry.values.items()] + study.published[1:]
     mixed = study.model_copy(update={"scales": {"laptop": grid}, "published": parts})
     drawn: list[dict[str, int]] = []
-    points = report_study._points
+    points = study_figure._points
 
     def seen(axes, study, series, styles):  # type: ignore[no-untyped-def]
         drawn.append({name: len(ones) for name, ones in series.items()})
         points(axes, study, series, styles)
 
-    monkeypatch.setattr(report_study, "_points", seen)
-    draw(tmp_path / "figure.png", replace(outcome("mechanisms"), study=mixed))
+    monkeypatch.setattr(study_figure, "_points", seen)
+    write_study(tmp_path, replace(outcome("mechanisms"), study=mixed))
     assert drawn == [{"MoCo": 4, "memory bank": 3, "end-to-end": 3}, {"MoCo": 6, "memory bank": 6, "end-to-end": 3}]
 
 
@@ -76,6 +76,18 @@ def test_the_page_says_what_no_training_gives_and_which_precision_was_used(tmp_p
     page = write_study(tmp_path, outcome("momentum", records=records))
     assert "Without training, by the same evaluation: untrained encoders 80.0 to 81.0 %, raw pixels 84.0 %." in page
     assert "bf16, fp32" in page
+
+
+def test_a_study_of_curves_has_both_ends_in_its_table(tmp_path: Path) -> None:
+    page = write_study(tmp_path, outcome("shuffle-bn"))
+    assert "| pretext top-1, last epoch | kNN on validation, last epoch |" in page
+    assert "99.6 % |" in page and "76.0 % |" in page  # of 1 - 0.5**8 and 0.6 + 0.02 * 8
+
+
+def test_single_seeds_are_said_to_be_single_and_agreeing_ones_are_not(tmp_path: Path) -> None:
+    assert "One seed each" in write_study(tmp_path, outcome("width"))
+    alike = records_of("momentum", "laptop", lambda run: 1.0)
+    assert "Means over the seeds" in write_study(tmp_path, outcome("momentum", records=alike))
 
 
 def test_the_same_results_make_the_same_bytes(tmp_path: Path) -> None:

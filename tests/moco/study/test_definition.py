@@ -5,7 +5,7 @@ import yaml
 from study_records import ROOT
 
 from moco.errors import MocoError
-from moco.study.definition import SCALES, load_study, names, place, runs_of
+from moco.study.definition import SCALES, load_study, names, place, variants
 from moco.training.setup import check
 
 STUDIES = ROOT / "studies"
@@ -51,7 +51,7 @@ def test_there_are_the_nine_studies_each_with_both_grids() -> None:
 @pytest.mark.parametrize(("name", "scale"), GRIDS)
 def test_every_run_is_allowed_and_can_be_made_with_its_images(name: str, scale: str) -> None:
     study = load_study(name, STUDIES)
-    runs = runs_of(name, study, scale)  # type: ignore[arg-type]
+    runs = variants(name, study, scale)  # type: ignore[arg-type]
     assert len({run.name for run in runs}) == len(runs)
     for run in runs:
         settings = run.params(ROOT / "params.yaml").pretrain
@@ -66,21 +66,21 @@ def test_every_run_is_allowed_and_can_be_made_with_its_images(name: str, scale: 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_axis_of_the_mechanisms_is_the_number_of_negatives(scale: str) -> None:
-    for run in runs_of("mechanisms", load_study("mechanisms", STUDIES), scale):  # type: ignore[arg-type]
+    for run in variants("mechanisms", load_study("mechanisms", STUDIES), scale):  # type: ignore[arg-type]
         assert run.params(ROOT / "params.yaml").pretrain.negatives == run.x
 
 
 @pytest.mark.parametrize("name", names(STUDIES))
 def test_published_figures_belong_to_a_series_and_a_place_of_the_papers_grid(name: str) -> None:
     study = load_study(name, STUDIES)
-    places = {run.point for run in runs_of(name, study, "paper")}
+    places = {run.point for run in variants(name, study, "paper")}
     for entry in study.published:
         assert {(entry.series, x) for x in entry.values} <= places
 
 
 def test_runs_differ_only_in_what_the_axis_and_the_series_say() -> None:
     study = load_study("momentum", STUDIES)
-    runs = runs_of("momentum", study, "laptop")
+    runs = variants("momentum", study, "laptop")
     first = runs[0].params(ROOT / "params.yaml").pretrain.model_dump()
     for run in runs:
         other = run.params(ROOT / "params.yaml").pretrain.model_dump()
@@ -93,7 +93,7 @@ def test_a_laptop_keeps_the_views_of_ones_own_images_and_the_paper_brings_its_ow
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     study = load_study("momentum", STUDIES)
     views = [
-        runs_of("momentum", study, scale)[0].params(tmp_path / "params.yaml").pretrain.views
+        variants("momentum", study, scale)[0].params(tmp_path / "params.yaml").pretrain.views
         for scale in ("laptop", "paper")
     ]
     assert [one.crop_scale_min for one in views] == [0.33, 0.2]
@@ -101,7 +101,7 @@ def test_a_laptop_keeps_the_views_of_ones_own_images_and_the_paper_brings_its_ow
 
 def test_seeds_can_be_others_and_the_first_of_all_points_comes_before_the_second_of_any() -> None:
     study = load_study("shuffle-bn", STUDIES)
-    runs = runs_of("shuffle-bn", study, "laptop", [5, 7])
+    runs = variants("shuffle-bn", study, "laptop", [5, 7])
     assert [run.seed for run in runs] == [5, 5, 7, 7]
     assert runs[0].name == "shuffle-bn-laptop-moco-with-s5"
 
@@ -116,10 +116,10 @@ def test_parameters_are_counted_in_millions() -> None:
     ("changes", "said"),
     [
         ({"runs": [{"series": "a", "x": 1}, {"series": "A", "x": 1}]}, "two runs a-1"),
-        ({"set": {"report.views": 3}}, "report.views is no SECTION.KEY"),
-        ({"set": {"pretrain": 3}}, "pretrain is no SECTION.KEY"),
+        ({"set": {"report.views": 3}}, "report.views is not SECTION.KEY"),
+        ({"set": {"pretrain": 3}}, "pretrain is not SECTION.KEY"),
         ({"seeds": []}, "seeds"),
-        ({"seeds": [1, 1]}, "each once"),
+        ({"seeds": [1, 1]}, "name each once"),
         ({"runs": [{"series": "a", "x": "many"}]}, "x = 'many' has no place on a linear axis"),
         ({"color": "red"}, "color is no known key"),
     ],
@@ -139,8 +139,8 @@ def test_a_mistake_in_a_studys_file_is_one_line_that_names_it(
     [
         ("log2", 64, ["K=512"], "x = 'K=512' has no place on a log2 axis"),
         ("log2", 64, [0], "x = 0 has no place on a log2 axis"),
-        ("parameters", "resnet18", ["resnet5"], "x = 'resnet5' is no encoder"),
-        ("parameters", "ours", ["resnet50"], "x = 'ours' is no encoder"),
+        ("parameters", "resnet18", ["resnet5"], "x = 'resnet5' is not an encoder"),
+        ("parameters", "ours", ["resnet50"], "x = 'ours' is not an encoder"),
         ("categories", "v1", ["v1", "v1"], "published has two figures of a at 'v1'; keep one"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_place_that_cannot_be_drawn_is_told_before_anything_runs(
 
 def test_a_value_that_is_not_allowed_names_the_run(tmp_path: Path) -> None:
     runs = [{"series": "a", "x": 1, "set": {"pretrain.dictionary.momentum": 2}}]
-    run = runs_of("mine", load_study("mine", write(tmp_path, small(runs=runs))), "laptop")[0]
+    run = variants("mine", load_study("mine", write(tmp_path, small(runs=runs))), "laptop")[0]
     with pytest.raises(MocoError, match=r"run mine-laptop-a-1-s0: pretrain\.dictionary\.momentum = 2"):
         run.params(ROOT / "params.yaml")
 
@@ -169,4 +169,4 @@ def test_an_unknown_study_or_scale_names_those_there_are(tmp_path: Path) -> None
     with pytest.raises(MocoError, match="no such study; there are: mine"):
         load_study("other", write(tmp_path, small()))
     with pytest.raises(MocoError, match="has no scale paper; choose one of laptop"):
-        runs_of("mine", load_study("mine", tmp_path), "paper")
+        variants("mine", load_study("mine", tmp_path), "paper")

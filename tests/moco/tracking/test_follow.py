@@ -11,7 +11,7 @@ SETTINGS = load_params(presets.FOLDER / "small.yaml").pretrain
 CURVES = ["step", "epoch", "loss", "chance", "top1", "queue_fill", "feature_std"]
 
 
-class Remembered(tracking.Run):
+class Remembered(tracking.TrackedRun):
     def __init__(self) -> None:
         self.points: list[tuple[int, dict[str, float]]] = []
         self.tagged: list[dict[str, str]] = []
