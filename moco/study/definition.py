@@ -103,7 +103,7 @@ class Study(Settings):
             if self.axis.kind == "parameters":
                 if x not in encoder_names():
                     raise ValueError(
-                        f"x = {x!r} is no encoder, and a parameters axis has no place for others; choose one of {', '.join(encoder_names())}"
+                        f"x = {x!r} is not an encoder, and a parameters axis has no place for it; choose one of {', '.join(encoder_names())}"
                     )
             elif self.axis.kind != "categories" and (isinstance(x, str) or (self.axis.kind != "linear" and x <= 0)):
                 raise ValueError(f"x = {x!r} has no place on a {self.axis.kind} axis")
