@@ -1,5 +1,6 @@
 """Features of any folder of images, streamed to a Parquet or NumPy file."""
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder
 from moco.errors import MocoError
 from moco.features.extract import Features
+from moco.files import whole_file
 from moco.images.decode import Pixels, UndecodableError, decode
 from moco.images.views import center_view
+from moco.progress import Progress
 
 BATCH = 256
 
@@ -24,6 +27,39 @@ class Embedded:
 
     paths: list[str]
     features: Features
+
+
+def embed_folder(encoder: FrozenEncoder, folder: Path, output: Path) -> tuple[int, int]:
+    """Write the features of every image below a folder; files that are no readable image are named on stderr.
+
+    Args:
+        encoder: frozen.
+        folder: of images, at any depth; hidden files and folders are left out.
+        output: a .parquet or .npy file, as in `write_features`.
+
+    Returns:
+        Images written, files skipped.
+
+    Raises:
+        MocoError: there is no such folder, no image in it, or the output cannot be written.
+    """
+    files = find_files(folder)
+    progress = Progress("embed", len(files))
+    done = bad = 0
+
+    def skipped(path: Path, reason: str) -> None:
+        nonlocal bad
+        bad += 1
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+
+    def counted() -> Iterator[Embedded]:
+        nonlocal done
+        for batch in embed_files(encoder, folder, files, skipped):
+            yield batch
+            done += len(batch.paths)
+            progress.update(done + bad, f"{done} images")
+
+    return write_features(output, counted(), encoder.spec.feature_dim), bad
 
 
 def find_files(folder: Path) -> list[Path]:
@@ -87,17 +123,15 @@ def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) ->
         raise MocoError(f"{path}: cannot write {path.suffix or 'no suffix'!r}; name the output .parquet or .npy")
     if not path.parent.is_dir():
         raise MocoError(f"{path.parent}: no such folder; make it first, or write elsewhere with --output")
-    partial = path.with_name(path.name + ".part")
-    try:
-        written = writers[path.suffix](partial, batches, feature_dim)
-        if not written:
-            raise MocoError("not one of the files is a readable image; nothing was written")
-        if path.suffix == ".npy":
-            _paths_file(partial).replace(_paths_file(path))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-        _paths_file(partial).unlink(missing_ok=True)
+    with whole_file(path) as part:
+        try:
+            written = writers[path.suffix](part, batches, feature_dim)
+            if not written:
+                raise MocoError("not one of the files is a readable image; nothing was written")
+            if path.suffix == ".npy":
+                _paths_file(part).replace(_paths_file(path))
+        finally:
+            _paths_file(part).unlink(missing_ok=True)
     return written
 
 

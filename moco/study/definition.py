@@ -15,7 +15,7 @@ from moco.errors import MocoError
 from moco.settings import Settings, read_yaml, validate
 
 FOLDER = Path("studies")
-SECTIONS = ("fetch", "shard", "pretrain", "linear")
+SECTIONS = tuple(section for section in Params.model_fields if section != "report")
 """Of params.yaml: those that a study may set."""
 SCALES = ("laptop", "paper")
 

@@ -119,7 +119,7 @@ def test_set_reaches_the_stage_and_the_file_stays(project, monkeypatch):
 @pytest.mark.parametrize(("options", "restart"), [([], False), (["--restart"], True)])
 def test_pretrain_goes_on_unless_told_to_restart(project, monkeypatch, options, restart):
     seen = []
-    monkeypatch.setattr("pipelines.pretrain.run", lambda params, restart: seen.append(restart))
+    monkeypatch.setattr("pipelines.pretrain.pretrain", lambda params, restart: seen.append(restart))
     cli.main(["pretrain", *options])
     assert seen == [restart]
 
