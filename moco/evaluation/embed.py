@@ -169,7 +169,7 @@ def _npy_header(file: object, rows: int, columns: int) -> None:
 
 
 def _paths_file(path: Path) -> Path:
-    return path.with_name(path.name.replace(".npy", ".txt"))
+    return path.with_suffix(".txt")
 
 
 def _view(path: Path, spec: EncoderSpec) -> NDArray[np.uint8] | str:
