@@ -26,14 +26,14 @@ from moco.runs.agreement import Agreement, StopRequests, stop_requests
 from moco.runs.state import PLAIN, resume, same_run, writing
 from moco.transfer.config import Training
 from moco.transfer.data.loader import Share, steps
-from moco.transfer.log import Record
+from moco.transfer.log import Log
 from moco.transfer.networks.batch_norm import reestimate, set_batch_norm
 from moco.transfer.schedules import BoxSizes, schedule_of, timetable
 from moco.transfer.sets import TrainingSet, hash_of
 from moco.transfer.tasks import Objective, Task, optimizer_of, task_of
 
 NAME = "run"
-"""File in a run's folder that says whose it is."""
+"""File in a run's folder that names the run."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class FineTune:
     """What one fine-tuning run works on.
 
     Attributes:
-        settings: everything that decides the result, but the following.
+        settings: everything that decides the result, except the following.
         start: the weights it starts from.
         training: an `AnnotatedSet`; labelled images of a shard set for classification.
         seed: of this trial: new layers, order of images, views, sampled proposals.
@@ -59,13 +59,13 @@ class FineTune:
     processes: Processes
 
     def name(self) -> str:
-        """16 hexadecimal digits that change with anything that decides the result, however many trials there are."""
+        """Give 16 hexadecimal digits that change with anything that decides this trial's result."""
         settings = self.settings.model_dump(mode="json", exclude={"trials", "seed"})
         return settings_hash(settings, self.seed, self.start.fingerprint, hash_of(self.training))
 
 
 def finetune(run: FineTune) -> nn.Module:
-    """Train from the newest checkpoint in the run's folder, or from the start, to the end of the schedule.
+    """Train from the newest checkpoint in the run's folder to the end of the schedule.
 
     The last checkpoint is the result. A run that has it is not trained again.
 
@@ -73,8 +73,8 @@ def finetune(run: FineTune) -> nn.Module:
         The model in evaluation mode, on the device of this process, the same on all.
 
     Raises:
-        MocoError: the data do not fit the task, fewer images than a batch, a batch that the processes cannot share,
-            a folder of another run, a loss that is not finite.
+        MocoError: the data do not fit the task, fewer images than a batch, a batch that the
+            processes cannot share, a folder of another run, a loss that is not finite.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
         RuntimeError: a peer is gone or silent.
     """
@@ -98,10 +98,10 @@ def finetune(run: FineTune) -> nn.Module:
 
 
 def claim(folder: Path, name: str) -> None:
-    """Write down whose folder it is.
+    """Write down which run a folder belongs to.
 
     Raises:
-        MocoError: it is another run's.
+        MocoError: it belongs to another run.
     """
     path = folder / NAME
     if not path.exists():
@@ -129,7 +129,7 @@ def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
     model.to(memory_format=torch.channels_last).train()
     optimizer = optimizer_of(model, settings)
     first, _ = resume(run.folder, model, optimizer, processes, writer)  # type: ignore[arg-type]  # any module
-    processes.barrier()  # nobody touches the curves before everyone has read the checkpoint
+    processes.barrier()  # the curves are not touched before every process has read the checkpoint
     if first > total:
         return model.eval()
     objective = Objective(model, task.losses)
@@ -141,7 +141,7 @@ def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
             f" {processes.world_size} process(es), in {run.folder.name}",
             flush=True,
         )
-    record = Record(run.folder, total, settings.batch_size, first, processes, writer)
+    log = Log(run.folder, total, settings.batch_size, first, processes, writer)
     share = Share(task.among, plan, processes.rank, processes.world_size)
     last = total if settings.batch_norm == "frozen" else total + settings.precise_bn_batches
     batches = steps(task.batches(share), first, last, machine.workers(), device)
@@ -166,7 +166,7 @@ def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
         for step in range(first, total):
             asked = time.monotonic()
             images, targets = next(data)
-            record.waiting += time.monotonic() - asked
+            log.waiting += time.monotonic() - asked
             if step == first:
                 processes.barrier()  # the first batch may take a while
             seed_generators(run, step)
@@ -180,15 +180,15 @@ def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
             optimizer.step()
 
             done = step + 1
-            record.step(done, losses, rate)
+            log.step(done, losses, rate)
             due = processes.first and time.monotonic() - saved > 60 * machine.checkpoint_every_minutes
             stopping, saving = agreement.exchange(stop(), due)
             if stopping or saving or done == total or (every and done % every == 0):
                 paused = time.monotonic()
-                record.check(done)
+                log.check(done)
                 save(done)
                 saved = time.monotonic()
-                record.paused(saved - paused)
+                log.paused(saved - paused)
             if stopping and done < total:
                 agreement.settle()
                 raise _stopped(done, total)
@@ -199,7 +199,7 @@ def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
     with averaged_running_statistics(model, processes) as statistics:
         pass
     set_running_statistics(model, statistics.mean(dim=0))
-    save(total + 1)  # one step further: nothing is left to do
+    save(total + 1)  # one step further: nothing is left to train
     return model.eval()
 
 
@@ -218,17 +218,17 @@ def _batches(
 
 def _stopped(done: int, total: int) -> Interrupted:
     return Interrupted(
-        f"transfer: stopped at step {done} of {total}, a checkpoint is saved; the same command goes on from there"
+        f"transfer: stopped at step {done} of {total}, a checkpoint is saved; the same command resumes from there"
     )
 
 
 def seed_generators(run: FineTune, step: int) -> None:
-    """Make what torchvision's detectors draw (which proposals are trained on) a function of seed, step and process."""
+    """Make torchvision's draws of proposals a function of seed, step and process."""
     torch.manual_seed(int(key_of(run.seed, step, run.processes.rank)) >> 1)  # below 2^63
 
 
 def average_gradients(objective: Objective, processes: Processes) -> Callable[[Any, Any], dict[str, torch.Tensor]]:
-    """The objective, wrapped so that its gradients are averaged over the processes."""
+    """Wrap the objective so that its gradients are averaged over the processes."""
     if processes.world_size == 1:
         return objective
     with warnings.catch_warnings():

@@ -31,7 +31,7 @@ class Stages(nn.Module):
             self.add_module(f"layer{number}", network.get_submodule(f"layer{number}"))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Encode images N x 3 x H x W, normalized, as N x C x H' x W' of each stage, the finest first."""
+        """Encode images, normalized N x 3 x H x W, as each stage's N x C x H' x W'."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         features = []
         for number in range(1, len(self.strides) + 1):
