@@ -18,6 +18,7 @@ from moco.config import settings_hash
 from moco.encoders.batch_norm import averaged_running_statistics, set_running_statistics
 from moco.encoders.start import Start
 from moco.errors import Interrupted, MocoError
+from moco.files import write_text
 from moco.images.plan import EpochPlan
 from moco.permutation import key_of
 from moco.processes import Processes, keep_freed_memory, use_bf16
@@ -105,9 +106,7 @@ def claim(folder: Path, name: str) -> None:
     """
     path = folder / NAME
     if not path.exists():
-        part = path.with_name(NAME + ".part")
-        part.write_text(name + "\n")
-        part.replace(path)
+        write_text(path, name + "\n")
     held = path.read_text().strip()
     if held != name:
         raise MocoError(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from moco.errors import MocoError
+from moco.files import write_text
 from moco.transfer.data.annotations import AnnotatedSet, Problem
 from moco.transfer.data.segments import Segment
 
@@ -85,7 +86,7 @@ def checked(found: AnnotatedSet, problems: Sequence[Problem], checks: Checks) ->
     if checks.quarantine is not None:
         text = "".join(json.dumps({"path": line.path, "reason": line.reason}) + "\n" for line in lines)
         checks.quarantine.parent.mkdir(parents=True, exist_ok=True)
-        checks.quarantine.write_text(text, encoding="utf-8")
+        write_text(checks.quarantine, text)
     for kind, total in (("image", images), ("annotation", annotations)):
         bad = [line for line in lines if line.of == kind]
         if len(bad) > checks.max_bad_fraction * total:
