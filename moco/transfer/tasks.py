@@ -1,4 +1,4 @@
-"""What differs between the tasks while they are trained: images, batches, model and losses. The loop is one."""
+"""What differs between the tasks while they are trained: images, batches, model and losses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from moco.transfer.sets import TrainingSet
 
 Losses = dict[str, Tensor]
 NETWORK = {"width", "anchor_sizes", "roi_size", "rois_per_image", "proposals_train", "proposals_test"}
-"""Settings that are options of the network; those of them that a task has and the file gives are passed on."""
+"""Settings that are passed on to the network, if the task has them and the file gives them."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Objective(nn.Module):
         self.model, self.losses = model, losses
 
     def forward(self, images: Any, targets: Any) -> Losses:
-        """Losses by name."""
+        """Compute the losses, by name."""
         return self.losses(self.model, images, targets)
 
 
 def task_of(settings: Training, training: TrainingSet, start: Start, seed: int, processes: Processes) -> Task:
-    """The task that the settings name.
+    """Build the task that the settings name.
 
     Args:
         settings: of the run.
@@ -101,7 +101,7 @@ def _semantic(settings: Semantic, training: AnnotatedSet, start: Start, seed: in
 
     def losses(model: FCN, images: Tensor, label_maps: Tensor) -> Losses:
         loss = model.loss(images, label_maps)
-        if processes.world_size > 1:  # a mean over all processes' pixels, of which some have more than others
+        if processes.world_size > 1:  # a mean over all processes' pixels; some have more than others
             own = (label_maps != IGNORED).sum().to(loss.dtype)
             loss = loss * own / processes.mean_(own.clone(), processes.in_step).clamp(min=1)
         return {"loss": loss}
@@ -151,10 +151,10 @@ def _network(settings: Training) -> dict[str, Any]:
 
 
 def optimizer_of(model: nn.Module, settings: Training) -> torch.optim.SGD:
-    """SGD with momentum 0.9 in groups; the rate of a group is the schedule's times the group's `factor`.
+    """Build SGD with momentum 0.9; a group's rate is the schedule's times its `factor`.
 
-    Detectors do not decay the weights of batch norm (Detectron2's WEIGHT_DECAY_NORM = 0); a schedule may give the new
-    classifier a rate of its own.
+    Detectors do not decay the weights of batch norm (Detectron2's WEIGHT_DECAY_NORM = 0); a
+    schedule may give the new classifier a rate of its own.
     """
     schedule = schedule_of(settings)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}

@@ -1,1 +1,1 @@
-"""What a detector or a segmenter is worth, as the field's own evaluators count: fractions from 0 to 1, None where undefined."""
+"""The field's metrics of detection and segmentation: fractions from 0 to 1, None if undefined."""

@@ -1,4 +1,4 @@
-"""Reading VOC's folders: boxes, several years as one set, masks, label maps, and what is said of damage."""
+"""VOC's folders: boxes, several years as one set, masks, label maps, and damage."""
 
 import shutil
 from pathlib import Path
@@ -76,7 +76,7 @@ def annotation(objects: str, name: str = "000005", size: str = SIZE) -> str:
 
 
 def add_image(folder: Path, name: str, objects: str, *lists: str, **given) -> None:
-    """An image of 24 x 16 pixels with its XML, and its name in the lists "Main/trainval" and the like."""
+    """Add an image of 24 x 16 pixels, its XML, and its name in lists like "Main/trainval"."""
     for part in ("Annotations", "JPEGImages"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     (folder / "Annotations" / f"{name}.xml").write_text(annotation(objects, name, **given))
@@ -130,7 +130,7 @@ def test_years_are_merged_in_order_and_annotations_have_ids_of_their_own(devkit)
     assert found.paths[2].parent.parent.name == "VOC2012"
 
 
-def test_names_that_years_share_are_told_apart_by_year(devkit):
+def test_names_that_years_share_get_the_year_before_them(devkit):
     add_image(devkit / "VOC2012", "000005", DOG, "Main/trainval")
     found = read_voc(devkit, [("2007", "trainval"), ("2012", "trainval")])
     assert found.ids == ["2007/000005", "2007/000009", "2012/2008_000008", "2012/000005"]
