@@ -16,7 +16,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,8 +29,8 @@ import numba  # noqa: F401
 import pydantic  # noqa: F401
 import pytest
 import torch  # noqa: F401
+from small_material import ROOT, copy_project
 
-ROOT = Path(__file__).parents[1]
 BOTH_WAYS = "Lt LtE, Gt GtE, Eq NotEq, Is IsNot, In NotIn, And Or, Add Sub, Mult FloorDiv, LShift RShift, BitAnd BitOr"
 SWAPS = {"Div": "Mult", "Mod": "Mult", "Pow": "Mult", "BitXor": "BitOr", "MatMult": "Add"}
 for one, other in (pair.split() for pair in BOTH_WAYS.split(", ")):
@@ -87,6 +86,7 @@ def passes(copy: Path, tests: list[str], seconds: float) -> bool:
         os.chdir(copy)
         os.environ["PYTHONPATH"] = str(copy)
         sys.path[0] = str(copy)
+        del sys.modules["small_material"]
         sys.dont_write_bytecode = True
         for stream in (1, 2):
             os.dup2(os.open(copy / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
@@ -113,11 +113,9 @@ def main() -> None:
     results: list[bool] = []
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch)
-        listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True)
-        for name in [*listed.split("\n"), *(str(so.relative_to(ROOT)) for so in ROOT.glob("moco/images/*.so"))]:
-            if (ROOT / name).is_file():
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, copy / name)
+        copy_project(copy)
+        for compiled in ROOT.glob("moco/images/*.so"):
+            shutil.copy2(compiled, copy / compiled.relative_to(ROOT))
         for module in given.modules:
             source, tests = (ROOT / module).read_text(), given.tests or tests_of(module)
             start = time.monotonic()

@@ -15,21 +15,15 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from small_material import write_arrays
 from tar_server import TarServer
 
-from moco.config import Fetch, Shard
 from moco.errors import MocoError
 from moco.images import stream as module
 from moco.images.index import ShardSet, open_split
 from moco.images.stream import TarStreams
 from moco.images.stream_plan import StreamPlan
-from moco.shards.write import write_shards
-from moco.sources.hashing import stream
-from moco.sources.manifest import write_manifest
-from moco.sources.source import Arrays
 
-FETCH = Fetch(source="folder", path="x", labels="none", val_fraction=0, test_fraction=0, split_seed=0)
-SHARD = Shard(samples_per_shard=23, megabytes_per_shard=1, max_side=None, jpeg_quality=90, max_bad_fraction=0)
 CURL = shutil.which("curl")
 needs_curl = pytest.mark.skipif(CURL is None, reason="needs curl")
 
@@ -39,11 +33,7 @@ def tars(tmp_path_factory) -> Path:
     """Nine shards of 203 noisy images of 2 kB."""
     base = tmp_path_factory.mktemp("set")
     noise = np.random.default_rng(0).integers(0, 256, (203, 44, 44), dtype=np.uint8)
-    (base / "raw").mkdir()
-    source = Arrays([(noise, None, "train")], [])
-    write_manifest(stream(source, base / "raw"), base / "raw", FETCH, None, [])
-    write_shards(base / "raw", base / "shards", base / "runs", SHARD, 1)
-    return base / "shards"
+    return write_arrays(base, [(noise, None, "train")], [], 23, val_fraction=0)
 
 
 @pytest.fixture
