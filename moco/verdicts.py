@@ -150,7 +150,7 @@ def _filling(history: History) -> Verdict | None:
     row, mechanism = history.row, mechanism_of(history.settings)
     if row is None or row["queue_fill"] >= 1 or not mechanism.fills:
         return None
-    share = row["queue_fill"] * history.settings.epochs / row["epoch"]  # at the end: it fills evenly
+    share = row["queue_fill"] * history.settings.epochs / row["epoch"]  # at the end, for it fills evenly
     if share >= 1 - _EPSILON:
         return None
     remedy = mechanism.against_unfilled.format(**_named(history.settings))

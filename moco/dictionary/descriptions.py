@@ -1,4 +1,4 @@
-"""What each mechanism is, for configuration, report and alarms; needs no torch."""
+"""What each mechanism is, in words and facts that configuration, report and alarms read; needs no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -23,7 +23,7 @@ class Mechanism:
         sentence: where its keys come from.
         momentum: what its momentum is of; None: it has none.
         against_collapse: remedy for queries or features that collapse.
-        unfilled: what is wrong if random first keys are left; {share} is that of the real ones.
+        unfilled: what is wrong when random first keys are left at the end; {share} is that of the real ones.
         against_unfilled: remedy for that.
     """
 
@@ -55,7 +55,7 @@ _ALL = (
         momentum_encoder=True,
         sentence="keys of earlier steps, from an encoder that follows slowly",
         momentum="m, how slowly the key encoder follows the query encoder",
-        # Queries in one direction are farthest from random keys, and deep encoders stay there.
+        # Queries are farthest from random keys when all point in one direction, and deep encoders stay there.
         against_collapse=f"{_SLOWER}, or, for a deep encoder, lower {{size}}, whose keys are random at first",
         unfilled="the queue never fills ({share} at the end)",
         against_unfilled="raise {epochs} or lower {size}",
