@@ -103,7 +103,7 @@ class Study(Settings):
             if self.axis.kind == "parameters":
                 if x not in ARCHITECTURES:
                     raise ValueError(
-                        f"x = {x!r} is not an encoder and has no place on a parameters axis; choose one of {', '.join(ARCHITECTURES)}"
+                        f"x = {x!r} is not an encoder, and a parameters axis has no place for it; choose one of {', '.join(ARCHITECTURES)}"
                     )
             elif self.axis.kind != "categories" and (isinstance(x, str) or (self.axis.kind != "linear" and x <= 0)):
                 raise ValueError(f"x = {x!r} has no place on a {self.axis.kind} axis")
