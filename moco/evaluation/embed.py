@@ -23,7 +23,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Embedded:
-    """Some images: paths relative to the folder, with "/" between its parts, and their features N x D."""
+    """Paths of some images, relative to the folder, with "/" between parts; features N x D."""
 
     paths: list[str]
     features: Features
@@ -63,7 +63,7 @@ def embed_folder(encoder: FrozenEncoder, folder: Path, output: Path) -> tuple[in
 
 
 def find_files(folder: Path) -> list[Path]:
-    """Every file below a folder, sorted; hidden files and folders are left out.
+    """List every file below a folder, sorted, without hidden files and folders.
 
     Raises:
         MocoError: there is no such folder, or no file in it.
@@ -79,13 +79,13 @@ def find_files(folder: Path) -> list[Path]:
 def embed_files(
     encoder: FrozenEncoder, folder: Path, files: list[Path], skipped: Callable[[Path, str], None]
 ) -> Iterator[Embedded]:
-    """Features of the center views of image files, a batch at a time.
+    """Encode the center views of image files, a batch at a time.
 
     Args:
         encoder: frozen.
         folder: that the paths are relative to.
         files: of any image format.
-        skipped: told of each file that is no readable image, and why.
+        skipped: called with each file that is not a readable image, and the reason.
     """
 
     def view(path: Path) -> Pixels | str:
@@ -107,10 +107,10 @@ def embed_files(
 
 
 def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
-    """Write features as a whole or not at all, in memory for one batch.
+    """Write features whole or not at all, holding one batch in memory.
 
-    `.parquet`: columns path (string) and features (fixed-size list of D float32). `.npy`: float32 N x D, and
-    beside it a `.txt` with the path of each row.
+    `.parquet`: columns path (string) and features (fixed-size list of D float32). `.npy`: float32 N
+    x D, and beside it a `.txt` with the path of each row.
 
     Returns:
         The number of images written.
@@ -123,16 +123,7 @@ def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) ->
         raise MocoError(f"{path}: cannot write {path.suffix or 'no suffix'!r}; name the output .parquet or .npy")
     if not path.parent.is_dir():
         raise MocoError(f"{path.parent}: no such folder; make it first, or write elsewhere with --output")
-    with whole_file(path) as part:
-        try:
-            written = writers[path.suffix](part, batches, feature_dim)
-            if not written:
-                raise MocoError("not one of the files is a readable image; nothing was written")
-            if path.suffix == ".npy":
-                _paths_file(part).replace(_paths_file(path))
-        finally:
-            _paths_file(part).unlink(missing_ok=True)
-    return written
+    return writers[path.suffix](path, batches, feature_dim)
 
 
 def _write_parquet(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
@@ -141,35 +132,39 @@ def _write_parquet(path: Path, batches: Iterator[Embedded], feature_dim: int) ->
 
     kind = pa.list_(pa.float32(), feature_dim)
     written = 0
-    with pq.ParquetWriter(path, pa.schema([("path", pa.string()), ("features", kind)])) as writer:
-        for batch in batches:
-            features = pa.FixedSizeListArray.from_arrays(batch.features.ravel(), type=kind)
-            writer.write_batch(pa.record_batch([pa.array(batch.paths), features], names=["path", "features"]))
-            written += len(batch.paths)
-    return written
+    with whole_file(path) as part:
+        with pq.ParquetWriter(part, pa.schema([("path", pa.string()), ("features", kind)])) as writer:
+            for batch in batches:
+                features = pa.FixedSizeListArray.from_arrays(batch.features.ravel(), type=kind)
+                writer.write_batch(pa.record_batch([pa.array(batch.paths), features], names=["path", "features"]))
+                written += len(batch.paths)
+        return _some(written)
 
 
 def _write_npy(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
-    """NumPy pads an array's header so that its first axis can grow: it is written again at the end."""
+    """Write row by row; the padded header is rewritten at the end, when the rows are counted."""
     written = 0
-    with path.open("wb") as file, _paths_file(path).open("w", encoding="utf-8") as names:
-        _npy_header(file, written, feature_dim)
-        for batch in batches:
-            file.write(np.ascontiguousarray(batch.features, dtype="<f4").tobytes())
-            names.writelines(f"{name}\n" for name in batch.paths)
-            written += len(batch.paths)
-        file.seek(0)
-        _npy_header(file, written, feature_dim)
+    with whole_file(path) as part, whole_file(path.with_suffix(".txt")) as paths:
+        with part.open("wb") as file, paths.open("w", encoding="utf-8") as names:
+            _npy_header(file, written, feature_dim)
+            for batch in batches:
+                file.write(np.ascontiguousarray(batch.features, dtype="<f4").tobytes())
+                names.writelines(f"{name}\n" for name in batch.paths)
+                written += len(batch.paths)
+            file.seek(0)
+            _npy_header(file, written, feature_dim)
+        return _some(written)
+
+
+def _some(written: int) -> int:
+    if not written:
+        raise MocoError("not one of the files is a readable image; nothing was written")
     return written
 
 
 def _npy_header(file: object, rows: int, columns: int) -> None:
     header = {"descr": "<f4", "fortran_order": False, "shape": (rows, columns)}
     np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
-
-
-def _paths_file(path: Path) -> Path:
-    return path.with_suffix(".txt")
 
 
 def _view(path: Path, spec: EncoderSpec) -> NDArray[np.uint8] | str:

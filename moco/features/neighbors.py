@@ -7,13 +7,13 @@ Features = NDArray[np.float32]
 
 
 def unit_rows(features: Features) -> Features:
-    """Features N x D with every row divided by its L2 norm; a row of zeros stays zeros."""
+    """Divide every row of features N x D by its L2 norm; a row of zeros stays zeros."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.maximum(lengths, np.finfo(np.float32).tiny)
 
 
 def nearest(queries: Features, gallery: Features, k: int) -> tuple[NDArray[np.int64], Features]:
-    """The k most similar gallery rows of each query, best first; of equals, the earlier row.
+    """Find the k most similar gallery rows of each query, best first; of equals, the earlier row.
 
     Args:
         queries: float32, Q x D; few, since all Q x N similarities are held at once.

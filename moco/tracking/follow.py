@@ -1,4 +1,4 @@
-"""What a run writes into its folder, passed on to MLflow as it grows, wherever the run's processes are."""
+"""A run's files, sent to MLflow as they grow, wherever the run's processes are."""
 
 import threading
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ SECONDS = 2.0
 def followed(
     folder: Path, tracked: tracking.TrackedRun, steps_per_epoch: int, settings: Pretrain, validation: Validation
 ) -> Iterator[None]:
-    """Report new rows of the run's curves every few seconds, and the last ones at the end; alarms become tags.
+    """Report new rows of the run's curves every few seconds and at the end; alarms become tags.
 
-    Rows of a resumed run that were reported before come again, the same values under the same steps; the
-    tracked run leaves them out.
+    A resumed run repeats rows with the same values under the same steps; the tracked run skips
+    them.
 
     Args:
         folder: the run's.
@@ -59,11 +59,7 @@ class _Reader:
         self.folder, self.tracked = folder, tracked
         self.settings, self.validation = settings, validation
         self._tagged: set[str] = set()
-        self.files = {
-            "curves.csv": 1,
-            "speed.csv": 1,
-            "readings.csv": steps_per_epoch,
-        }  # steps a unit of the first column
+        self.files = {"curves.csv": 1, "speed.csv": 1, "readings.csv": steps_per_epoch}  # steps a unit of column 1
         self._reported: dict[str, int] = {}
         self._seen: dict[str, tuple[int, int]] = {}
 
@@ -72,7 +68,7 @@ class _Reader:
             self._tag_alarms()
 
     def _report_files(self) -> bool:
-        """Whether one of them has changed."""
+        """Tell whether one of them has changed."""
         changed = False
         for name, unit in self.files.items():
             path = self.folder / name
