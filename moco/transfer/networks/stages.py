@@ -8,7 +8,7 @@ from moco.encoders.resnet import ResNet
 
 
 class Stages(nn.Module):
-    """The first stages of a network, each of which hands out its features.
+    """The first stages of a network, with the features of each.
 
     Args:
         network: is copied, not used up.

@@ -42,7 +42,7 @@ def curve_of_class(truth, found, c, kind, threshold, low, high, allowed):
         outside = {g: not low <= truth.areas[g] <= high for g in mine}
         objects += sum(not outside[g] for g in mine)
         if not mine and c not in truth.federated.negative[n]:
-            continue  # nobody looked for it
+            continue  # it was not looked for
         taken: set[int] = set()
         rows = [d for d in allowed if found.image[d] == n and found.labels[d] == c]
         for d in sorted(rows, key=lambda d: -found.scores[d]):
