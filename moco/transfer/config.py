@@ -200,7 +200,7 @@ class Detector(Training):
     neck: Literal["c4", "fpn"] = Field(description="c4: res5 in the box head. fpn: a feature pyramid.")
     schedule: Literal["voc-24k", "coco-1x", "coco-2x", "lvis-2x"]
     short_sides: tuple[Pixels, ...] | None = Field(
-        default=None, min_length=1, description="Short sides of training images, one of which is drawn for each."
+        default=None, min_length=1, description="Short sides; one is drawn for each training image."
     )
     long_side: Pixels | None = Field(default=None, description="Longest side that an image may have.")
     test_short_side: Pixels | None = Field(default=None, description="Short side of test images.")

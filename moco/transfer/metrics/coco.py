@@ -29,8 +29,8 @@ class Curves:
 
     Attributes:
         precision: [T, R, C, A]: IoU 0.5, 0.55 … 0.95; recall 0, 0.01 … 1; class; size all, small,
-            medium, large (keypoints: all, medium, large). With as many detections an image as are
-            allowed at most.
+            medium, large (keypoints: all, medium, large). With the largest
+            number of detections an image.
         recall: [T, C, A, M]: the largest recall; M as in `max_detections`.
     """
 

@@ -85,7 +85,7 @@ def detector(
             sizes, the FPN paper does.
         width: channels of the new convolutions; fully connected layers are four times as wide and
             keypoint convolutions twice.
-        roi_size: cells on the side of a region; "fpn" gives its box head half as many.
+        roi_size: cells on the side of a region; "fpn" gives its box head half of them.
         rois_per_image: regions an image that the heads are trained on.
         proposals_train: before and after NMS in training ("fpn": before, on each level); None:
             12000, 2000 ("fpn": 2000, 1000).
