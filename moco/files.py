@@ -1,4 +1,4 @@
-"""Room on disk, and folders that appear whole or not at all."""
+"""Room on disk, and files and folders that appear whole or not at all."""
 
 import errno
 import fcntl
@@ -61,7 +61,7 @@ def move_folder(source: Path, target: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, and rename what is written there once the block ends without an error."""
+    """Yield a temporary path beside `path`, and rename it once the block ends without an error."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         yield part

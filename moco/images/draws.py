@@ -17,7 +17,7 @@ Uniforms = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Draws:
-    """Uniform random numbers for some views.
+    """Draw uniform random numbers for some views.
 
     Attributes:
         keys: uint64 [...], one for each view.

@@ -1,4 +1,4 @@
-"""The kinds of sources by name. A new one is a module of its own and its line here."""
+"""The kinds of sources by name. A new one is its own module and a line here."""
 
 from collections.abc import Callable
 
@@ -20,6 +20,6 @@ def open_source(settings: Fetch) -> Files | Arrays:
     """Find the images that the settings name; download a public data set if it is not there.
 
     Raises:
-        MocoError: the source is missing, damaged or cannot be reached; the line says what was tried.
+        MocoError: the source is missing, damaged or out of reach; names what was tried.
     """
     return SOURCES[settings.source](settings)
