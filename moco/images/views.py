@@ -56,7 +56,7 @@ def draw(settings: Views, seed: int, epoch: int, samples: Integers, views: int =
         views: V, views of each image.
     """
     draws = Draws.of(seed, epoch, samples, views)
-    crops = draws("crop", 2 * _CROP_ATTEMPTS + 2)
+    crops = np.moveaxis(draws("crop", 2 * _CROP_ATTEMPTS + 2), 0, -1)
     return Drawn(choose(draws, settings), crops, settings.crop_scale_min)
 
 

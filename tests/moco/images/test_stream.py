@@ -190,7 +190,9 @@ class TestFaults:
 
     def test_a_server_that_stays_away_is_an_error_in_the_end(self, index, server):
         server.refuse = [503] * 1000
-        with pytest.raises(MocoError, match=r"train-00000\d\.tar: .*503, 4 times in a row; once it can be read, the same command"):
+        with pytest.raises(
+            MocoError, match=r"train-00000\d\.tar: .*503, 4 times in a row; once it can be read, the same command"
+        ):
             TarStreams(index, plan_for(index), server.url).read(0, 0, 12)
         streams = TarStreams(index, plan_for(index), "http://127.0.0.1:9")
         with pytest.raises(MocoError, match=r"http://127.0.0.1:9/train-00000\d\.tar: curl: \(7\)"):
