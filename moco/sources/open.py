@@ -10,7 +10,7 @@ def open_source(settings: Fetch) -> Files | Arrays:
     """Find the images that the settings name; download a public data set if it is not there.
 
     Raises:
-        MocoError: the source is missing, damaged or cannot be reached; the line says what was tried.
+        MocoError: the source is missing, damaged or out of reach; names what was tried.
     """
     source: Files | Arrays = import_module(f"moco.sources.{settings.source.replace('-', '_')}").find(settings)
     return source

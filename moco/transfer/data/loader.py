@@ -58,7 +58,7 @@ class Share:
         """The images of a step, int64 [N], and the numbers their views are made with, float64 [N, DRAWS]."""
         samples = self.among[self.plan.batch(step, self.rank, self.world_size)]
         draws = Draws.of(self.plan.seed, self.plan.epoch_of(step), samples, views=1)
-        return samples, draws("fine-tuning", DRAWS)[:, 0]
+        return samples, draws("fine-tuning", DRAWS)[..., 0].T
 
 
 @dataclass(frozen=True)

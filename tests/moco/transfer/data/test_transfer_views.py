@@ -30,7 +30,7 @@ def picture() -> tuple[np.ndarray, Instances]:
 
 
 def numbers(seed: int, epoch: int, samples: np.ndarray) -> np.ndarray:
-    return Draws.of(seed, epoch, samples, views=1)("fine-tuning", DRAWS)[:, 0]
+    return Draws.of(seed, epoch, samples, views=1)("fine-tuning", DRAWS)[..., 0].T
 
 
 def extent(mask: np.ndarray) -> list[int]:
