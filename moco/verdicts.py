@@ -4,7 +4,7 @@ Thresholds were set by measurement (docs/report.md, "What the detectors read").
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from moco.config import Pretrain
@@ -106,7 +106,8 @@ class History:
 
 def verdicts(history: History) -> list[Verdict]:
     """Judge a run by what it has shown so far; nothing is said of what cannot be told yet."""
-    return [verdict for judge in _JUDGES if (verdict := judge(history))]
+    judges = (_chance, _filling, _shortcut, _leak, _knn, _collapse, _rank)
+    return [verdict for judge in judges if (verdict := judge(history))]
 
 
 def leak_limit(probed: int) -> float:
@@ -218,9 +219,6 @@ def _rank(history: History) -> Verdict | None:
     else:
         return Verdict("rank", True, f"the features use many dimensions: effective rank {last:.1f}")
     return Verdict("rank", False, what, _calmer(history.settings))
-
-
-_JUDGES: tuple[Callable[[History], Verdict | None], ...] = (_chance, _filling, _shortcut, _leak, _knn, _collapse, _rank)
 
 
 def _settled(row: Row) -> bool:

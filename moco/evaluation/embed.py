@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder
 from moco.errors import MocoError
 from moco.features.extract import Features
-from moco.files import whole_file
 from moco.images.decode import Pixels, UndecodableError, decode
 from moco.images.views import center_view
 from moco.progress import Progress
@@ -23,7 +22,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Embedded:
-    """Paths of some images, relative to the folder, with "/" between parts; features N x D."""
+    """Some images: paths relative to the folder, with "/" between its parts, and their features N x D."""
 
     paths: list[str]
     features: Features
@@ -107,10 +106,10 @@ def embed_files(
 
 
 def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
-    """Write features whole or not at all, holding one batch in memory.
+    """Write features as a whole or not at all, in memory for one batch.
 
-    `.parquet`: columns path (string) and features (fixed-size list of D float32). `.npy`: float32 N
-    x D, and beside it a `.txt` with the path of each row.
+    `.parquet`: columns path (string) and features (fixed-size list of D float32). `.npy`: float32 N x D, and
+    beside it a `.txt` with the path of each row.
 
     Returns:
         The number of images written.
@@ -123,7 +122,18 @@ def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) ->
         raise MocoError(f"{path}: cannot write {path.suffix or 'no suffix'!r}; name the output .parquet or .npy")
     if not path.parent.is_dir():
         raise MocoError(f"{path.parent}: no such folder; make it first, or write elsewhere with --output")
-    return writers[path.suffix](path, batches, feature_dim)
+    partial = path.with_name(path.name + ".part")
+    try:
+        written = writers[path.suffix](partial, batches, feature_dim)
+        if not written:
+            raise MocoError("not one of the files is a readable image; nothing was written")
+        if path.suffix == ".npy":
+            _paths_file(partial).replace(_paths_file(path))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+        _paths_file(partial).unlink(missing_ok=True)
+    return written
 
 
 def _write_parquet(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
@@ -132,39 +142,35 @@ def _write_parquet(path: Path, batches: Iterator[Embedded], feature_dim: int) ->
 
     kind = pa.list_(pa.float32(), feature_dim)
     written = 0
-    with whole_file(path) as part:
-        with pq.ParquetWriter(part, pa.schema([("path", pa.string()), ("features", kind)])) as writer:
-            for batch in batches:
-                features = pa.FixedSizeListArray.from_arrays(batch.features.ravel(), type=kind)
-                writer.write_batch(pa.record_batch([pa.array(batch.paths), features], names=["path", "features"]))
-                written += len(batch.paths)
-        return _some(written)
+    with pq.ParquetWriter(path, pa.schema([("path", pa.string()), ("features", kind)])) as writer:
+        for batch in batches:
+            features = pa.FixedSizeListArray.from_arrays(batch.features.ravel(), type=kind)
+            writer.write_batch(pa.record_batch([pa.array(batch.paths), features], names=["path", "features"]))
+            written += len(batch.paths)
+    return written
 
 
 def _write_npy(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
     """Write row by row; the padded header is rewritten at the end, when the rows are counted."""
     written = 0
-    with whole_file(path) as part, whole_file(path.with_suffix(".txt")) as paths:
-        with part.open("wb") as file, paths.open("w", encoding="utf-8") as names:
-            _npy_header(file, written, feature_dim)
-            for batch in batches:
-                file.write(np.ascontiguousarray(batch.features, dtype="<f4").tobytes())
-                names.writelines(f"{name}\n" for name in batch.paths)
-                written += len(batch.paths)
-            file.seek(0)
-            _npy_header(file, written, feature_dim)
-        return _some(written)
-
-
-def _some(written: int) -> int:
-    if not written:
-        raise MocoError("not one of the files is a readable image; nothing was written")
+    with path.open("wb") as file, _paths_file(path).open("w", encoding="utf-8") as names:
+        _npy_header(file, written, feature_dim)
+        for batch in batches:
+            file.write(np.ascontiguousarray(batch.features, dtype="<f4").tobytes())
+            names.writelines(f"{name}\n" for name in batch.paths)
+            written += len(batch.paths)
+        file.seek(0)
+        _npy_header(file, written, feature_dim)
     return written
 
 
 def _npy_header(file: object, rows: int, columns: int) -> None:
     header = {"descr": "<f4", "fortran_order": False, "shape": (rows, columns)}
     np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+
+
+def _paths_file(path: Path) -> Path:
+    return path.with_name(path.name.replace(".npy", ".txt"))
 
 
 def _view(path: Path, spec: EncoderSpec) -> NDArray[np.uint8] | str:

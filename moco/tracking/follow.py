@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from moco import tracking
@@ -47,21 +48,16 @@ def followed(
         reader.report()
 
 
+@dataclass
 class _Reader:
-    def __init__(
-        self,
-        folder: Path,
-        tracked: tracking.TrackedRun,
-        steps_per_epoch: int,
-        settings: Pretrain,
-        validation: Validation,
-    ) -> None:
-        self.folder, self.tracked = folder, tracked
-        self.settings, self.validation = settings, validation
-        self._tagged: set[str] = set()
-        self.files = {"curves.csv": 1, "speed.csv": 1, "readings.csv": steps_per_epoch}  # steps a unit of column 1
-        self._reported: dict[str, int] = {}
-        self._seen: dict[str, tuple[int, int]] = {}
+    folder: Path
+    tracked: tracking.TrackedRun
+    steps_per_epoch: int
+    settings: Pretrain
+    validation: Validation
+    _tagged: set[str] = field(default_factory=set)
+    _reported: dict[str, int] = field(default_factory=dict)
+    _seen: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def report(self) -> None:
         if self._report_files():
@@ -70,7 +66,7 @@ class _Reader:
     def _report_files(self) -> bool:
         """Tell whether one of them has changed."""
         changed = False
-        for name, unit in self.files.items():
+        for name, unit in (("curves.csv", 1), ("speed.csv", 1), ("readings.csv", self.steps_per_epoch)):
             path = self.folder / name
             try:
                 state = path.stat()
@@ -93,6 +89,7 @@ class _Reader:
                 self.tracked.tags({f"warning.{alarm.name}": str(alarm)})
 
     def _report_rows(self, name: str, unit: int, rows: list[dict[str, str]]) -> None:
+        """Send new rows; `unit` is how many steps one of the first column is."""
         for row in rows:
             key, *names = row
             at = int(row[key]) * unit

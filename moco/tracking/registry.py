@@ -1,6 +1,5 @@
 """The encoder as a registered MLflow model, and the alias that points at the best one."""
 
-import hashlib
 import importlib.metadata
 import math
 import os
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.errors import MocoError
+from moco.files import file_sha256
 from moco.tracking.connection import connect, database_lock, describe, enabled, import_mlflow, is_passing
 from moco.tracking.runs import TrackedRun
 
@@ -59,7 +59,7 @@ def log_encoder(run: TrackedRun, encoder_folder: Path | str, example_images: Seq
     try:
         mlflow = import_mlflow()
         client, experiment = connect()
-        weights = _hash(folder / "encoder.safetensors")
+        weights = file_sha256(folder / "encoder.safetensors")
         for model in client.search_logged_models([experiment], f"tags.weights = '{weights}'"):
             if model.source_run_id == run.id and str(model.status) == "READY":
                 return model.model_uri
@@ -227,11 +227,6 @@ def _measurement(metric: str, validation_hash: str) -> str:
 
 def _is_number(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _public_version(package: str) -> str:
