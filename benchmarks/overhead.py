@@ -3,7 +3,7 @@
     python -m benchmarks.overhead
 
 Chains of 2 and of 10 stages whose command is `true` are driven in a folder of their own: the slope between the
-two is the cost of a stage, the rest is the start. If this project's stages are up to date, it is timed too.
+two is the cost of a stage, the rest is the start.
 """
 
 import argparse
@@ -80,11 +80,6 @@ def main() -> None:
             short, long = whole[driver, SHORT], whole[driver, LONG]
             each = (long - short) / (LONG - SHORT)
             print(f"| {driver} | {short:.2f} | {long:.2f} | {each:.2f} | {short - SHORT * each:.2f} |")
-        if subprocess.run([*DVC, "status", "-q"], cwd=project, env=env, check=False).returncode:
-            print("\nThis project: not up to date, not timed; run `dvc repro` first.")
-            return
-        repro, flow = (seconds(command, project, env, times) for command in ([*DVC, "repro"], FLOW))
-        print(f"\nThis project with nothing to do: dvc repro {repro:.2f} s, the flow {flow:.2f} s.")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.shuffle_bn import on_ranks
 from moco.config import Pretrain
-from moco.dictionary.momentum_queue import MomentumQueue
 from moco.dictionary.protocol import Batch
 from moco.dictionary.shuffle_bn import positions_of_slots
 from moco.processes import Processes, use_bf16
@@ -81,30 +80,16 @@ class Watch:
         return spent
 
 
-def stepper(
-    settings: Pretrain,
-    processes: Processes,
-    watch: Watch | None = None,
-    channels_last: bool = True,
-    compiled: bool = False,
-) -> Callable[[int], None]:
-    """A function that trains one step, on images drawn once."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+def stepper(settings: Pretrain, processes: Processes, watch: Watch) -> Callable[[int], None]:
+    """Return a function that trains one step, on images drawn once."""
     model = build(settings, 0).to(processes.device)
-    model.to(memory_format=layout)
+    model.to(memory_format=torch.channels_last)
     optimizer = sgd(model, settings)
     optimizer.param_groups[0]["lr"] = settings.lr_per_256
-    if compiled:
-        model.encoder_q.compile()
-        assert isinstance(model.dictionary, MomentumQueue)
-        model.dictionary.encoder_k.compile()
     encode_queries = average_gradients(model.encoder_q, settings, processes)
-    agreement = Agreement(processes)
-    exchange = agreement.exchange
-    if watch:
-        exchange = watch.timed(WISHES, exchange)
-        if isinstance(encode_queries, DistributedDataParallel):
-            encode_queries.register_comm_hook(processes, watch.gradients)
+    exchange = watch.timed(WISHES, Agreement(processes).exchange)
+    if isinstance(encode_queries, DistributedDataParallel):
+        encode_queries.register_comm_hook(processes, watch.gradients)
     autocast = torch.autocast(
         processes.device.type, torch.bfloat16, enabled=use_bf16(settings.precision, processes.device)
     )
@@ -112,8 +97,6 @@ def stepper(
     random = torch.Generator().manual_seed(processes.rank)
     drawn = torch.randint(256, (2, local, side, side, 3), dtype=torch.uint8, generator=random)
     images = drawn.permute(0, 1, 4, 2, 3).to(processes.device)
-    if not channels_last:
-        images = images.contiguous()
 
     def train(number: int) -> None:
         positions = positions_of_slots(settings.seed, number, settings.global_batch)
