@@ -1,10 +1,11 @@
-"""Images/s of the training step for 1 and 2 processes, the share of each collective, and a model for 8 to 512 GPUs.
+"""Measure steps of 1 and 2 processes and each collective, and model 8 to 512 GPUs.
 
-    python -m benchmarks.scaling [--quick]     measure this machine's processes: gloo on CPUs
-    python -m benchmarks.scaling --check       the model's formulas beside this machine's collectives
-    python -m benchmarks.scaling --model       the model's tables (docs/scaling.md)
+    python -m benchmarks.scaling [--quick]   measure this machine's processes: gloo on CPUs
+    python -m benchmarks.scaling --check     the model's formulas beside this machine's collectives
+    python -m benchmarks.scaling --model     the model's tables (docs/scaling.md)
 
-The step is that of moco.training.loop on random images, without the loader, the curves and the checkpoints.
+The step is that of moco.training.loop on random images, without the loader, the curves and the
+checkpoints.
 """
 
 import argparse
@@ -122,7 +123,7 @@ def collectives(processes: Processes, size: Sizes, rounds: int) -> dict[str, lis
 
 
 def check_tables(rounds: int, steps: int) -> str:
-    """What the model's formulas say of this machine's collectives and step, and what they take, in Markdown."""
+    """Compare the model's formulas with this machine's collectives and step, in Markdown."""
     size = sizes(preset("v2"))
     lines = [
         "| processes | collective | predicted, ms | the call alone, ms | predicted / measured | in the code, ms |",
@@ -156,7 +157,7 @@ def check_tables(rounds: int, steps: int) -> str:
 
 
 def whole_step(settings: Pretrain, link: Network, rounds: int, steps: int) -> str:
-    """A step of two processes, predicted from processes that train half the batch by themselves; a line of a table."""
+    """Predict a step of two processes from ones that train half the batch alone; a table's line."""
     half = settings.model_copy(update={"global_batch": settings.global_batch // 2})
     medians = alternating(
         {

@@ -35,7 +35,7 @@ class Watch:
         self._buckets: list[tuple[float, float]] = []
 
     def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The same call, watched."""
+        """Wrap a call so that it is watched."""
 
         def watched(*arguments: Any, **options: Any) -> Any:
             begin = time.perf_counter()
@@ -55,7 +55,7 @@ class Watch:
             yield
 
     def gradients(self, processes: Processes, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-        """A communication hook that averages as DistributedDataParallel does, and notes when."""
+        """Average gradients as DistributedDataParallel does, and note when."""
         begin = time.perf_counter()
         summed = dist.all_reduce(
             bucket.buffer().div_(processes.world_size), group=processes.in_step, async_op=True
@@ -126,7 +126,7 @@ def seconds_of_steps(processes: Processes, settings: Pretrain, steps: int) -> li
 
 
 def median_step(results: list[list[dict[str, float]]]) -> dict[str, float]:
-    """Medians over the steps; of a step the slowest process's time, of its collectives the processes' mean."""
+    """Give medians over the steps: the slowest process's step, the mean of its collectives."""
     by_step = list(zip(*results, strict=True))
     names = {name for ranks in by_step for item in ranks for name in item}
     middle = {
@@ -158,5 +158,5 @@ def alternating(
 
 
 def seconds_side_by_side(processes: Processes, settings: Pretrain, steps: int) -> list[dict[str, float]]:
-    """Seconds of the steps of a process that trains by itself, as its neighbors do at the same time."""
+    """Time the steps of a process that trains alone while its neighbors do the same."""
     return seconds_of_steps(Processes(0, 1, processes.device), settings, steps)
