@@ -1,4 +1,4 @@
-"""The command `moco`. Each part imports what it needs when it runs, so `moco --help` answers at once."""
+"""The command `moco`. Parts import what they need as they run, so `moco --help` is immediate."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ Pretrain an image encoder by Momentum Contrast, without labels, and see what it 
 stages, in the order of dvc.yaml (`dvc repro` runs what is out of date):
   fetch        find the images that params.yaml names; split train, val and test
   shard        pack them into WebDataset tars with an index
-  pretrain     train the encoder; goes on from the last checkpoint
+  pretrain     train the encoder; resumes from the last checkpoint
   linear       measure its features: linear classifier and nearest neighbors
   report       write outputs/report/report.html
 
@@ -43,7 +43,7 @@ examples:
   moco neighbors photos/cat.jpg --k 12
 
 `moco COMMAND --help` says more.
-Exit codes: 0 done, 1 something to mend, 2 wrong usage, 130 stopped (the same command goes on).
+Exit codes: 0 done, 1 something to correct, 2 wrong usage, 130 stopped (the same command resumes).
 """
 
 
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         command = add(name, run_stage, text)
         stage.with_parameters(command)
         if name == "pretrain":
-            command.add_argument("--restart", action="store_true", help="begin anew; checkpoints are set aside")
+            command.add_argument("--restart", action="store_true", help="start from step 0; checkpoints are set aside")
 
     command = add(
         "launch",
@@ -128,14 +128,14 @@ def parser() -> argparse.ArgumentParser:
 STAGES = {
     "fetch": "Stage fetch: list the images that params.yaml names, with labels and splits, in data/raw.",
     "shard": "Stage shard: pack the images of data/raw into WebDataset tars with an index in data/shards.",
-    "pretrain": "Stage pretrain: train the encoder on data/shards; goes on from the last checkpoint.",
+    "pretrain": "Stage pretrain: train the encoder on data/shards; resumes from the last checkpoint.",
     "linear": "Stage linear: measure the features, beside random initialization and raw pixels.",
     "report": "Stage report: write one page with tables and pictures to outputs/report.",
 }
 
 
 def run_stage(options: argparse.Namespace) -> None:
-    """The same as `python -m pipelines.STAGE`."""
+    """Do the same as `python -m pipelines.STAGE`."""
     params = load_params(options.params, options.set)
     module = import_module(f"pipelines.{options.command}")
     if options.command == "pretrain":
@@ -259,7 +259,7 @@ def verify(options: argparse.Namespace) -> None:
         print(problem)
     if problems:
         raise MocoError(
-            f"{options.folder}: {len(problems)} problem(s), listed above; `dvc checkout` or `dvc repro -f shard` mends it"
+            f"{options.folder}: {len(problems)} problem(s), listed above; `dvc checkout` or `dvc repro -f shard` restores it"
         )
     print(f"{options.folder}: every checksum and count is right")
 
@@ -281,7 +281,7 @@ def _load(folder: Path) -> Any:
 
 
 def _features_of(split: Any, encoder: Any, folder: Path) -> Any:
-    """Features of a whole split, kept in the runs folder so that the second question is answered at once."""
+    """Load features of a whole split, kept in the runs folder for the next question."""
     import numpy as np
 
     from moco.cluster.machine import load_machine

@@ -39,16 +39,17 @@ def start_from(source: str, architecture: str | None, stem: str | None, seed: in
     """Read or draw the weights that a source names.
 
     Args:
-        source: "random"; or an encoder's folder (encoder.safetensors and encoder.json); or a file that
-            `moco.encoders.foreign.read_encoder` reads. Files of others are taken to be trained with
-            ImageNet's mean and deviation on RGB, as torchvision's and the official ones are.
+        source: "random"; or an encoder's folder (encoder.safetensors and encoder.json); or a file
+            that `moco.encoders.foreign.read_encoder` reads. Files of others are taken to be trained
+            with ImageNet's mean and deviation on RGB, as torchvision's and the official ones are.
         architecture: what the network must be; needed for random weights.
-        stem: what its stem must be; needed for random weights. A file of others with a 3x3 stem does not
-            tell its stride, and is "small" unless "small-stride2" is asked for.
+        stem: what its stem must be; needed for random weights. A file of others with a 3x3 stem
+            does not tell its stride, and is "small" unless "small-stride2" is asked for.
         seed: of random weights, which depend on nothing else.
 
     Raises:
-        MocoError: no such file, another architecture or stem than was asked for, or no readable encoder.
+        MocoError: no such file, another architecture or stem than was asked for, or no readable
+            encoder.
     """
     if stem is not None and stem not in STEMS:
         raise MocoError(f"stem = {stem!r} is no known stem; choose one of {', '.join(STEMS)}")
