@@ -55,7 +55,7 @@ _RC: dict[Any, Any] = {
 
 @contextmanager
 def picture(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """A figure to draw on, saved as PNG when the block ends; the same drawing gives the same bytes.
+    """Open a figure to draw on, saved as PNG at the block's end; equal drawings give equal bytes.
 
     The figure belongs to no window system and to no global state, so this also works in threads.
 
@@ -70,7 +70,7 @@ def picture(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
 
 
 def class_colors(count: int) -> list[str]:
-    """A color for each class: ten that are easy to tell apart, beyond that around the color circle."""
+    """Choose a color for each class: ten distinct ones, beyond that around the circle."""
     if count <= len(_TEN):
         return list(_TEN[:count])
     hues = np.linspace(0, 1, count, endpoint=False)

@@ -1,7 +1,7 @@
-"""Pseudo-random numbers and permutations as pure functions of a key: nothing is stored, any part costs the same.
+"""Pseudo-random numbers and permutations as functions of a key: nothing stored, any part at once.
 
-A keyed bijection (a Feistel network, narrowed to the number of elements by walking its cycles) permutes a thousand
-million positions in the memory of one, and resuming at any step costs nothing.
+A keyed bijection (a Feistel network, narrowed to the number of elements by walking its cycles)
+permutes a thousand million positions in the memory of one, and resuming at any step costs nothing.
 """
 
 import numpy as np

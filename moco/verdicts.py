@@ -1,4 +1,4 @@
-"""What a run's curves and readings say of it: one judge, for the alarms while training and for the report at the end.
+"""What a run's curves and readings say: one judge for the alarms and for the report.
 
 Thresholds were set by measurement (docs/report.md, "What the detectors read").
 """
@@ -18,15 +18,18 @@ AT_CHANCE = 0.99
 SATURATED = 0.99
 """Pretext top-1 above which the task is solved."""
 LEAK = 0.1
-"""By how much more often queries may find keys that share their batch-norm groups; more where few are asked."""
+"""By how much more often queries may find keys that share their batch-norm groups; more where few
+are asked."""
 KNN_FALL = 0.05
 """Fraction of 1 that kNN may lie below its best."""
 COLLAPSED_SPREAD = 0.1
 """Spread of the queries below which they are one point."""
 COLLAPSED_RANK, SHRUNK_RANK = 2.0, 0.25
-"""Effective rank below which nothing is left of the features; share of the first reading below which most is lost."""
+"""Effective rank below which nothing is left of the features; share of the first reading below
+which most is lost."""
 FEWEST_STEPS = 100
-"""Steps before an epoch says anything: small sets have epochs of ten steps, in which nothing settles."""
+"""Steps before an epoch says anything: small sets have epochs of ten steps, in which nothing
+settles."""
 _EPSILON = 1e-9  # epochs are sums of fractions
 
 
@@ -51,7 +54,8 @@ class Verdict:
         name: of what is judged: chance, filling, shortcut, leak, knn, collapse or rank.
         good: whether it is as it should be.
         what: a clause that gives the figures.
-        remedy: a clause that names the settings to change and their values; empty where all is well.
+        remedy: a clause that names the settings to change and their values; empty where all is
+            well.
     """
 
     name: str
@@ -77,7 +81,8 @@ class History:
         settings: of the run.
         validation: the images behind its readings.
         row: the last row of its curves.
-        at_chance: the row since which its loss is at chance, the dictionary being full; None: it is not.
+        at_chance: the row since which its loss is at chance, the dictionary being full; None: it is
+            not.
         knn, ranks, leaks: the readings that were taken, in order.
     """
 
@@ -110,7 +115,7 @@ def verdicts(history: History) -> list[Verdict]:
 
 
 def leak_limit(probed: int) -> float:
-    """Give the leak that is more than chance: `LEAK`, or two standard errors of a difference of two accuracies.
+    """Give the leak beyond chance: `LEAK`, or two standard errors of a difference of accuracies.
 
     Args:
         probed: images that the probe takes.
@@ -119,7 +124,7 @@ def leak_limit(probed: int) -> float:
 
 
 def fell(best: float, now: float, images: int, least: float = KNN_FALL) -> bool:
-    """Tell whether an accuracy lies below its best by more than `least`, and by more than three standard errors."""
+    """Tell whether an accuracy is below its best by more than `least` and three standard errors."""
     likely = (images * best + 1) / (images + 2)  # never 0 or 1: one image lost of all is no fall
     error = math.sqrt(likely * (1 - likely) / max(images, 1))
     return best - now > max(least, 3 * error)
@@ -226,7 +231,10 @@ def _settled(row: Row) -> bool:
 
 
 def _solved(history: History) -> bool:
-    """Whether keys of real images are told apart; even an untrained encoder tells them from random keys."""
+    """Whether keys of real images are told apart.
+
+    Even an untrained encoder tells them from random keys.
+    """
     row = history.row
     return row is not None and row["queue_fill"] >= 1 and row["top1"] > SATURATED
 
@@ -259,7 +267,7 @@ def _fairer(settings: Pretrain) -> str:
 
 
 def _named(settings: Pretrain) -> dict[str, str]:
-    """The settings that remedies name, each with its key and its value."""
+    """Give the settings that remedies name, each with its key and its value."""
     found = {
         "momentum": ("dictionary.momentum", getattr(settings.dictionary, "momentum", None)),
         "rate": ("lr_per_256", settings.lr_per_256),

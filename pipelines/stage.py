@@ -20,14 +20,14 @@ ENCODER = Path("outputs/pretrain/encoder")
 
 
 def outputs(stage: str) -> Path:
-    """The folder of a stage's tracked outputs, made if missing."""
+    """Give the folder of a stage's tracked outputs, made if missing."""
     folder = Path("outputs") / stage
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def runs_folder() -> Path:
-    """Untracked working state: checkpoints, ids, timings, logs. `MOCO_RUNS` moves it (the flow's worktrees share one)."""
+    """Give the folder of untracked state: checkpoints, ids, timings, logs; `MOCO_RUNS` moves it."""
     folder = Path(os.environ.get("MOCO_RUNS", "runs")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -40,7 +40,7 @@ def main(
     file: Path = PARAMS,
     **arguments: dict[str, Any],
 ) -> None:
-    """Run a stage as `python -m pipelines.STAGE [ARGUMENT…] [--params FILE] [--set SECTION.KEY=VALUE]`.
+    """Run a stage as `python -m pipelines.STAGE [ARGUMENT…] [--params FILE] [--set KEY=VALUE]`.
 
     Args:
         run: the stage; takes the parameters, and the arguments by their names.
@@ -68,7 +68,7 @@ def with_parameters(parser: argparse.ArgumentParser, file: Path = PARAMS) -> arg
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """The type of an argument: a whole number from `least` on, or up to `most`."""
+    """Make the type of an argument: a whole number from `least` on, or up to `most`."""
 
     def read(text: str) -> int:
         if not text.strip().lstrip("+").isdecimal() or not least <= int(text) <= (most or int(text)):
@@ -80,7 +80,10 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 class errors_in_one_line:  # noqa: N801 - reads as a phrase where it is used
-    """Context: a MocoError becomes one line on stderr and its exit code; SIGTERM acts like Ctrl-C."""
+    """Context: a MocoError becomes one line on stderr and its exit code.
+
+    SIGTERM acts like Ctrl-C.
+    """
 
     def __enter__(self) -> None:
         self._before = signal.signal(signal.SIGTERM, _interrupt) or signal.SIG_DFL

@@ -1,4 +1,4 @@
-"""Stage weights-supervised: weights trained with the labels of a shard set, or a file (outputs/transfer/weights/supervised)."""
+"""Stage weights-supervised: weights trained with the labels of a shard set, or from a file."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ from pipelines.weights import keep, place, specification
 
 
 def supervised(params: TransferParams) -> None:
-    """Run the stage: outputs/transfer/weights/supervised; of weights trained here, also supervised.json beside it."""
+    """Run the stage: weights/supervised, and supervised.json where they are trained here."""
     if isinstance(params.supervised, Trained):
         _train(params.supervised, params.random)
     else:

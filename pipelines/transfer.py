@@ -1,4 +1,4 @@
-"""Stage transfer: one task from one initialization, in several trials (outputs/transfer/results/TASK-INIT)."""
+"""Stage transfer: one task from one initialization (outputs/transfer/results/TASK-INIT)."""
 
 import csv
 import json
@@ -24,12 +24,13 @@ from pipelines import stage
 
 
 def transfer(params: TransferParams, task: str, init: str) -> None:
-    """Run the stage: outputs/transfer/results/TASK-INIT/{metrics.json, trials.csv, curves.csv, predictions/}.
+    """Run the stage: metrics.json, trials.csv, curves.csv, predictions/ in results/TASK-INIT.
 
     Args:
         params: all of transfer/params.yaml.
         task: what is trained.
-        init: what it starts from: an initialization of stage weights, a file, or an encoder's folder.
+        init: what it starts from: an initialization of stage weights, a file, or an encoder's
+            folder.
     """
     comparison = params.of(task)
     if comparison is None:
@@ -78,7 +79,7 @@ def _finished(trial: Trial, sets: Sets, machine: Machine) -> Path:
 
 
 def _processes(comparison: Comparison, machine: Machine) -> int:
-    """Training processes on this host: as machine.yaml says, else one a GPU as far as the batch can be shared."""
+    """Count training processes here: as machine.yaml says, else one a GPU as the batch divides."""
     if machine.launcher.kind == "slurm":
         raise MocoError(
             "machine.yaml: launcher.kind = slurm submits pretraining only; run this command within a job (sbatch, srun), with"
@@ -97,7 +98,7 @@ def _follow(folder: Path, number: int, tracked: tracking.TrackedRun) -> None:
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the trials, and beside each NAME_std, the deviation of a sample, where there are several.
+    """Average over the trials; beside each, where there are several, NAME_std of the sample.
 
     Figures of single classes are left to `trials.csv`.
     """

@@ -1,7 +1,7 @@
-"""Stages weights-random and weights-moco: what fine-tuning starts from (outputs/transfer/weights/INIT).
+"""Stages weights-random and weights-moco: what fine-tuning starts from.
 
-random: the architecture alone, since every trial draws its weights. moco: an encoder of stage pretrain, or a file of
-others. Stage supervised also comes here for weights that exist.
+random: the architecture alone, since every trial draws its weights. moco: an encoder of stage
+pretrain, or a file of others. Stage supervised also comes here for weights that exist.
 """
 
 import shutil

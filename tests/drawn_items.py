@@ -1,4 +1,4 @@
-"""Drawn stand-ins for Fashion-MNIST, so that tests need no download: five shapes in gray on black."""
+"""Drawn stand-ins for Fashion-MNIST, for tests without a download: five gray shapes on black."""
 
 import cv2
 import numpy as np

@@ -1,13 +1,13 @@
-"""Change the library one small thing at a time, and see whether its tests notice. Run by hand; no test runs it.
+"""Change the library one small thing at a time, and see whether its tests notice; run by hand.
 
     python tests/mutate.py moco/permutation.py moco/images/plan.py --sample 40
-    python tests/mutate.py moco/images/views.py --lines 50-80 --tests tests/moco/images/test_views.py
+    python tests/mutate.py moco/images/views.py --lines 50-80 --tests tests/moco/images
 
-A mutant is one file with one operator swapped, one constant off by one, one condition negated or one
-value not returned. Each is tried in a copy of the working tree, against the tests given, or those of
-the module: files in the mirroring folder whose names hold the module's name, else all of that folder.
-It is killed if a test fails or takes far too long. A survivor is either a missing test or a change
-that changes nothing (an equivalent mutant); only a reader can tell which.
+A mutant is one file with one operator swapped, one constant off by one, one condition negated or
+one value not returned. Each is tried in a copy of the working tree, against the tests given, or
+those of the module: files in the mirroring folder whose names hold the module's name, else all of
+that folder. It is killed if a test fails or takes far too long. A survivor is either a missing test
+or a change that changes nothing (an equivalent mutant); only a reader can tell which.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""dvc.yaml names every room of the library that decides a stage's result, and import-linter's rules hold."""
+"""dvc.yaml names every room that decides a stage's result, and import-linter's rules hold."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def decides(stage: str, module: str) -> bool:
 
 
 def closure(imports: grimp.ImportGraph, stage: str) -> set[str]:
-    """Modules that a stage imports, wherever in its code, but for those that decide no result and what they import."""
+    """Modules that a stage imports, except those that decide no result and their imports."""
     left, found = [f"pipelines.{stage}", *STARTED.get(stage, [])], set[str]()
     while left:
         module = left.pop()

@@ -20,7 +20,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Embedded:
-    """Some images: paths relative to the folder, with "/" between its parts, and their features N x D."""
+    """Some images: paths relative to the folder, parts joined by "/", and features N x D."""
 
     paths: list[str]
     features: Features
@@ -49,7 +49,7 @@ def embed_files(
         encoder: frozen.
         folder: that the paths are relative to.
         files: of any image format.
-        skipped: told of each file that is no readable image, and why.
+        skipped: called with each file that is no readable image, and the reason.
     """
 
     def view(path: Path) -> Pixels | str:
@@ -73,8 +73,8 @@ def embed_files(
 def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
     """Write features as a whole or not at all, in memory for one batch.
 
-    `.parquet`: columns path (string) and features (fixed-size list of D float32). `.npy`: float32 N x D, and
-    beside it a `.txt` with the path of each row.
+    `.parquet`: columns path (string) and features (fixed-size list of D float32). `.npy`: float32 N
+    x D, and beside it a `.txt` with the path of each row.
 
     Returns:
         The number of images written.
@@ -116,7 +116,7 @@ def _write_parquet(path: Path, batches: Iterator[Embedded], feature_dim: int) ->
 
 
 def _write_npy(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
-    """NumPy pads an array's header so that its first axis can grow: it is written again at the end."""
+    """Write an .npy; its header, padded for a growing first axis, is written again last."""
     written = 0
     with path.open("wb") as file, _paths_file(path).open("w", encoding="utf-8") as names:
         _npy_header(file, written, feature_dim)

@@ -1,4 +1,4 @@
-"""Linear classification on frozen features (paper, section 4.1): many learning rates in one pass."""
+"""Linear classification on frozen features (section 4.1): many learning rates in one pass."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ Labels = NDArray[np.int32]
 class LinearProbes:
     """One linear classifier for each learning rate, all trained on the same batches.
 
-    The classifiers share every matrix product, and the softmax's gradient is written out, so ten cost
-    little more than one.
+    The classifiers share every matrix product, and the softmax's gradient is written out, so ten
+    cost little more than one.
 
     Args:
         feature_dim: D.
@@ -33,7 +33,7 @@ class LinearProbes:
         self.settings, self.classes = settings, classes
         rates = len(settings.learning_rates)
         generator = torch.Generator().manual_seed(settings.seed)
-        # every rate starts from the same N(0, .01) weights and zero bias
+        # every rate starts from the same N(0, 0.01) weights and zero bias
         start = 0.01 * torch.randn(classes, feature_dim, generator=generator)
         self.weight = start.repeat(rates, 1)  # (L C) x D
         self.bias = torch.zeros(rates * classes)
@@ -53,7 +53,7 @@ class LinearProbes:
         Args:
             features: float32, N x D.
             labels: int64 [N].
-            decay: the schedule's factor, 1, .1 or .01.
+            decay: the schedule's factor, 1, 0.1 or .01.
         """
         gradient = self.logits(features).softmax(dim=2)
         gradient[torch.arange(len(labels)), :, labels] -= 1  # d loss / d logits
@@ -66,7 +66,7 @@ class LinearProbes:
         self.bias.addcmul_(self._rates, self._bias_motion, value=-decay)
 
     def ranked(self, features: Features, at_most: int = 5) -> NDArray[np.int64]:
-        """The most likely classes of each row for each rate: int64 N x L x min(at_most, C)."""
+        """Give the most likely classes of each row for each rate: int64 N x L x min(at_most, C)."""
         parts = []
         for block in torch.from_numpy(features).split(4096):
             scores = self.logits(block).nan_to_num(nan=float("-inf"))  # a rate that diverged predicts nothing well
@@ -138,7 +138,7 @@ def validation_accuracies(extractor: Extractor, probes: LinearProbes, val: Label
 
 
 def evaluate(extractor: Extractor, train: Labelled, val: Labelled, test: Labelled, settings: Linear) -> Evaluation:
-    """The whole protocol for one kind of features: train, choose on validation, score test once."""
+    """Run the protocol for one kind of features: train, choose on validation, score test once."""
     probes, bank = train_probes(extractor, train, settings)
     val_top1 = validation_accuracies(extractor, probes, val)
     best = int(np.argmax(val_top1))

@@ -1,7 +1,7 @@
 """Have the features collapsed? Two numbers that need no labels.
 
-A contrastive encoder can fail by mapping every image to (nearly) one point, or into a few dimensions. Both
-show in the features themselves, long before a classifier is trained.
+A contrastive encoder can fail by mapping every image to (nearly) one point, or into a few
+dimensions. Both show in the features themselves, long before a classifier is trained.
 """
 
 import numpy as np
@@ -11,11 +11,12 @@ from moco.features.neighbors import unit_rows
 
 
 def feature_spread(features: NDArray[np.float32]) -> float:
-    """How widely the features point in different directions, from 0 (one point) to 1 (all over the sphere).
+    """Measure how widely features point in different directions, from 0 (a point) to 1.
 
-    The standard deviation of each dimension of the L2-normalized features, averaged over the dimensions and
-    multiplied by sqrt(D), so that it does not depend on D (Chen & He 2021, "Exploring Simple Siamese
-    Representation Learning", section 4.1). Features that follow a ReLU share a half-space and stay below 1.
+    The standard deviation of each dimension of the L2-normalized features, averaged over the
+    dimensions and multiplied by sqrt(D), so that it does not depend on D (Chen & He 2021,
+    "Exploring Simple Siamese Representation Learning", section 4.1). Features that follow a ReLU
+    share a half-space and stay below 1.
 
     Args:
         features: float, N x D.
@@ -28,8 +29,8 @@ def effective_rank(features: NDArray[np.float32]) -> float:
     """How many dimensions the features really use, from 1 to min(N, D).
 
     exp of the entropy of the singular values of the L2-normalized features, divided by their sum
-    (Roy & Vetterli 2007, "The effective rank"). The mean is not subtracted: with it, tiny noise around one
-    point would pass for a rich representation.
+    (Roy & Vetterli 2007, "The effective rank"). The mean is not subtracted: with it, tiny noise
+    around one point would pass for a rich representation.
 
     Args:
         features: float, N x D.

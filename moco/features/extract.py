@@ -29,7 +29,8 @@ Featurizer = Callable[[Tensor], Tensor]
 BATCH = 256
 PIXELS_SIDE = 32  # the pixel baseline's side at most, for a classifier on 224 x 224 x 3 numbers says no more
 
-# The linear protocol's training views: random resized crop of 8-100 % of the area, and flip (paper, section 4.1).
+# The linear protocol's training views: random resized crop of 8-100 % of the area, and flip (paper,
+# section 4.1).
 LINEAR_VIEWS = Views(
     order="v1",
     crop_scale_min=0.08,
@@ -55,7 +56,7 @@ class SingleViews(Dataset[Tensor]):
         indices: int64, which images, in which order.
         size: S, pixels.
         crop_ratio: of the center view.
-        augmented: (seed, epoch) of random views in the place of center views, or None.
+        augmented: (seed, epoch) of random views instead of center views, or None.
         batch: images a batch.
     """
 
@@ -84,7 +85,7 @@ class SingleViews(Dataset[Tensor]):
 
 
 def batches(views: SingleViews, num_workers: int) -> Iterator[Tensor]:
-    """The batches of a view set in order, prepared by worker processes."""
+    """Load the batches of a view set in order, prepared by worker processes."""
     workers = num_workers if len(views) > 1 else 0
     return from_workers(DataLoader(views, batch_size=None, num_workers=workers, worker_init_fn=outlive_signals))
 
@@ -119,7 +120,8 @@ class Extractor:
     Attributes:
         name: of the kind, in what is printed.
         featurizer: images to features.
-        fingerprint: of the featurizer, such as a hash of its weights; another one makes other features.
+        fingerprint: of the featurizer, such as a hash of its weights; another one makes other
+            features.
         size: S, pixels.
         crop_ratio: of the center view.
         num_workers: loader processes.
@@ -137,8 +139,8 @@ class Extractor:
     def center(self, split: ShardSet, indices: Integers) -> Features:
         """Features of the center views of some images, float32 N x D, in order.
 
-        With a cache they are extracted once, written as they come, and memory-mapped, so that they may be
-        larger than the memory.
+        With a cache they are extracted once, written as they come, and memory-mapped, so that they
+        may be larger than the memory.
         """
         views = SingleViews(split, indices, self.size, self.crop_ratio)
         if self.cache is None:
@@ -156,7 +158,7 @@ class Extractor:
                 self._extract_into(path, views)
 
     def augmented(self, split: ShardSet, indices: Integers, epoch: tuple[int, int], batch: int) -> Iterator[Tensor]:
-        """Features of random crops of some images, batch by batch, float32; epoch: seed and epoch."""
+        """Extract float32 features of random crops, batch by batch; `epoch` is (seed, epoch)."""
         views = SingleViews(split, indices, self.size, 1.0, epoch, batch)
         return (self.featurizer(images) for images in batches(views, self.num_workers))
 
@@ -192,7 +194,7 @@ def embed_images(encoder: FrozenEncoder, images: Sequence[Pixels]) -> Features:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """The baseline that any learned feature must beat: the image itself.
+    """Make the baseline that any learned feature must beat: the image itself.
 
     Args:
         images: uint8, N x 3 x S x S.
@@ -207,7 +209,7 @@ def pixels(images: Tensor) -> Tensor:
 
 
 def sample_indices(count: int, at_most: int, seed: int) -> Integers:
-    """At most so many of range(count), drawn without repetition by seed, in rising order; int64."""
+    """At most `at_most` of range(count), drawn by seed, in rising order; int64."""
     if count <= at_most:
         return np.arange(count)
     return np.sort(permute(np.arange(at_most), count, key_of(seed, 0x5EED)))

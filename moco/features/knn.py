@@ -15,8 +15,8 @@ def knn_predict(
 ) -> NDArray[np.int64]:
     """Predict a class for each query by the votes of its nearest neighbors.
 
-    A neighbor at cosine similarity s votes for its class with exp(s / temperature). Both sides may be
-    memory-mapped; what is held of them does not grow.
+    A neighbor at cosine similarity s votes for its class with exp(s / temperature). Both sides may
+    be memory-mapped; what is held of them does not grow.
 
     Args:
         queries: float32, N x D.

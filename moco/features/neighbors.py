@@ -13,7 +13,7 @@ def unit_rows(features: Features) -> Features:
 
 
 def nearest(queries: Features, gallery: Features, k: int) -> tuple[NDArray[np.int64], Features]:
-    """The k most similar gallery rows of each query, best first; of equals, the earlier row.
+    """Find the k most similar gallery rows of each query, best first; of equals, the earlier row.
 
     Args:
         queries: float32, Q x D; few, since all Q x N similarities are held at once.

@@ -69,7 +69,7 @@ class ViewBatches:
             views_of(data, self.images.key(int(samples[i])), drawn[i], batch[:, rows.start + i], self.compiled)
 
     def __getitem__(self, step: int) -> Tensor:
-        """The batch of a step: uint8, V x N x 3 x S x S, channels-last in memory."""
+        """Make the batch of a step: uint8, V x N x 3 x S x S, channels-last in memory."""
         batch = np.empty((self.per_image, self.count, self.size, self.size, 3), dtype=np.uint8)
         self.fill(step, slice(0, self.count), batch)
         return as_images(batch)
@@ -117,5 +117,5 @@ def views_of(data: bytes, key: str, drawn: Drawn, out: Pixels, compiled: bool) -
 
 
 def as_images(batch: Pixels) -> Tensor:
-    """A batch as torch has it: uint8 … x S x S x 3 to … x 3 x S x S, the same memory."""
+    """View a batch as torch has it: uint8 … x S x S x 3 as … x 3 x S x S, in the same memory."""
     return torch.from_numpy(batch).movedim(-1, -3)

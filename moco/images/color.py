@@ -1,7 +1,8 @@
 """Color jitter and grayscale on uint8 images, compiled by numba.
 
-Each operation is one pass over float32 planes, without branches, so that the compiler makes vector code of
-it: all four take a tenth of what a pixel at a time does. Between operations nothing is rounded.
+Each operation is one pass over float32 planes, without branches, so that the compiler makes vector
+code of it: all four take a tenth of what a pixel at a time does. Between operations nothing is
+rounded.
 """
 
 import cv2
@@ -100,7 +101,7 @@ def _saturate(r: Plane, g: Plane, b: Plane, factor: np.float32) -> None:
 
 @_compiled
 def _channel(k: np.float32, high: np.float32, spread: np.float32) -> np.float32:
-    """HSV to one channel, k being 5, 3 or 1 for red, green or blue, plus the hue in sixths of a turn."""
+    """Convert HSV to one channel; k is 5, 3 or 1 for red, green or blue, plus the hue in sixths."""
     k -= _SIX * np.floor(k * _SIXTH)
     return high - spread * max(_ZERO, min(_ONE, min(k, _FOUR - k)))
 

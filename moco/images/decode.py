@@ -21,8 +21,8 @@ class UndecodableError(ValueError):
 def decode(data: bytes) -> Pixels:
     """Decode a JPEG, PNG, WebP or other still image to RGB.
 
-    Transparent pixels are laid over white, 16-bit samples are reduced to 8, grays become three equal
-    channels. EXIF orientation is not applied, as in the official ImageFolder recipe.
+    Transparent pixels are laid over white, 16-bit samples are reduced to 8, grays become three
+    equal channels. EXIF orientation is not applied, as in the official ImageFolder recipe.
 
     Returns:
         uint8 array, H x W x 3.
@@ -32,7 +32,8 @@ def decode(data: bytes) -> Pixels:
     """
     if not data:
         raise UndecodableError("empty file")
-    # OpenCV decodes a file cut short without a word, so the end is looked for; Pillow judges what has it elsewhere.
+    # OpenCV decodes a truncated file silently, so the end is looked for; Pillow judges what has it
+    # elsewhere.
     if data[:2] == b"\xff\xd8" and b"\xff\xd9" in data[-4096:]:
         image = _decode_with_opencv(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is not None:

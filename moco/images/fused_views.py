@@ -1,9 +1,9 @@
-"""The optional compiled part: the random views of an image from its JPEG, decoded only where they lie.
+"""The optional compiled part: the random views of an image from its JPEG, decoded where they lie.
 
-`fused_views.cpp` is compiled when the package is installed, if there is a C++ compiler and libjpeg-turbo with
-its header (Debian: g++ libjpeg62-turbo-dev). Its views are those of `moco.images.views` from the same drawn
-parameters, but for rounding, and the same bytes on every processor. Calls release the GIL and may run in
-several threads at once.
+`fused_views.cpp` is compiled when the package is installed, if there is a C++ compiler and
+libjpeg-turbo with its header (Debian: g++ libjpeg62-turbo-dev). Its views are those of
+`moco.images.views` from the same drawn parameters, apart from rounding, and the same bytes on every
+processor. Calls release the GIL and may run in several threads at once.
 """
 
 import ctypes
@@ -43,12 +43,13 @@ def views_of_jpeg(data: bytes, views: NDArray[Any], out: NDArray[np.uint8]) -> b
 
     Args:
         data: the file.
-        views: `moco.images.operations.VIEW` [V], what was drawn; crops in pixels of the whole image.
+        views: `moco.images.operations.VIEW` [V], what was drawn; crops in pixels of the whole
+            image.
         out: uint8 [V, S, S, 3], each view contiguous, to be written; shared memory will do.
 
     Returns:
-        False if the data are damaged where they were read, or cut short: the ordinary decoder is to judge
-        them, and `out` holds nothing of use.
+        False if the data are damaged where they were read, or cut short: the ordinary decoder is to
+        judge them, and `out` holds nothing of use.
 
     Raises:
         ValueError: the views do not fit the image, or `out` does not fit the views.

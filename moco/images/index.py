@@ -15,15 +15,15 @@ from moco.errors import MocoError
 
 FORMAT = 1
 ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("shard", "<u4"), ("label", "<i4"), ("ordinal", "<u4")])
-"""A line of SPLIT.index.npy. offset, size: the image's bytes in its tar; shard: number of the tar in the
-split; label: class number or -1; ordinal: position in the split's part of the manifest, where unreadable
-images leave gaps."""
+"""A line of SPLIT.index.npy. offset, size: the image's bytes in its tar; shard: number of the tar
+in the split; label: class number or -1; ordinal: position in the split's part of the manifest,
+where unreadable images leave gaps."""
 COLUMNS_OF_NOTES = ("offset", "size", "label", "ordinal")
 OPEN_FILES = 512  # kept open by a process; the usual limit is 1024, and sets of more shards open one a read
 
 
 def sample_key(split: str, ordinal: int) -> str:
-    """The WebDataset key of an image: its files' names in the tar without their extensions."""
+    """Name the WebDataset key of an image: its files' names in the tar without their extensions."""
     return f"{split}-{ordinal:09d}"
 
 
@@ -48,7 +48,7 @@ class ShardSet:
 
     @cached_property
     def entries(self) -> NDArray[Any]:
-        """The index, structured array of `ENTRY`, one an image: memory-mapped, or a copy of the chosen lines."""
+        """The index, an array of `ENTRY`: memory-mapped, or a copy of the chosen lines."""
         entries = load_index(self.folder / f"{self.split}.index.npy")
         return entries if self.chosen is None else entries[self.chosen]
 
@@ -61,11 +61,11 @@ class ShardSet:
         return len(self.entries)
 
     def key(self, i: int) -> str:
-        """The WebDataset key of image `i`."""
+        """Give the WebDataset key of image `i`."""
         return sample_key(self.split, int(self.entries["ordinal"][i]))
 
     def read(self, i: int) -> bytes:
-        """The encoded bytes (JPEG, PNG or WebP) of image `i`.
+        """Read the encoded bytes (JPEG, PNG or WebP) of image `i`.
 
         Raises:
             MocoError: the tar is missing or shorter than the index says.
@@ -86,7 +86,7 @@ class ShardSet:
 
     @cached_property
     def _places(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Offset, size and shard of every image: a number of a column takes a tenth of the time that a row does."""
+        """Offset, size and shard of every image; a column is read ten times as fast as a row."""
         return self.entries["offset"], self.entries["size"], self.entries["shard"]
 
     def _pread(self, shard: int, size: int, offset: int) -> bytes:

@@ -1,8 +1,8 @@
 """Batches prepared ahead of training by worker processes, in memory that is used again.
 
-Workers write into a ring of batches in shared memory that is made once: nothing is copied or allocated
-for a batch, and what crosses between processes is a number. On a GPU the ring is page-locked, so that
-batches go from there to the device while it computes.
+Workers write into a ring of batches in shared memory that is made once: nothing is copied or
+allocated for a batch, and what crosses between processes is a number. On a GPU the ring is
+page-locked, so that batches go from there to the device while it computes.
 """
 
 import ctypes
@@ -27,16 +27,18 @@ Item = TypeVar("Item")
 AHEAD = 4
 """Batches that workers prepare ahead of training."""
 HELD = 2
-"""Batches that stay unchanged after they are handed over: the newest, and one that may still be copied."""
+"""Batches that stay unchanged after they are handed over: the newest, and one that may still be
+copied."""
 
 
 class _Ring(Dataset[None]):
-    """Batches in shared memory, written in parts: item (step, part) is written into slot step % slots."""
+    """Batches in shared memory, written in parts: item (step, part) into slot step % slots."""
 
     def __init__(self, batches: ViewBatches, parts: int, slots: int) -> None:
         self.batches, self.parts = batches, parts
         self.shape = (slots, batches.per_image, batches.count, batches.size, batches.size, 3)
-        # Of the standard library, because it goes elsewhere where /dev/shm is small, as it is in containers.
+        # Of the standard library, because it goes elsewhere where /dev/shm is small, as it is in
+        # containers.
         self.memory = multiprocessing.RawArray(ctypes.c_uint8, math.prod(self.shape))
 
     def __getitem__(self, item: tuple[int, int]) -> None:
@@ -46,23 +48,25 @@ class _Ring(Dataset[None]):
         self.batches.fill(step, rows, self.slot(step))
 
     def slot(self, step: int) -> Pixels:
-        """The batch of a step, uint8 V x N x S x S x 3."""
+        """Make the batch of a step, uint8 V x N x S x S x 3."""
         whole: Pixels = np.frombuffer(self.memory, np.uint8)  # type: ignore[call-overload]
         return whole.reshape(self.shape)[step % self.shape[0]]
 
 
 def steps(batches: ViewBatches, first: int, last: int, num_workers: int, device: torch.device) -> Generator[Tensor]:
-    """The batches of steps first to last - 1 in order, prepared ahead by worker processes that live all along.
+    """Load the batches of steps first to last - 1 in order, prepared ahead by worker processes.
 
     Args:
         batches: what to make.
-        first: step to begin with; beginning in the midst costs nothing.
+        first: step to begin with; beginning in the middle costs nothing.
         last: step to end before.
-        num_workers: processes that make views; each makes its rows of every batch. 0: made when asked for.
+        num_workers: processes that make views; each makes its rows of every batch. 0: made when
+            asked for.
         device: where the batches go.
 
     Yields:
-        uint8 V x N x 3 x S x S on `device`; on a CPU the memory is written again after `HELD` batches.
+        uint8 V x N x 3 x S x S on `device`; on a CPU the memory is written again after `HELD`
+        batches.
     """
     parts = min(max(num_workers, 1), batches.count)
     ring = _Ring(batches, parts, HELD + (AHEAD if num_workers else 0))
@@ -75,8 +79,9 @@ def steps(batches: ViewBatches, first: int, last: int, num_workers: int, device:
         collate_fn=lambda nothing: nothing,
         worker_init_fn=outlive_signals,
     )
-    # Item after item goes to the workers in turn, so a worker makes the same rows of every batch. AHEAD items of each
-    # are under way at most: what is written while step n is collected is step n + AHEAD, in the slot of n - HELD.
+    # Item after item goes to the workers in turn, so a worker makes the same rows of every batch.
+    # AHEAD items of each are under way at most: what is written while step n is collected is step n
+    # + AHEAD, in the slot of n - HELD.
     items = from_workers(loader)
     on_its_way: deque[torch.cuda.Event] = deque()
     with closing(items), _page_locked(ring.memory, device):
@@ -94,7 +99,7 @@ def steps(batches: ViewBatches, first: int, last: int, num_workers: int, device:
 
 
 def _send(batch: Tensor, stream: torch.cuda.Stream) -> tuple[Tensor, torch.cuda.Event]:
-    """Copy a batch to the device beside what it computes; what it computes next waits for it, the host does not."""
+    """Copy a batch to the device beside its work; its next work waits for it, the host does not."""
     computing = torch.cuda.current_stream(stream.device)
     with torch.cuda.stream(stream):
         moved = batch.to(stream.device, non_blocking=True)
@@ -107,7 +112,7 @@ def _send(batch: Tensor, stream: torch.cuda.Stream) -> tuple[Tensor, torch.cuda.
 
 @contextmanager
 def _page_locked(memory: ctypes.Array[ctypes.c_uint8], device: torch.device) -> Iterator[None]:
-    """Tell CUDA that it may copy from some memory by itself; called after the workers have been started."""
+    """Let CUDA copy from some memory by itself, once the workers have been started."""
     if device.type != "cuda":
         yield
         return
@@ -127,9 +132,10 @@ def _page_locked(memory: ctypes.Array[ctypes.c_uint8], device: torch.device) -> 
 
 
 def from_workers(loader: DataLoader[Item]) -> Generator[Item]:
-    """The items of a loader, whose workers end with the iteration, however that ends.
+    """Yield the items of a loader, whose workers end with the iteration, however that ends.
 
-    They would otherwise live as long as some traceback holds on to the iterator, and heed no signal.
+    They would otherwise live as long as some traceback holds on to the iterator, and heed no
+    signal.
     """
     items = iter(loader)
     try:
@@ -140,7 +146,7 @@ def from_workers(loader: DataLoader[Item]) -> Generator[Item]:
 
 
 def outlive_signals(worker: int) -> None:
-    """Leave the signals that ask to stop, which reach the whole process group or Slurm job, to the main process.
+    """Leave signals that ask to stop, which reach the whole process group, to the main process.
 
     It decides what is still to be saved, and the workers end with it.
     """

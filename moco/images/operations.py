@@ -18,7 +18,8 @@ from moco.images.decode import Pixels
 from moco.images.draws import Draws
 
 Chosen = NDArray[np.void]
-"""Drawn views, an array of `VIEW`, or of its fields and those of the operations added to `OPERATIONS`."""
+"""Drawn views, an array of `VIEW`, or of its fields and those of the operations added to
+`OPERATIONS`."""
 
 
 class Operation(NamedTuple):
@@ -86,7 +87,8 @@ FLIP = Operation([("flip", "<i4")], _choose_flip, _paint_flip)
 FUSED = (COLOR, BLUR, FLIP)
 """What the compiled part paints too, in this order."""
 OPERATIONS: tuple[Operation, ...] = FUSED
-"""All operations, in order. Those added after the fused ones are painted by plain libraries everywhere."""
+"""All operations, in order. Those added after the fused ones are painted by plain libraries
+everywhere."""
 
 _CROP = [(name, "<i4") for name in ("top", "left", "height", "width")]
 
@@ -96,10 +98,10 @@ def _fields(operations: Sequence[Operation]) -> np.dtype[np.void]:
 
 
 VIEW = _fields(FUSED)
-"""What is drawn for one view, as the compiled part takes it. top, left, height, width: the crop, pixels
-of the whole image; order: the jitter's operations (brightness 0, contrast 1, saturation 2, hue 3), or -1
-first for none; factors: of each operation, the hue's in turns; grayscale: 0 no, 1 before the jitter, 2
-after it; sigma: of the blur, pixels, 0 for none; flip: 1 for left to right."""
+"""What is drawn for one view, as the compiled part takes it. top, left, height, width: the crop,
+pixels of the whole image; order: the jitter's operations (brightness 0, contrast 1, saturation 2,
+hue 3), or -1 first for none; factors: of each operation, the hue's in turns; grayscale: 0 no, 1
+before the jitter, 2 after it; sigma: of the blur, pixels, 0 for none; flip: 1 for left to right."""
 
 
 def choose(draws: Draws, settings: Views) -> Chosen:
@@ -115,7 +117,7 @@ def choose(draws: Draws, settings: Views) -> Chosen:
 
 
 def fused(chosen: Chosen) -> Chosen:
-    """The part of drawn views that the compiled part paints, `VIEW` [...]."""
+    """Give the part of drawn views that the compiled part paints, `VIEW` [...]."""
     if chosen.dtype == VIEW:
         return chosen
     only = np.empty(chosen.shape, VIEW)

@@ -1,7 +1,7 @@
-"""Which images make up which step: a pure function of (seed, epoch, number of images, global batch).
+"""Which images make up which step: a function of seed, epoch, number of images and batch.
 
-Each epoch visits the images in the order of a fresh pseudo-random permutation (`moco.permutation`), of which only the
-part that a step needs is ever computed.
+Each epoch visits the images in the order of a fresh pseudo-random permutation (`moco.permutation`);
+only its part that a step needs is ever computed.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from moco.permutation import Integers, key_of, permute
 class EpochPlan:
     """The sequence of global batches of a run.
 
-    Each image comes at most once an epoch; the tail that fills no global batch is left out, and the fresh
-    permutation makes it another tail every epoch.
+    Each image comes at most once an epoch; the tail that fills no global batch is left out, and the
+    fresh permutation makes it another tail every epoch.
 
     Attributes:
         images: number of images.
@@ -34,14 +34,14 @@ class EpochPlan:
         return self.images // self.global_batch
 
     def epoch_of(self, step: int) -> int:
-        """The epoch that a step (counted from 0 over the whole run) belongs to."""
+        """Give the epoch that a step (counted from 0 over the whole run) belongs to."""
         return step // self.steps_per_epoch
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Integers:
-        """Indices of the images of a step, int64 [global_batch / world_size].
+        """Give the indices of a step's images, int64 [global_batch / world_size].
 
-        Every process count cuts the same global batch into consecutive slices, so the set of images of a
-        step, and which of them share a batch-norm group, never depends on it.
+        Every process count cuts the same global batch into consecutive slices, so the set of images
+        of a step, and which of them share a batch-norm group, never depends on it.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         local = self.global_batch // world_size

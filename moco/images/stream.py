@@ -1,7 +1,7 @@
 """Encoded images read forwards, each lane of the plan a window ahead, from tars that are elsewhere.
 
-The index, which is here, says at which byte an image begins: reading starts where it has to, goes on where it
-broke off, and notices when the tars are not those that were indexed.
+The index, which is here, says at which byte an image begins: reading starts where it has to,
+continues where it broke off, and notices when the tars are not those that were indexed.
 """
 
 import os
@@ -26,11 +26,12 @@ Images = dict[int, bytes]
 class TarStreams:
     """The encoded images of a plan's steps.
 
-    Safe to pickle and to fork: threads and connections belong to the process that reads. Held in memory are, for each
-    lane that is read here, what is left of its window and the next window, as far as it has come.
+    Safe to pickle and to fork: threads and connections belong to the process that reads. Held in
+    memory are, for each lane that is read here, what is left of its window and the next window, as
+    far as it has come.
 
     Attributes:
-        images: the shard set, of which only the index needs to be here.
+        images: the shard set; only its index needs to be here.
         plan: the order.
         location: of the tars, as in `Source`.
     """
@@ -42,15 +43,18 @@ class TarStreams:
     _process: int = field(default=0, repr=False, compare=False)
 
     def read(self, step: int, first: int, last: int) -> list[bytes]:
-        """The encoded images of rows first to last - 1 of a step's global batch.
+        """Read the encoded images of rows first to last - 1 of a step's global batch.
 
-        Rising steps with the same rows each are read ahead for; any other call costs reading a window of each lane.
+        Rising steps with the same rows each are read ahead for; any other call costs reading a
+        window of each lane.
 
         Raises:
-            MocoError: a tar is missing, or not the one that was indexed, or cannot be reached for a minute.
+            MocoError: a tar is missing, or not the one that was indexed, or cannot be reached for a
+                minute.
         """
         if self._process != os.getpid():
-            # Kept from being closed here, which would wait for locks of threads that only the parent has.
+            # Kept from being closed here, which would wait for locks of threads that only the
+            # parent has.
             self._of_parent = self._lanes
             self._process, self._lanes, self._source = os.getpid(), {}, Source(self.images, self.location)
         epoch, rows = self.plan.epoch_of(step), self.plan.rows(step, first, last)
@@ -105,7 +109,10 @@ class Lane:
             self._readings[epoch, window] = self._newest
 
     def take(self, epoch: int, window: int, positions: slice) -> list[bytes]:
-        """The images at some positions of a window's order, which are let go of; the next window is begun."""
+        """Take the images at some positions of a window's order out of it.
+
+        The next window is begun.
+        """
         now, ahead = (epoch, window), self.plan.next_window(epoch, self.number, window)
         for other in [key for key in self._readings if key not in (now, ahead)]:
             self._readings.pop(other).stop.set()
@@ -120,7 +127,10 @@ class Lane:
         return [images.pop(number) for number in numbers]
 
     def fetch(self, epoch: int, window: int, since: int, stop: Event) -> Images:
-        """Read the images of a window from a position of its order on; errors as in `TarStreams.read`."""
+        """Read the images of a window from a position of its order on.
+
+        Errors as in `TarStreams.read`.
+        """
         wanted = set(self.plan.window_order(epoch, self.number, window)[since:].tolist())
         found: Images = {}
         for shard, first, last in self.plan.pieces(epoch, self.number, window):
@@ -165,7 +175,7 @@ class Lane:
         return f"{self.images.key(int(self.plan.first_of_shard[shard]))}.".encode()
 
     def _tar(self, shard: int, first: int, last: int) -> Tar:
-        """The shard's tar, at byte `first` or before: the open one, where that leads there."""
+        """Open the shard's tar, at byte `first` or before: the open one, where that leads there."""
         if self._open is not None and self._open[0] == shard and self._open[1].position <= first:
             return self._open[1]
         self._close()
@@ -190,11 +200,11 @@ class Lane:
             ) from None
         if failures > len(PAUSES):
             raise MocoError(
-                f"{name}: {reason}, {failures} times in a row; the same command goes on from the last checkpoint when it can be read again"
+                f"{name}: {reason}, {failures} times in a row; the same command resumes from the last checkpoint when it can be read again"
             ) from None
         if not self.source.told:
             self.source.told = True
-            print(f"pretrain: {name}: {reason}; reading goes on from there", flush=True)
+            print(f"pretrain: {name}: {reason}; reading continues from there", flush=True)
         stop.wait(PAUSES[failures - 1])
 
 

@@ -1,8 +1,9 @@
-"""The order of images where shards are read as streams: a pure function, as the epoch plan is, of a coarser shuffle.
+"""The order of images where shards are streamed: a pure function, coarser than the epoch plan's.
 
-Tars far away can be read forwards only, many images at a time. An epoch is therefore the shards in a fresh
-permutation, one after the other, cut into `lanes` segments of equal length that are read side by side; each
-lane is shuffled within windows of `window` images; and a step takes the same number of images from each.
+Tars far away can be read forwards only, many images at a time. An epoch is therefore the shards in
+a fresh permutation, one after the other, cut into `lanes` segments of equal length that are read
+side by side; each lane is shuffled within windows of `window` images; and a step takes the same
+number of images from each.
 """
 
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from moco.permutation import Integers, key_of, permute
 
 @dataclass(frozen=True, eq=False)
 class StreamPlan:
-    """The sequence of global batches of a run that streams; used as `moco.images.plan.EpochPlan` is.
+    """The global batches of a run that streams, used as `moco.images.plan.EpochPlan` is.
 
-    Each image comes at most once an epoch. What is left out at the end of the stream and of the lanes is
-    another part of the images each epoch, for the shards come in another order. The rows of a global batch
-    are ordered lane by lane, so that a process, and a loader's worker, has whole lanes to itself.
+    Each image comes at most once an epoch. What is left out at the end of the stream and of the
+    lanes is another part of the images each epoch, for the shards come in another order. The rows
+    of a global batch are ordered lane by lane, so that a process, and a loader's worker, has whole
+    lanes to itself.
 
     Attributes:
         images: number of images.
@@ -57,11 +59,11 @@ class StreamPlan:
         return self.lane_length // self.rows_per_lane
 
     def epoch_of(self, step: int) -> int:
-        """The epoch that a step (counted from 0 over the whole run) belongs to."""
+        """Give the epoch that a step (counted from 0 over the whole run) belongs to."""
         return step // self.steps_per_epoch
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Integers:
-        """Indices of the images of a step, int64 [global_batch / world_size]; the slice of `rank`."""
+        """Give the indices of a step's images, int64 [global_batch / world_size], for `rank`."""
         local = self.global_batch // world_size
         parts = []
         for lane, window, offsets in self.rows(step, rank * local, (rank + 1) * local):
@@ -69,7 +71,7 @@ class StreamPlan:
         return np.concatenate(parts)
 
     def rows(self, step: int, first: int, last: int) -> list[tuple[int, int, slice]]:
-        """Where rows first to last - 1 of a step's global batch are: lane, window, positions in that window's order."""
+        """Locate rows first to last - 1 of a step's batch: lane, window, positions in its order."""
         found = []
         start_of_step = step % self.steps_per_epoch * self.rows_per_lane
         for lane in range(first // self.rows_per_lane, -(-last // self.rows_per_lane)):
@@ -85,25 +87,25 @@ class StreamPlan:
         return found
 
     def window_at(self, lane: int, position: int) -> int:
-        """The window that a position of a lane falls into."""
+        """Give the window that a position of a lane falls into."""
         return (position + self._shift(lane)) // self.window
 
     def extent(self, lane: int, window: int) -> tuple[int, int]:
-        """First position of a window in its lane, and the one after its last; at a lane's ends it is shorter."""
+        """Find a window's first position in its lane and the one after its last."""
         start = window * self.window - self._shift(lane)
         return max(start, 0), min(start + self.window, self.lane_length)
 
     def next_window(self, epoch: int, lane: int, window: int) -> tuple[int, int]:
-        """Epoch and window that a lane goes on with after a window."""
+        """Epoch and window that follow a window of a lane."""
         last = self.window_at(lane, self.steps_per_epoch * self.rows_per_lane - 1)
         return (epoch, window + 1) if window < last else (epoch + 1, 0)
 
     def _shift(self, lane: int) -> int:
-        """Windows of different lanes begin at different steps, so that they are not all due at once."""
+        """Let windows of different lanes begin at different steps, not all at once."""
         return lane * self.window // self.lanes
 
     def pieces(self, epoch: int, lane: int, window: int) -> list[tuple[int, int, int]]:
-        """What to read for a window, in order: shard, number of its first image here, number after the last."""
+        """List what to read for a window: shard, first image's number, number after the last."""
         shards, ends = _shards_in_order(self, epoch)
         start, stop = (lane * self.lane_length + position for position in self.extent(lane, window))
         found = []
@@ -125,7 +127,7 @@ class StreamPlan:
 
 @lru_cache(maxsize=4)
 def _shards_in_order(plan: StreamPlan, epoch: int) -> tuple[Integers, Integers]:
-    """The shards of an epoch in their order, and for each the position in the epoch after its last image."""
+    """Give the shards of an epoch in order, and the position after each one's last image."""
     count = len(plan.first_of_shard) - 1
     order = permute(np.arange(count), count, key_of(plan.seed, epoch, 0))
     return order, np.cumsum(np.diff(plan.first_of_shard)[order])
@@ -139,7 +141,7 @@ def _shuffled(plan: StreamPlan, epoch: int, lane: int, window: int) -> Integers:
 
 
 def plan_of(settings: Pretrain, images: ShardSet, world_size: int) -> EpochPlan | StreamPlan:
-    """The order of a run's images: by streams if `settings.stream` says so, else a full shuffle.
+    """Choose the order of a run's images: by streams if `settings.stream` is set, else shuffled.
 
     Args:
         settings: of the run.
@@ -147,7 +149,8 @@ def plan_of(settings: Pretrain, images: ShardSet, world_size: int) -> EpochPlan 
         world_size: number of processes.
 
     Raises:
-        MocoError: the lanes cannot be shared out to the processes, or there are fewer images than a batch.
+        MocoError: the lanes cannot be shared out to the processes, or there are fewer images than a
+            batch.
     """
     if settings.stream is None:
         return EpochPlan(len(images), settings.global_batch, settings.seed)

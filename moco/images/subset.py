@@ -12,7 +12,7 @@ _PURPOSE = 0xF4  # keeps this draw apart from the epoch plan's under the same se
 
 
 def subset(images: ShardSet, which: Literal["all", "labelled", "unlabelled"], fraction: float, seed: int) -> ShardSet:
-    """Choose images of a split; those chosen keep their order, and are numbered anew from 0.
+    """Choose images of a split; those chosen keep their order, and get new numbers from 0.
 
     Args:
         images: the split.

@@ -1,4 +1,4 @@
-"""Where tars come from: http(s), S3, any command that prints one, a folder. What is no file here, webdataset opens."""
+"""Where tars come from: http(s), S3, a command that prints one, a folder; webdataset opens them."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from moco.images.index import ShardSet
 CURL = ("curl", "-fsSLg", "--connect-timeout", "30", "--speed-limit", "1", "--speed-time", "30")
 PASSING = ("408", "425", "429")
 """Of HTTP's 4xx, those that are worth another try."""
-SIGNED_FOR = 3600  # seconds that a signed address of S3 is good for, of which half are used
+SIGNED_FOR = 3600  # seconds that a signed address of S3 is valid; half of them are used
 
 
 class Tar:
@@ -33,7 +33,7 @@ class Tar:
         self._owner = os.getpid()
 
     def read(self, count: int) -> bytes:
-        """The next `count` bytes.
+        """Read the next `count` bytes.
 
         Raises:
             EOFError: the stream ends before.
@@ -45,7 +45,7 @@ class Tar:
         return data
 
     def skip_to(self, offset: int) -> None:
-        """Go on from an offset ahead; errors as in `read`."""
+        """Continue from an offset ahead; errors as in `read`."""
         if self.process is None:
             self.file.seek(offset)
             self.position = offset
@@ -80,8 +80,9 @@ class Source:
 
     Args:
         images: the shard set.
-        location: http(s)://…, s3://…, pipe:COMMAND, another address that `webdataset.gopen` knows, or a folder.
-            `{shard}` in it stands for a tar's name, which is appended else. None: the shard set's own folder.
+        location: http(s)://…, s3://…, pipe:COMMAND, another address that `webdataset.gopen` knows,
+            or a folder. `{shard}` in it stands for a tar's name, which is appended else. None: the
+            shard set's own folder.
     """
 
     def __init__(self, images: ShardSet, location: str | None) -> None:
@@ -101,16 +102,17 @@ class Source:
         return f"{self.location}/{shard}"
 
     def name(self, shard: str) -> str:
-        """The address without its query, which may hold a password."""
+        """Give the address without its query, which may hold a password."""
         address = self.address(shard)
         return address if self.scheme in ("pipe", "file") else address.partition("?")[0]
 
     def open(self, shard: str, first: int, last: int) -> Tar:
-        """A tar from byte `first` on, or from its beginning if this source does not seek, at least up to byte `last`.
+        """Open a tar from byte `first` (from 0 if the source cannot seek), at least up to `last`.
 
         Raises:
             OSError: it cannot be opened.
-            MocoError: the command that reads from such an address is missing, or there is none.
+            MocoError: the command that reads from this kind of address is missing, or there is
+                none.
         """
         address = self.address(shard)
         if self.scheme == "file":
@@ -137,7 +139,7 @@ class Source:
         return Tar(pipe.stream, 0, pipe)
 
     def _signed_address(self, address: str) -> str:
-        """An https address that opens an object on S3; kept, for the aws command takes half a second to start."""
+        """Sign an https address of an S3 object and keep it; the aws command takes 0.5 s."""
         made, url = self._signed.get(address, (0.0, ""))
         if not url or time.monotonic() - made > SIGNED_FOR / 2:
             try:
@@ -171,5 +173,5 @@ class Source:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something."""
+    """Give the last line that says something."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -1,4 +1,4 @@
-"""The random views of an image: one implementation, on uint8, a pure function of (seed, epoch, sample).
+"""The random views of an image: one implementation on uint8, a function of seed, epoch and sample.
 
 What is drawn is apart from what is painted, so that another view backend, such as
 `moco.images.fused_views`, paints the same views.
@@ -22,7 +22,7 @@ _CROP_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Drawn:
-    """What is drawn for some views: all but the pixels of their crops, which need the images' sizes.
+    """What is drawn for some views, but not their crops' pixels, which need the images' sizes.
 
     Attributes:
         chosen: [N, V], or [V] of one image.
@@ -38,7 +38,7 @@ class Drawn:
         return Drawn(self.chosen[i], self.crops[i], self.scale_min)
 
     def placed(self, height: int, width: int) -> Chosen:
-        """The views [V] of one image of this size in pixels, crops included."""
+        """Place the views [V] of one image of this size in pixels, crops included."""
         for view, numbers in zip(self.chosen, self.crops, strict=True):
             crop = crop_box(numbers, height, width, self.scale_min)
             view["top"], view["left"], view["height"], view["width"] = crop
@@ -62,10 +62,10 @@ def draw(settings: Views, seed: int, epoch: int, samples: Integers, views: int =
 
 @njit(cache=True, nogil=True)
 def crop_box(u: Uniforms, height: int, width: int, scale_min: float) -> tuple[int, int, int, int]:
-    """The rectangle of a random resized crop (Szegedy et al. 2015, as torchvision draws it).
+    """Draw the rectangle of a random resized crop (Szegedy et al. 2015, as torchvision draws it).
 
-    Area uniform in [scale_min, 1] of the image, log aspect ratio uniform in [log 3/4, log 4/3]; the first
-    of ten attempts that fits, else the largest centered rectangle of an allowed ratio.
+    Area uniform in [scale_min, 1] of the image, log aspect ratio uniform in [log 3/4, log 4/3]; the
+    first of ten attempts that fits, else the largest centered rectangle of an allowed ratio.
 
     Returns:
         (top, left, height, width) in pixels.
@@ -101,14 +101,15 @@ def paint(image: Pixels, chosen: Chosen, out: Pixels) -> None:
 
 
 def resize_into(image: Pixels, out: Pixels) -> None:
-    """Antialiased bilinear resize of uint8 H x W x 3 (as Pillow's, to one level) to the size of `out`."""
+    """Resize uint8 H x W x 3 bilinearly, antialiased (as Pillow, to one level), to `out`."""
     height, width = out.shape[:2]
     if image.shape[:2] == (height, width):
         out[:] = image
     elif height >= image.shape[0] and width >= image.shape[1]:  # nothing to antialias
         cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
     else:
-        # Both channels-last in memory: the fast way in torch, several times faster than channels-first.
+        # Both channels-last in memory: the fast way in torch, several times faster than
+        # channels-first.
         source, target = (torch.from_numpy(x).permute(2, 0, 1)[None] for x in (image, out))
         torch.ops.aten._upsample_bilinear2d_aa.out(source, [height, width], False, None, None, out=target)
 
@@ -121,14 +122,14 @@ def resize(image: Pixels, height: int, width: int) -> Pixels:
 
 
 def two_views(image: Pixels, settings: Views, size: int, seed: int, epoch: int, sample: int) -> tuple[Pixels, Pixels]:
-    """The query and the key view that training sees of a sample in an epoch; uint8, S x S x 3 each."""
+    """Make the query and key view of a sample in an epoch; uint8, S x S x 3 each."""
     drawn, out = draw(settings, seed, epoch, np.array([sample]))[0], np.empty((2, size, size, 3), np.uint8)
     paint(image, drawn.placed(*image.shape[:2]), out)
     return out[0], out[1]
 
 
 def center_view(image: Pixels, size: int, crop_ratio: float) -> Pixels:
-    """The view that evaluation sees: short side to size / crop_ratio, then the central square.
+    """Make the view that evaluation sees: short side to size / crop_ratio, then the central square.
 
     Returns:
         uint8, size x size x 3.

@@ -81,7 +81,10 @@ def rank(path: Path, readings: Table) -> None:
 
 
 def leak(path: Path, readings: Table, limit: float) -> None:
-    """By how much more often keys are found in their queries' batch-norm company; above `limit` the run warns."""
+    """By how much more often keys are found in their queries' batch-norm company.
+
+    Above `limit` the run warns.
+    """
     with picture(path, CHART) as figure:
         axes = figure.add_subplot(title="Batch-norm leak", xlabel="epoch", ylabel="points of pretext top-1")
         epochs, found = _taken(readings, "leak")
@@ -113,7 +116,7 @@ def baselines(path: Path, scores: dict[str, LinearScores]) -> None:
 
 
 def sweep(path: Path, sweep: Sweep) -> None:
-    """Validation accuracy of every learning rate; the chosen one is ringed."""
+    """Draw the validation accuracy of every learning rate; the chosen one is ringed."""
     with picture(path, CHART) as figure:
         axes = figure.add_subplot(title="Learning rates of the classifier", xlabel="learning rate", xscale="log")
         for kind, (rates, values) in sweep.items():
@@ -158,7 +161,7 @@ def confusion(path: Path, matrix: NDArray[np.float64], classes: Sequence[str]) -
 
 
 def _curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], color: str, label: str) -> None:
-    """A curve: its readings faintly, and their moving average where there are many."""
+    """Draw a curve: its readings faintly, and their moving average where there are many."""
     window = len(y) // 40
     if window < 2:
         axes.plot(x, y, color=color, label=label)
@@ -195,7 +198,7 @@ def _whole_epochs(axes: Axes) -> None:
 
 
 def _noted(axes: Axes, y: float, text: str) -> None:
-    """A word on a horizontal line, at its right end."""
+    """Write a word on a horizontal line, at its right end."""
     axes.annotate(
         text,
         (1, y),

@@ -1,4 +1,4 @@
-"""The page: a Markdown text with its tables, and the same as one HTML file that holds its pictures."""
+"""The page: a Markdown text with its tables, and one HTML file that holds its pictures."""
 
 import base64
 import re
@@ -24,7 +24,9 @@ def render_markdown(context: dict[str, Any], template: str = "report.md.jinja") 
 
 
 def markdown_table(align: str, caller: Callable[[], str]) -> str:
-    """A Markdown table whose source is aligned too; the template calls this around lines of `cell | cell`.
+    """Make a Markdown table whose source is aligned too.
+
+    The template calls this around lines of `cell | cell`.
 
     Args:
         align: "l", "c" or "r" for each column.
@@ -43,12 +45,12 @@ def markdown_table(align: str, caller: Callable[[], str]) -> str:
 
 
 def escape(name: str) -> str:
-    """A name as plain text in Markdown, whatever characters it has."""
+    """Write a name as plain text in Markdown, whatever characters it has."""
     return re.sub(r"([\\`*_{}\[\]<>|#$~])", r"\\\1", name)
 
 
 def render_html(markdown: str, folder: Path) -> str:
-    """The Markdown page as one self-contained HTML file.
+    """Turn the Markdown page into one self-contained HTML file.
 
     Args:
         markdown: from `render_markdown`.

@@ -92,7 +92,7 @@ def neighbors(path: Path, rows: Sequence[tuple[Shown, Sequence[Shown]]], query_t
 
 
 def map_dots(path: Path, points: NDArray[np.float32], labels: NDArray[np.int32], classes: Sequence[str]) -> None:
-    """The map as dots, colored by class; gray where an image has no label.
+    """Draw the map as dots, colored by class; gray where an image has no label.
 
     Args:
         path: of the PNG.
@@ -123,7 +123,7 @@ def map_dots(path: Path, points: NDArray[np.float32], labels: NDArray[np.int32],
 
 
 def map_images(path: Path, points: NDArray[np.float32], images: Sequence[Pixels], chosen: NDArray[np.int64]) -> None:
-    """The same map, with an image where it lies in each cell of a grid.
+    """Draw the same map, with an image where it lies in each cell of a grid.
 
     Args:
         path: of the PNG.
@@ -143,7 +143,7 @@ def map_images(path: Path, points: NDArray[np.float32], images: Sequence[Pixels]
 
 
 def one_a_cell(points: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The row of the point nearest the middle of each cell of the grid that holds any; int64, rising."""
+    """Find the point nearest the middle of each cell that holds any: its row, int64, rising."""
     cells = np.floor(np.clip(points, 0, 1 - 1e-6) * _THUMBNAILS_A_SIDE)
     distance = np.linalg.norm(points * _THUMBNAILS_A_SIDE - cells - 0.5, axis=1)
     number = cells[:, 0] * _THUMBNAILS_A_SIDE + cells[:, 1]
@@ -153,12 +153,12 @@ def one_a_cell(points: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def square(image: Pixels, side: int = SIDE) -> Pixels:
-    """The central square of an image, reduced to `side` pixels if it is larger."""
+    """Crop the central square of an image, reduced to `side` pixels if it is larger."""
     return center_view(image, min(side, *image.shape[:2]), 1.0)
 
 
 def whole(image: Pixels, side: int = SIDE) -> Pixels:
-    """The whole image on a white square, reduced to `side` pixels if it is larger."""
+    """Lay the whole image on a white square, reduced to `side` pixels if it is larger."""
     height, width = image.shape[:2]
     scale = min(1.0, side / max(height, width))
     height, width = max(1, round(height * scale)), max(1, round(width * scale))
@@ -169,7 +169,7 @@ def whole(image: Pixels, side: int = SIDE) -> Pixels:
 
 
 def _thick_of(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The point whose nearest third of the others is nearest: where a class lies most densely."""
+    """Find where a class is densest: the point whose nearest third of the others is nearest."""
     some = points[:: -(-len(points) // 1000)]
     distances = np.linalg.norm(some[:, None] - some[None], axis=2)
     return some[np.argmin(np.quantile(distances, 0.3, axis=1))]

@@ -1,4 +1,4 @@
-"""Did the run go well? The judge's verdicts at the end, what was said on the way, and the comparison with baselines."""
+"""Did the run go well? The judge's verdicts, the alarms on the way, the baselines."""
 
 import numpy as np
 
@@ -13,7 +13,8 @@ def judged(results: Results, settings: Pretrain) -> tuple[list[Verdict], list[Ve
     """Judge a run as its own alarms did.
 
     Returns:
-        The verdicts at the end, good or bad; and the bad ones that were raised on the way, in that order.
+        The verdicts at the end, good or bad; and the bad ones that were raised on the way, in that
+        order.
     """
     watch = Watch(settings, validation(results, settings))
     raised = watch.replay(_rows(results.curves), _rows(results.readings))
@@ -27,10 +28,11 @@ def validation(results: Results, settings: Pretrain) -> Validation:
 
 
 def filling(curves: Table) -> tuple[int, float, int, float] | None:
-    """Find where the loss was lowest while random first keys were left, and what it was once there were none.
+    """Find the lowest loss while random first keys were left, and the loss once there were none.
 
     Returns:
-        (step, loss, step, loss), or None where it did not rise, or the dictionary was never or always full.
+        (step, loss, step, loss), or None where it did not rise, or the dictionary was never or
+        always full.
     """
     full = curves["queue_fill"] >= 1
     if not full.any() or full[0]:

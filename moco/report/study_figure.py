@@ -1,4 +1,4 @@
-"""A study's figure: accuracy over the axis beside the published one, or both accuracies over the epochs."""
+"""A study's figure: accuracy over its axis beside the published one, or over the epochs."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -110,7 +110,7 @@ def _points(axes: Axes, study: Study, series: Mapping[str, list[Placed]], styles
 
 
 def _name_each(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Write names above their points; below where the name of a point a little higher is in the way."""
+    """Write names above their points, or below where another name is in the way."""
     near = max(value for *_, value in points) - min(value for *_, value in points)
     for name, at, value in points:
         beneath = any(value < other < value + near / 6 and at / 1.3 < place < at * 1.3 for _, place, other in points)

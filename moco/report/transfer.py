@@ -1,4 +1,4 @@
-"""The transfer page: each task's figures by initialization, their differences, and predictions beside ground truth."""
+"""The transfer page: figures by initialization, differences, predictions beside ground truth."""
 
 import json
 import shutil
@@ -33,7 +33,8 @@ COLUMNS = {
     "semantic": [("pixel", "mIoU"), ("pixel", "pixel_accuracy")],
     "classification": [("label", "top1"), ("label", "top5")],
 }
-"""The figures of each task's table: kind and name. The first is what initializations are compared by."""
+"""The figures of each task's table: kind and name. The first is what initializations are compared
+by."""
 
 PUBLISHED: dict[tuple[str, str], dict[str, str]] = {
     ("detection", "voc-24k"): {
@@ -75,7 +76,7 @@ class Found:
 
     @classmethod
     def read(cls, folder: Path) -> "Found":
-        """The results of stage transfer.
+        """Read the results of stage transfer.
 
         Raises:
             MocoError: they are not there.
@@ -181,7 +182,7 @@ def _difference(found: dict[str, Found], init: str, lead: tuple[str, str]) -> st
 
 
 def _verdicts(found: dict[str, Found], lead: tuple[str, str], name: str) -> list[str]:
-    """In words: MoCo beside the others, and whether the difference is beyond the trials' scatter."""
+    """Say how MoCo stands beside the others, and whether that is beyond the trials' scatter."""
     kind, figure = lead
     sentences = []
     for other in ("random", "supervised"):

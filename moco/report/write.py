@@ -27,7 +27,9 @@ CAPTIONS = {
 
 
 def write_report(folder: Path, results: Results, samples: Samples, params: Params) -> None:
-    """Write report.md, report.html and the PNGs between them; the same bytes for the same arguments.
+    """Write report.md, report.html and the PNGs between them.
+
+    The same bytes for the same arguments.
 
     Args:
         folder: an empty folder.
@@ -43,7 +45,7 @@ def write_report(folder: Path, results: Results, samples: Samples, params: Param
 
 
 def confusion_matrix(pairs: list[tuple[str, str]], classes: list[str]) -> NDArray[np.float64]:
-    """Shares of each actual class (row) given each name (column): C x C, rows sum to 1, or 0 if unseen."""
+    """Compute shares of each actual class (row) given each name (column): C x C; 0 if unseen."""
     number = {name: index for index, name in enumerate(classes)}
     counts = np.zeros((len(classes), len(classes)))
     for actual, predicted in pairs:
@@ -74,12 +76,12 @@ def _draw(folder: Path, results: Results, samples: Samples, pretrain: Pretrain, 
 
 
 def _taken(results: Results) -> set[str]:
-    """The charts of readings for which there is at least one."""
+    """Draw the charts of readings for which there is at least one."""
     return {chart for name, chart in READING_CHARTS.items() if not np.isnan(results.readings[name]).all()}
 
 
 def _context(results: Results, samples: Samples, params: Params, matrix: NDArray[np.float64]) -> dict[str, Any]:
-    """What the template needs, as it will be printed."""
+    """Give what the template needs, as it will be printed."""
     curves, pretrain = results.curves, params.pretrain
     taken = _taken(results)
     drawn = [name for name in CAPTIONS if name == "spread.png" or name in taken]
@@ -125,7 +127,7 @@ def _why_no_scores(results: Results) -> str:
 
 
 def _confused(matrix: NDArray[np.float64], classes: list[str], most: int = 4) -> str:
-    """The commonest mistakes in words."""
+    """Say the commonest mistakes in words."""
     wrong = matrix * (1 - np.eye(len(matrix)))
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [(wrong.flat[i], *divmod(int(i), len(matrix))) for i in order]

@@ -17,7 +17,7 @@ from moco.images.index import COLUMNS_OF_NOTES, ENTRY, FORMAT, load_index, read_
 
 
 def hash_of_set(classes: list[str], shard_hashes: Mapping[Split, list[str]]) -> str:
-    """The data hash: of the class names and, for each split, of the SHA-256s of its tars in order."""
+    """Hash the class names and, for each split, the SHA-256s of its tars in order."""
     text = json.dumps([classes, [[split, shard_hashes[split]] for split in SPLITS]])
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -27,8 +27,8 @@ def write_index(folder: Path, notes: Path, classes: list[str], samples: Mapping[
 
     Args:
         folder: where the tars lie.
-        notes: for each tar SPLIT-NNNNNN.tar a file of that name + `.json`: what `moco.shards.tars.write_tar`
-            returned.
+        notes: for each tar SPLIT-NNNNNN.tar a file of that name + `.json`: what
+            `moco.shards.tars.write_tar` returned.
         classes: names of the labels.
         samples: how many images each split's notes list together.
 

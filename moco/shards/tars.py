@@ -88,12 +88,12 @@ def _name(row: Row) -> str:
 
 
 def _plain(error: Exception) -> str:
-    """The reason on one line, without what differs from run to run (addresses of objects)."""
+    """Give the reason on one line, without what differs from run to run (addresses of objects)."""
     return re.sub(r"\s+", " ", re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", str(error))).strip()
 
 
 def _stored(row: Row, origin: Origin) -> tuple[bytes, str]:
-    """The bytes to store for a row, and their extension."""
+    """Give the bytes to store for a row, and their extension."""
     if row.row is not None:
         assert origin.arrays is not None
         pixels = np.ascontiguousarray(origin.arrays[row.row])
@@ -129,7 +129,8 @@ _RUN_FETCH = "put it back, or run `dvc repro --force --single-item fetch`"
 
 
 def _require_unchanged(row: Row, digest: Any, origin: Origin) -> None:
-    # The split goes by content: other bytes under the same name could put a test image on the training side.
+    # The split goes by content: other bytes under the same name could put a test image on the
+    # training side.
     if digest.hexdigest() != row.sha256:
         raise MocoError(f"{origin.root / _name(row)}: has changed since fetch; {_RUN_FETCH}")
 
@@ -145,7 +146,8 @@ def _kind(data: bytes) -> str | None:
 def _jpeg_is_sound(data: bytes) -> bool:
     """Whether a JPEG decodes; False leaves the verdict, and its reason, to `decode`.
 
-    An eighth of the size and no color still read every coefficient, for 60 % of the time of a full decode.
+    An eighth of the size and no color still read every coefficient, for 60 % of the time of a full
+    decode.
     """
     if b"\xff\xd9" not in data[-4096:]:
         return False
@@ -173,7 +175,8 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 class _Tar:
     """A USTAR archive in the making; `tarfile` writes the same at a fifth of the speed.
 
-    What has been gathered is hashed in a thread of its own while it is written and the next is gathered.
+    What has been gathered is hashed in a thread of its own while it is written and the next is
+    gathered.
 
     Attributes:
         offset: bytes so far.
@@ -228,7 +231,10 @@ def _header(name: str, size: int) -> bytes:
 
 
 def _template() -> bytes:
-    """A header of mode 0644, owner 0 and time 0; name and size are left empty, the checksum blank."""
+    """Make a header of mode 0644, owner 0 and time 0.
+
+    Name and size are left empty, the checksum blank.
+    """
     fields = {100: b"0000644\0", 108: b"0000000\0", 116: b"0000000\0", 136: b"00000000000\0", 148: b" " * 8}
     fields |= {156: b"0", 257: b"ustar\x0000"}
     header = bytearray(BLOCK)

@@ -1,7 +1,7 @@
-"""Images to WebDataset tars and their index, in parallel processes: the same bytes for any number of them.
+"""Images to WebDataset tars and their index, in parallel: the same bytes by any number of workers.
 
-Every shard is built under a temporary name in a work folder and renamed when it is whole, with a note
-beside it; after a kill, the next run checks and keeps the finished shards.
+Every shard is built under a temporary name in a work folder and renamed when it is whole, with a
+note beside it; after a kill, the next run checks and keeps the finished shards.
 """
 
 import errno
@@ -33,7 +33,8 @@ def write_shards(raw: Path, target: Path, runs: Path, settings: Shard, processes
 
     Args:
         raw: folder of manifest.csv and manifest.json; paths in it start at the working directory.
-        target: receives SPLIT-NNNNNN.tar and SPLIT.index.npy for each split, index.json, quarantine.jsonl.
+        target: receives SPLIT-NNNNNN.tar and SPLIT.index.npy for each split, index.json,
+            quarantine.jsonl.
         runs: where the work folder lives until it is finished.
         settings: the shard section.
         processes: how many write; the result does not depend on it. None: one a processor. Memory
@@ -78,7 +79,8 @@ def write_shards(raw: Path, target: Path, runs: Path, settings: Shard, processes
 
 
 def _build_all(raw: Path, work: Path, manifest: Manifest, settings: Shard, processes: int) -> dict[Split, int]:
-    # Forked from a clean server: safe beside threads, and quick to start with this module already imported.
+    # Forked from a clean server: safe beside threads, and quick to start with this module already
+    # imported.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([worker.__name__])
     counts, stop = context.Array("q", 2), context.Value("b", 0, lock=False)

@@ -1,1 +1,1 @@
-"""What images there are: every source becomes a manifest of hashed images, each on one side of the split."""
+"""What images there are: every source becomes a manifest of hashed images in splits."""

@@ -19,7 +19,8 @@ from moco.sources.source import Arrays
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 PACKAGE = "dataset-fashion-mnist"
 CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-# Of the files unpacked: the archives of the package and of the publisher differ in their gzip headers.
+# Of the files unpacked: the archives of the package and of the publisher differ in their gzip
+# headers.
 SHA256 = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -29,7 +30,7 @@ SHA256 = {
 
 
 def find(settings: Fetch) -> Arrays:
-    """Read the data set from the installed package, or the package downloaded, or torchvision's download."""
+    """Read the data set from the installed package, a downloaded one, or torchvision's download."""
     tried = []
     ways: list[tuple[str, Callable[[Path], Path]]] = [
         (str(INSTALLED), lambda scratch: INSTALLED),
@@ -68,7 +69,7 @@ def _download(scratch: Path) -> Path:
 
 
 def _idx(folder: Path, name: str) -> NDArray[np.uint8]:
-    """Read an IDX file: two zeros, the type, the number of dimensions, each in 4 bytes, the data."""
+    """Read an IDX file: two zeros, type, number of dimensions, each in 4 bytes, data."""
     with gzip.open(folder / f"{name}.gz") as file:
         data = file.read()
     if hashlib.sha256(data).hexdigest() != SHA256[name]:

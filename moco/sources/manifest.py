@@ -33,12 +33,16 @@ IMAGE_SUFFIXES = {
 
 
 def is_image_name(path: str) -> bool:
-    """Tell whether a file's name claims an image; a video, a sound or a text beside the images does not."""
+    """Tell whether a file's name claims an image.
+
+    A video, a sound or a text beside the images does not.
+    """
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 Part = Literal["all", "train", "test"]
-"""What a source says about an image. all: the source has no test set; train, test: the official part."""
+"""What a source says about an image. all: the source has no test set; train, test: the official
+part."""
 
 ARRAY_FILE = "images.npy"
 """Beside the manifest: the images of a source of arrays, uint8, N x H x W or N x H x W x 3."""
@@ -55,7 +59,8 @@ class Item(NamedTuple):
     """Name of the class, empty if unlabelled."""
     part: Part
     sha256: str
-    """Of the file's bytes or of the array's row, hexadecimal; empty for a file that could not be read."""
+    """Of the file's bytes or of the array's row, hexadecimal; empty for a file that could not be
+    read."""
     bytes: int
 
 
@@ -80,7 +85,8 @@ class Manifest:
     classes: list[str]
     images: int
     other_files: int
-    """Files whose names claim no image; sharding tries them and most likely lists them as unreadable."""
+    """Files whose names claim no image; sharding tries them and most likely lists them as
+    unreadable."""
     bytes: int
     """Of both."""
     splits: dict[str, dict[str, int]]
@@ -119,15 +125,17 @@ def write_manifest(
 ) -> Manifest:
     """Split the images and write manifest.csv and manifest.json.
 
-    The order within a split is pseudo-random, by a keyed hash of the content, so shards cut from it are
-    well mixed. A scratch database on disk sorts: memory does not grow with the number of images.
+    The order within a split is pseudo-random, by a keyed hash of the content, so shards cut from it
+    are well mixed. A scratch database on disk sorts: memory does not grow with the number of
+    images.
 
     Args:
         items: the images, in any order.
         folder: an existing folder; receives both files.
         settings: source, seed and shares.
         root: where the items' paths start, or None for beside the manifest.
-        classes: names in the source's order; None: the labels found, in numerical or alphabetical order.
+        classes: names in the source's order; None: the labels found, in numerical or alphabetical
+            order.
 
     Raises:
         MocoError: there are no images, or none fell on the training side.

@@ -20,6 +20,7 @@ def open_source(settings: Fetch) -> Files | Arrays:
     """Find the images that the settings name; download a public data set if it is not there.
 
     Raises:
-        MocoError: the source is missing, damaged or cannot be reached; the line says what was tried.
+        MocoError: the source is missing, damaged or cannot be reached; the line says what was
+            tried.
     """
     return SOURCES[settings.source](settings)

@@ -177,7 +177,7 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
 
 
 def variants(name: str, study: Study, scale: Scale, seeds: list[int] | None = None) -> list[Variant]:
-    """List the runs of a grid: every point with the first seed, then with the second, so that a part is a picture.
+    """List the runs of a grid: every point with the first seed, then with the second.
 
     Args:
         name: of the study.

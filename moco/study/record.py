@@ -23,7 +23,8 @@ class Record(Settings):
         seconds: stage -> how long it took.
         restored: stages that DVC had the outputs of, and did not run.
         metrics: stage -> its metrics.json.
-        epochs: one row an epoch: epoch, pretext_top1 (mean over the epoch), knn_top1 (None where it was not read).
+        epochs: one row an epoch: epoch, pretext_top1 (mean over the epoch), knn_top1 (None where it
+            was not read).
         machine: cores and processor.
         tracked: id of the MLflow run; None without tracking.
     """
@@ -45,13 +46,16 @@ class Record(Settings):
     tracked: str | None
 
     def value(self, metric: str) -> float | None:
-        """A figure of the encoder on the test split, a fraction of 1; None: it was not measured."""
+        """Give a figure of the encoder on the test split, a fraction of 1.
+
+        None: it was not measured.
+        """
         found = self.metrics["linear"].get("moco", {}).get(metric)
         return None if found is None else float(found)
 
 
 def read(path: Path) -> Record | None:
-    """A record; None where there is none, or one of another version of this file."""
+    """Read a record; None where there is none, or one of another version of this file."""
     try:
         return Record.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
@@ -67,7 +71,10 @@ def write(path: Path, record: Record) -> None:
 
 
 def epochs_of(curves: list[dict[str, str]], readings: list[dict[str, str]]) -> list[dict[str, float | None]]:
-    """Rows of curves.csv and readings.csv as one row an epoch; an epoch's pretext accuracy is the mean of its rows."""
+    """Rows of curves.csv and readings.csv as one row an epoch.
+
+    An epoch's pretext accuracy is the mean of its rows.
+    """
     by_epoch: dict[int, list[float]] = {}
     for row in curves:
         by_epoch.setdefault(max(1, -int(-float(row["epoch"]) // 1)), []).append(float(row["top1"]))

@@ -1,13 +1,14 @@
-"""MLflow: what a pipeline run did, one parent run with a child for each stage, and the registered encoder.
+"""MLflow: a parent run with a child for each stage, and the registered encoder.
 
-This folder alone knows MLflow, and imports it when first needed: without it, on ranks other than 0, and with
-MOCO_TRACKING=off every function here does nothing. Environment:
+This folder alone knows MLflow, and imports it when first needed: without it, on ranks other than 0,
+and with MOCO_TRACKING=off every function here does nothing. Environment:
 
-- MLFLOW_TRACKING_URI: where to record; unset: mlflow.db in the project's root, with mlartifacts/ beside it.
+- MLFLOW_TRACKING_URI: where to record; unset: mlflow.db in the project's root, with mlartifacts/
+  beside it.
 - MLFLOW_EXPERIMENT_NAME: the experiment; unset: "moco".
 - MOCO_TRACKING: on (default) or off.
-- MOCO_PIPELINE_RUN: id of the parent run, set by the driver of the pipeline. Unset: the `dvc` process above
-  this one has a parent run of its own. Empty: no parent.
+- MOCO_PIPELINE_RUN: id of the parent run, set by the driver of the pipeline. Unset: the `dvc`
+  process above this one has a parent run of its own. Empty: no parent.
 - MOCO_REGISTER: on (default) or off: encoders are neither logged as models nor registered.
 - MOCO_FLOW_RUN: id of the Prefect flow run, kept as a tag.
 """

@@ -19,7 +19,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
-"""What MLflow is told before it is imported, unless the person has said otherwise."""
+"""What MLflow is told before it is imported, unless the person has set it."""
 
 SQLITE = "sqlite:///"
 
@@ -38,7 +38,7 @@ def enabled() -> bool:
 
 
 def project_root() -> Path:
-    """The folder of dvc.yaml: as DVC tells (in experiments, the main workspace), else found above here."""
+    """Find the folder of dvc.yaml: DVC names it (in experiments, the workspace's), or a parent."""
     told = os.environ.get("DVC_ROOT")
     here = Path(told).resolve() if told else Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").exists()), here)
@@ -61,10 +61,10 @@ def import_mlflow() -> Any:
 
 
 def connect() -> "tuple[MlflowClient, str]":
-    """A client and the id of the experiment, which the first call of all makes.
+    """Open a client and the id of the experiment, which the first call of all makes.
 
-    A fresh SQLite database is set up under a file lock: MLflow's own set-up fails when two processes
-    begin it together.
+    A fresh SQLite database is set up under a file lock: MLflow's own set-up fails when two
+    processes begin it together.
     """
     mlflow = import_mlflow()
     uri = tracking_uri()
@@ -85,7 +85,7 @@ def connect() -> "tuple[MlflowClient, str]":
 
 
 def database_lock() -> AbstractContextManager[Any]:
-    """One process at a time on a SQLite database; nothing for a server, which sees to that itself."""
+    """Let one process at a time use a SQLite database; a server does so itself."""
     uri = tracking_uri()
     if not uri.startswith(SQLITE):
         return nullcontext()
@@ -115,12 +115,12 @@ def describe(error: Exception, passing: bool) -> str:
         root = root.__cause__ or root.__context__  # type: ignore[assignment]
     text = " ".join(str(root).split())[:160] or type(root).__name__
     if passing:
-        return f"tracking: {uri} is out of reach ({text}); the work goes on, its records follow if it comes back"
-    return f"tracking: {uri} refused a record ({text}); the work goes on without it"
+        return f"tracking: {uri} is out of reach ({text}); work continues, records follow if it comes back"
+    return f"tracking: {uri} refused a record ({text}); work continues without it"
 
 
 def where_to_look(experiment: str, run_id: str) -> str:
-    """The page of a run, or for a database the command that shows it."""
+    """Name the page of a run, or for a database the command that shows it."""
     uri = _public_uri()
     if uri.startswith("http"):
         return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"

@@ -1,4 +1,4 @@
-"""What a run writes into its folder, passed on to MLflow as it grows, wherever the run's processes are."""
+"""Pass what a run writes into its folder on to MLflow as it grows, wherever its processes are."""
 
 import threading
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ SECONDS = 2.0
 def followed(
     folder: Path, tracked: tracking.TrackedRun, steps_per_epoch: int, settings: Pretrain, validation: Validation
 ) -> Iterator[None]:
-    """Report new rows of the run's curves every few seconds, and the last ones at the end; alarms become tags.
+    """Report new rows of a run's curves every few seconds and at the end; alarms become tags.
 
-    Rows of a resumed run that were reported before come again, the same values under the same steps; the
-    tracked run leaves them out.
+    Rows of a resumed run that were reported before come again, the same values under the same
+    steps; the tracked run leaves them out.
 
     Args:
         folder: the run's.

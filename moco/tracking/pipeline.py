@@ -32,7 +32,8 @@ def start_pipeline_run(
         name: what the run is called in the UI.
         flow_run: id of the Prefect flow run.
         parent: id of the run that it hangs under, such as a study's.
-        key: tag and value that it is found by when it is gone on with; None: the flow run, or the driving process.
+        key: tag and value that it is found by when it is resumed; None: the flow run, or the
+            driving process.
         kind: pipeline, or study for a run that pipelines' runs hang under.
 
     Returns:
@@ -75,7 +76,7 @@ def add_to_run(
 
 
 def end_pipeline_run(run_id: str | None, status: str) -> None:
-    """Close a parent run, and those of its children that died without a word.
+    """Close a parent run, and those of its children that died silently.
 
     Args:
         run_id: what `start_pipeline_run` gave; None does nothing.
@@ -91,10 +92,12 @@ def end_pipeline_run(run_id: str | None, status: str) -> None:
 
 
 def dvc_parent(client: "MlflowClient", experiment: str) -> str | None:
-    """The parent run of the `dvc` process above this one, made at its first stage; None without one.
+    """Find the parent run of the `dvc` process above this one, made at its first stage.
 
-    DVC has no hook at the end of `dvc repro`: each stage leaves its own status on the parent, and a parent
-    whose `dvc` was killed is closed when the next one begins.
+    None without one.
+
+    DVC has no hook at the end of `dvc repro`: each stage leaves its own status on the parent, and a
+    parent whose `dvc` was killed is closed when the next one begins.
     """
     import psutil
 

@@ -40,9 +40,10 @@ REQUIREMENTS = (
 def log_encoder(run: TrackedRun, encoder_folder: Path | str, example_images: Sequence[NDArray[np.uint8]]) -> str | None:
     """Log an encoder folder as a model of the run; the same weights are logged once a run.
 
-    The model is a `pyfunc` that takes uint8 images N x H x W x 3 of any size, brings each to the encoder's
-    center view (short side resized, center cropped to `image_size`), and returns float32 features N x D, each
-    independent of the other images. It carries the code of `moco`, so that the project need not be installed.
+    The model is a `pyfunc` that takes uint8 images N x H x W x 3 of any size, brings each to the
+    encoder's center view (short side resized, center cropped to `image_size`), and returns float32
+    features N x D, each independent of the other images. It carries the code of `moco`, so that the
+    project need not be installed.
 
     Args:
         run: the run that made the encoder.
@@ -95,7 +96,9 @@ def log_encoder(run: TrackedRun, encoder_folder: Path | str, example_images: Seq
 def register_encoder(
     model_uri: str | None, training_hash: str, metrics: Mapping[str, float | None], validation_hash: str
 ) -> str | None:
-    """Register a logged encoder as a version of `MODEL_NAME`; a retry finds the version made before.
+    """Register a logged encoder as a version of `MODEL_NAME`.
+
+    A retry finds the version made before.
 
     Args:
         model_uri: what `log_encoder` gave; None does nothing.
@@ -137,18 +140,18 @@ def promote(
     validation_hash: str,
     reevaluate: Callable[[Path], float | None],
 ) -> str:
-    """Move the alias `champion` to a version if it is strictly better on the same metric and validation data.
+    """Move the alias `champion` to a version that is strictly better on the same metric and data.
 
-    A champion without a figure on this data is first evaluated on it. Without a champion the version becomes
-    the champion, with or without a figure.
+    A champion without a figure on this data is first evaluated on it. Without a champion the
+    version becomes the champion, with or without a figure.
 
     Args:
         version: what `register_encoder` gave; None does nothing.
         metric: what is compared, higher is better.
         value: the version's figure; None for data without labels.
         validation_hash: names the validation data the figure was measured on.
-        reevaluate: gives the figure of the encoder in a folder (encoder.safetensors and encoder.json) on the
-            same data.
+        reevaluate: gives the figure of the encoder in a folder (encoder.safetensors and
+            encoder.json) on the same data.
 
     Returns:
         One line that says what was done and why.
@@ -213,7 +216,7 @@ def _figure(
 
 
 def _registering() -> bool:
-    """Whether encoders are kept as models; those of a study are not, for they are made to be compared."""
+    """Tell whether encoders are kept as models; a study's are made to be compared, not kept."""
     switch = os.environ.get("MOCO_REGISTER", "on")
     if switch not in ("on", "off"):
         raise MocoError(f"environment MOCO_REGISTER={switch!r} is neither on nor off; set it to one of them")

@@ -37,13 +37,15 @@ BATCH = 1000
 def stage_run(stage: str, params: Mapping[str, Any], *, resume_id: str | None = None) -> "Iterator[TrackedRun]":
     """Record a stage as a child of the pipeline's run.
 
-    The run ends FINISHED, FAILED with the error as a tag, or KILLED after Ctrl-C and SIGTERM. Tracking never
-    raises, and never holds a stage up for longer than `START_SECONDS` and `FLUSH_SECONDS`.
+    The run ends FINISHED, FAILED with the error as a tag, or KILLED after Ctrl-C and SIGTERM.
+    Tracking never raises, and never holds a stage up for longer than `START_SECONDS` and
+    `FLUSH_SECONDS`.
 
     Args:
         stage: name of the stage and of its run.
-        params: the stage's section of params.yaml; nested keys are joined by dots after the stage's name.
-        resume_id: the run to go on with; one that the server does not know is replaced by a new one.
+        params: the stage's section of params.yaml; nested keys are joined by dots after the stage's
+            name.
+        resume_id: the run to resume; one that the server does not know is replaced by a new one.
     """
     if not enabled():
         yield TrackedRun()
@@ -68,7 +70,7 @@ class TrackedRun:
         """Values of a step; None is left out, and so is what a resumed run has already recorded."""
 
     def results(self, values: Mapping[str, Any]) -> None:
-        """Final values, nested or not, put on the pipeline's run too as STAGE.NAME; only numbers are kept."""
+        """Log final values, nested or not, also as STAGE.NAME on the pipeline's run."""
 
     def artifact(self, path: Path | str, folder: str | None = None) -> None:
         """Copy a file or a folder (curves, pictures, pages) as it is a moment after this call."""
@@ -84,12 +86,12 @@ class TrackedRun:
         """
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Notes on the run."""
+        """Log notes on the run."""
 
 
 class _MlflowRun(TrackedRun):
     def __init__(self, stage: str, params: Mapping[str, Any], resume_id: str | None) -> None:
-        import_mlflow()  # not in the thread: a worker forked amid an import would wait for it for ever
+        import_mlflow()  # not in the thread: a worker forked during an import would wait for it forever
         self._stage, self._params, self._resume_id = stage, params, resume_id
         self._parent, self._own_parent = os.environ.get("MOCO_PIPELINE_RUN"), False
         self._client: MlflowClient | None = None
@@ -174,7 +176,7 @@ class _MlflowRun(TrackedRun):
             self._recorded = _last_steps(client, run)
         else:
             run = client.create_run(experiment, run_name=self._stage, tags=tags).info.run_id
-        self._client, self.id, self._resume_id = (client, run, run)  # a second attempt goes on with the same run
+        self._client, self.id, self._resume_id = (client, run, run)  # a second attempt resumes the same run
         self._began = client.get_run(run).info.start_time / 1000
         self._monitor = _system_monitor()
         _log_params(client, run, self._stage, self._params)
@@ -201,7 +203,8 @@ class _MlflowRun(TrackedRun):
             values = {f"system/{name}": value for name, value in self._monitor.aggregate_metrics().items()}
             for monitor in self._monitor.monitors:
                 monitor.clear_metrics()
-            # Seconds as steps: a resumed run goes on where the other ended, whatever the pace of sampling.
+            # Seconds as steps: a resumed run continues where the other ended, whatever the pace of
+            # sampling.
             self.metrics(values, step=int(time.time() - self._began))
 
     def _failed(self, error: Exception, passing: bool) -> None:
@@ -269,7 +272,7 @@ def _last_steps(client: "MlflowClient", run: str) -> dict[str, int]:
 
 
 def _system_monitor() -> Any:
-    """MLflow's own collectors of processor, memory, disk, network and GPU figures, without their thread."""
+    """MLflow's own collectors of processor, memory, disk, network and GPU figures, threadless."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     try:

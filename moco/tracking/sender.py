@@ -1,4 +1,4 @@
-"""One background thread that makes calls in order, so that a slow or dead server costs training nothing."""
+"""One background thread that makes calls in order: a slow or dead server costs training nothing."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ class Sender:
 
     Args:
         passing: whether an error may go away by itself (no connection, server overloaded).
-        failed: told of every error, with the verdict of `passing`; runs in the thread.
+        failed: called with every error and the verdict of `passing`; runs in the thread.
         tick: a call to make now and then, or None.
         tick_seconds: time between two of them.
         retry_seconds: time between two attempts at a call that failed for a passing reason.
@@ -52,7 +52,7 @@ class Sender:
             self._changed.wait_for(lambda: self._closing, seconds)
 
     def close(self, seconds: float) -> None:
-        """Make the calls that wait, each failing one at most once more, for at most so many seconds."""
+        """Make the calls that wait, each failing one at most once more, within this time."""
         with self._changed:
             self._closing = True
             self._changed.notify()

@@ -1,4 +1,4 @@
-"""The registered model at work: MLflow imports this file, from the copy inside the model, to load it."""
+"""The registered model at work: MLflow imports this file from the model's folder to load it."""
 
 from typing import Any
 
@@ -19,7 +19,8 @@ class Embedder:
         """Features of images.
 
         Args:
-            model_input: uint8, N x H x W x 3, any size; each is brought to the encoder's center view.
+            model_input: uint8, N x H x W x 3, any size; each is brought to the encoder's center
+                view.
             params: MLflow's protocol; there are none.
 
         Returns:

@@ -58,13 +58,13 @@ class FineTune:
     processes: Processes
 
     def name(self) -> str:
-        """16 hexadecimal digits that change with anything that decides the result, however many trials there are."""
+        """Give 16 hex digits that change with whatever decides the result, trials aside."""
         settings = self.settings.model_dump(mode="json", exclude={"trials", "seed"})
         return settings_hash(settings, self.seed, self.start.fingerprint, hash_of(self.training))
 
 
 def finetune(run: FineTune) -> nn.Module:
-    """Train from the newest checkpoint in the run's folder, or from the start, to the end of the schedule.
+    """Train from the newest checkpoint in the run's folder, or from the start, to the end.
 
     The last checkpoint is the result. A run that has it is not trained again.
 
@@ -72,8 +72,8 @@ def finetune(run: FineTune) -> nn.Module:
         The model in evaluation mode, on the device of this process, the same on all.
 
     Raises:
-        MocoError: the data do not fit the task, fewer images than a batch, a batch that the processes cannot share,
-            a folder of another run, a loss that is not finite.
+        MocoError: the data do not fit the task, fewer images than a batch, a batch that the
+            processes cannot share, a folder of another run, a loss that is not finite.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
         RuntimeError: a peer is gone or silent.
     """
@@ -178,12 +178,12 @@ def _passes(run: FineTune, objective: nn.Module, batches: Iterator[tuple[int, An
 
 
 def seed_generators(run: FineTune, step: int) -> None:
-    """Make what torchvision's detectors draw (which proposals are trained on) a function of seed, step and process."""
+    """Make what torchvision's detectors draw (proposals) a function of seed, step and process."""
     torch.manual_seed(int(key_of(run.seed, step, run.processes.rank)) >> 1)  # below 2^63
 
 
 def average_gradients(objective: Objective, processes: Processes) -> Callable[[Any, Any], dict[str, torch.Tensor]]:
-    """The objective, wrapped so that its gradients are averaged over the processes."""
+    """Wrap the objective so that its gradients are averaged over the processes."""
     if processes.world_size == 1:
         return objective
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What a fine-tuning run says of itself while it goes: curves on disk, a progress line, and when to stop for good."""
+"""What a fine-tuning run says: curves on disk, a progress line, and when to stop for good."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +13,16 @@ from moco.runs.curves import Curve
 from moco.runs.steps import Pace
 
 MOST_STEPS, LEAST_ROWS = 20, 100
-"""A row stands for so many steps at most, and for fewer where a short run would have fewer rows than that."""
+"""A row stands for at most this many steps, and for fewer where a short run would have fewer
+rows."""
 
 
 class Log:
     """Gathers the losses of an interval of steps, averages them over the processes and writes them.
 
     Args:
-        folder: holds curves.csv (step, learning_rate, loss, and each of the losses that it is the sum of) and speed.csv.
+        folder: holds curves.csv (step, learning_rate, loss, and each of the losses that it is the
+            sum of) and speed.csv.
         total: steps of the run.
         batch_size: images a step, over all processes.
         first: steps done before; later rows are dropped, they will come again.
@@ -70,7 +72,7 @@ class Log:
         pace.restart()
 
     def check(self, done: int) -> list[float]:
-        """The mean of each loss since the last row, over all processes, all of which must call this.
+        """Average each loss since the last row over all processes; all of them must call this.
 
         Raises:
             MocoError: one is not finite.

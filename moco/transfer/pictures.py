@@ -1,4 +1,4 @@
-"""Pictures of predictions beside ground truth, for the report: boxes, masks, keypoints and label maps."""
+"""Pictures of predictions beside ground truth: boxes, masks, keypoints and label maps."""
 
 import io
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ from moco.transfer.data.annotations import AnnotatedSet, Detections
 from moco.transfer.data.segments import mask_of
 
 SMALL = 320
-"""Images whose longer sides are all below this many pixels stand two pairs a row, larger ones one pair."""
+"""Images whose longer sides are all below this many pixels stand two pairs a row, larger ones one
+pair."""
 VOID = 255
 
 _DPI = 160  # of `picture`
@@ -33,7 +34,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class _Panel:
-    """An image with what is drawn on it; n boxes, each with its text, color, and whether it is ignored."""
+    """An image with n boxes to draw, each with its text, color, and whether it is ignored."""
 
     image: Pixels
     boxes: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
@@ -51,8 +52,8 @@ def detections_sheet(
 ) -> bytes:
     """Ground truth and detections side by side, with masks and keypoints where there are any.
 
-    Colors tell the classes apart, or the instances where there is but one class. Boxes with broken lines
-    are ignored in evaluation (crowd, difficult). The surest detections lie on top.
+    Colors tell the classes apart, or the instances where there is but one class. Boxes with broken
+    lines are ignored in evaluation (crowd, difficult). The surest detections lie on top.
 
     Args:
         annotated: the ground truth.
@@ -103,7 +104,7 @@ def detections_sheet(
 
 
 def label_maps_sheet(annotated: AnnotatedSet, predicted: Sequence[NDArray[np.uint8]], images: Sequence[int]) -> bytes:
-    """True and predicted label maps side by side, laid over the images; background is left as it is.
+    """Draw true and predicted label maps side by side over the images; background stays.
 
     Args:
         annotated: a set with label maps.
@@ -247,7 +248,7 @@ def _draw_keypoints(axes: Axes, points: NDArray[np.float32], color: str, x: floa
 
 
 def _blend(panel: _Panel, enlarge: float) -> Pixels:
-    """The image, enlarged, with its masks mixed in."""
+    """Enlarge the image, with its masks mixed in."""
     height, width = (round(side * enlarge) for side in panel.image.shape[:2])
     canvas: Pixels = cv2.resize(panel.image, (width, height), interpolation=cv2.INTER_CUBIC)  # type: ignore[assignment]
     for mask, color, opacity, outlined in panel.areas:

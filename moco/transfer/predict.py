@@ -1,4 +1,4 @@
-"""What a fine-tuned model says of a whole set: each image once, shared by the processes, in the image's own pixels."""
+"""What a fine-tuned model says of a set: each image once, in its own pixels, on all processes."""
 
 from collections.abc import Collection
 from contextlib import closing
@@ -79,7 +79,7 @@ def detect(
 
 
 def _detect(model: Any, image: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Detections of uint8 3 x H x W, in pixels of the original size; its masks are made at that size alone."""
+    """Detect in uint8 3 x H x W; boxes are in pixels of the original size, and so are masks."""
     batch, _ = model.transform([image])
     features = model.backbone(batch.tensors)
     proposals, _ = model.rpn(batch, features)

@@ -1,8 +1,9 @@
 """Fine-tuning schedules by name: how long, at which learning rates, and at which sizes of image.
 
-A schedule is made for a batch. With b images a step in the place of its B, the learning rate is b / B of what is
-written here and iterations, steps and warm-up are B / b of it (Goyal et al. 2017): as many images are seen, at the
-same rates an image. A run of another length is the same shape squeezed to it.
+A schedule is made for a batch. With b images a step instead of B, the learning rate is b / B of
+what is written here and iterations, steps and warm-up are B / b of it (Goyal et al. 2017): as many
+images are seen, at the same rates an image. A run of another length is the same shape squeezed to
+it.
 """
 
 from bisect import bisect_right
@@ -20,9 +21,11 @@ class BoxSizes:
     """Sizes of images for detection, instance segmentation and keypoints, pixels.
 
     Attributes:
-        short_sides: of training images; one of these is drawn for each image and epoch, as Detectron2 draws it.
+        short_sides: of training images; one of these is drawn for each image and epoch, as
+            Detectron2 draws it.
         test_short_side: of test images.
-        long_side: the longest that an image may become; its short side is then shorter than was drawn.
+        long_side: the longest that an image may become; its short side is then shorter than was
+            drawn.
     """
 
     short_sides: tuple[int, ...]
@@ -36,7 +39,8 @@ class PixelSizes:
 
     Attributes:
         crop_size: side of the square that is trained on, pixels.
-        scales: smallest and largest factor by which an image is resized before the crop, uniform between them.
+        scales: smallest and largest factor by which an image is resized before the crop, uniform
+            between them.
     """
 
     crop_size: int
@@ -90,16 +94,18 @@ _COCO = BoxSizes(tuple(range(640, 801, 32)), 800)
 _IMAGENET = LabelSizes(224, 256)
 
 SCHEDULES: dict[str, Schedule] = {
-    # The official configurations for Detectron2, whose warm-up is 1000 iterations where they say nothing.
+    # The official configurations for Detectron2, whose warm-up is 1000 iterations where they say
+    # nothing.
     "voc-24k": Schedule(24_000, "iterations", 16, 0.02, (18_000, 22_000), _VOC, warmup=100),
     "coco-1x": Schedule(90_000, "iterations", 16, 0.02, (60_000, 80_000), _COCO, warmup=1000),
     "coco-2x": Schedule(180_000, "iterations", 16, 0.02, (120_000, 160_000), _COCO, warmup=1000),
-    # (m) The paper's appendix; Detectron2 besides repeats images of rare classes, which is not done here.
+    # (m) The paper's appendix; Detectron2 besides repeats images of rare classes, which is not done
+    # here.
     "lvis-2x": Schedule(180_000, "iterations", 16, 0.02, (120_000, 160_000), _COCO, warmup=1000),
     # (m) The paper's appendix: x.1 at 70 % and 90 % of training, no warm-up.
     "voc-seg": Schedule(30_000, "iterations", 16, 0.003, (21_000, 27_000), PixelSizes(513, (0.5, 2.0))),
     "cityscapes": Schedule(90_000, "iterations", 16, 0.01, (63_000, 81_000), PixelSizes(769, (0.5, 2.0))),
-    # (m) The paper's appendix, for pretrained weights; .1 from random ones.
+    # (m) The paper's appendix, for pretrained weights; 0.1 from random ones.
     "inat": Schedule(100, "epochs", 256, 0.025, (70, 90), _IMAGENET),
     # Caron et al. 2020 (SwAV), their code: a slow trunk and a fast classifier on few labels.
     "labels-1%": Schedule(20, "epochs", 256, 0.02, (12, 16), _IMAGENET, 0, 0.2, 250.0, 0.0),
@@ -147,7 +153,10 @@ class Timetable:
     decay: float
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0; a thousandth of the full one at the first step of a warm-up."""
+        """Compute the learning rate of a step, counted from 0.
+
+        A thousandth of the full one at the first step of a warm-up.
+        """
         rate = self.learning_rate * self.decay ** bisect_right(self.steps, step)
         if step < self.warmup:
             rate *= WARMUP_FROM + (1 - WARMUP_FROM) * step / self.warmup

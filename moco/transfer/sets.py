@@ -75,7 +75,8 @@ def open_data(
         classes: of boxes, where they are known already: a test set has those of its training set.
 
     Raises:
-        MocoError: something is missing, is not in the form that was named, or too much of it is bad.
+        MocoError: something is missing, is not in the form that was named, or too much of it is
+            bad.
     """
     part = getattr(data, side)
     if isinstance(data, Shards):
@@ -98,7 +99,7 @@ def open_data(
 
 
 def average_precisions(data: Data, task: TaskName, truth: AnnotatedSet, found: Detections) -> dict[str, dict[str, Any]]:
-    """The metrics that are published for such data, by kind of prediction: box, mask, keypoints.
+    """Compute the metrics published for such data, by kind of prediction: box, mask, keypoints.
 
     Args:
         data: its form chooses the metric.

@@ -1,4 +1,4 @@
-"""What differs between the tasks while they are trained: images, batches, model and losses. The loop is one."""
+"""What differs between tasks in training: images, batches, model and losses; the loop is one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,8 @@ from moco.transfer.sets import TrainingSet
 
 Losses = dict[str, Tensor]
 NETWORK = {"width", "anchor_sizes", "roi_size", "rois_per_image", "proposals_train", "proposals_test"}
-"""Settings that are options of the network; those of them that a task has and the file gives are passed on."""
+"""Settings that are options of the network; those of them that a task has and the file gives are
+passed on."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Objective(nn.Module):
 
 
 def task_of(settings: Training, training: TrainingSet, start: Start, seed: int, processes: Processes) -> Task:
-    """The task that the settings name.
+    """Make the task that the settings name.
 
     Args:
         settings: of the run.
@@ -101,7 +102,7 @@ def _semantic(settings: Semantic, training: AnnotatedSet, start: Start, seed: in
 
     def losses(model: FCN, images: Tensor, label_maps: Tensor) -> Losses:
         loss = model.loss(images, label_maps)
-        if processes.world_size > 1:  # a mean over all processes' pixels, of which some have more than others
+        if processes.world_size > 1:  # a mean over all processes' pixels; some have more than others
             own = (label_maps != IGNORED).sum().to(loss.dtype)
             loss = loss * own / processes.mean_(own.clone(), processes.in_step).clamp(min=1)
         return {"loss": loss}
@@ -146,15 +147,17 @@ def _detector(settings: Detector, training: AnnotatedSet, start: Start, seed: in
 
 
 def _network(settings: Training) -> dict[str, Any]:
-    """The options of the network that the settings give."""
+    """Give the options of the network that the settings give."""
     return settings.model_dump(include=NETWORK, exclude_none=True)
 
 
 def optimizer_of(model: nn.Module, settings: Training) -> torch.optim.SGD:
-    """SGD with momentum 0.9 in groups; the rate of a group is the schedule's times the group's `factor`.
+    """SGD with momentum 0.9 in groups.
 
-    Detectors do not decay the weights of batch norm (Detectron2's WEIGHT_DECAY_NORM = 0); a schedule may give the new
-    classifier a rate of its own.
+    The rate of a group is the schedule's times the group's `factor`.
+
+    Detectors do not decay the weights of batch norm (Detectron2's WEIGHT_DECAY_NORM = 0); a
+    schedule may give the new classifier a rate of its own.
     """
     schedule = schedule_of(settings)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}

@@ -42,7 +42,8 @@ class Trial:
 
     Attributes:
         comparison: data, schedule and sizes.
-        weights: what to start from: a folder or file that `moco.encoders.start.start_from` reads, or the folder of an untrained encoder, whose weights are drawn by the seed.
+        weights: what to start from: a folder or file that `moco.encoders.start.start_from` reads,
+            or the folder of an untrained encoder, whose weights are drawn by the seed.
         seed: of this trial.
     """
 
@@ -51,7 +52,7 @@ class Trial:
     seed: int
 
     def start(self) -> Start:
-        """The weights it starts from.
+        """Load the weights it starts from.
 
         Raises:
             MocoError: there are none, or they cannot be read.
@@ -73,7 +74,7 @@ def name_of(trial: Trial, sets: Sets, start: Start) -> str:
 
 
 def run_trial(trial: Trial, sets: Sets, start: Start, folder: Path, machine: Machine, processes: Processes) -> None:
-    """Train from the newest checkpoint in the folder, test, and leave the result and pictures in the folder.
+    """Train from the newest checkpoint in the folder, test, and leave result and pictures there.
 
     Raises:
         MocoError: as `moco.transfer.finetune.finetune`.
@@ -94,7 +95,7 @@ def run_trial(trial: Trial, sets: Sets, start: Start, folder: Path, machine: Mac
 def evaluate(
     comparison: Comparison, model: nn.Module, images: TrainingSet, machine: Machine, processes: Processes
 ) -> tuple[dict[str, Any], bytes | None]:
-    """The task's metrics on the test images, and a few predictions beside ground truth as a PNG.
+    """Measure the task on the test images, and draw a few predictions beside ground truth.
 
     Returns:
         On the first process; the others get empty metrics for boxes, which are evaluated once.
@@ -116,7 +117,7 @@ def evaluate(
 
 
 def least_score(images: AnnotatedSet, found: Detections) -> float:
-    """Find the score above which as many objects are detected as there are, in hundredths; at most `LEAST_SCORE`."""
+    """Find the score, up to `LEAST_SCORE`, above which detections are as many as objects."""
     ranked = np.sort(found.scores)[::-1][: len(images.labels)]
     return min(LEAST_SCORE, float(np.floor(100 * float(ranked[-1])) / 100)) if len(ranked) else LEAST_SCORE
 

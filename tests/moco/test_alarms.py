@@ -1,4 +1,4 @@
-"""When it is said: a verdict that turns bad is raised once, at once, in the words of the report at that moment."""
+"""When it is said: a verdict that turns bad is raised once, at once, in the report's words."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ GRID = [
 
 
 def rows_of(case: dict) -> list[tuple[str, dict[str, float]]]:
-    """Two rows of curves and a reading each epoch, in their order; what goes wrong passes in the last epoch of some."""
+    """Two rows of curves and a reading each epoch; in some, the trouble ends in the last one."""
     rows = []
     for n in range(1, 2 * EPOCHS + 1):
         row = {name: case[name] for name in ("loss", "top1", "feature_std")}

@@ -1,4 +1,4 @@
-"""What is judged: each thing that goes wrong is named with its remedy, and a run that goes well has no bad verdict."""
+"""What is judged: each thing that goes wrong is named with its remedy; a good run has none."""
 
 import math
 
@@ -16,7 +16,7 @@ READ = {"knn_top1": 0.8, "spread": 0.6, "effective_rank": 60.0, "leak": 0.01}
 
 
 def curves(epochs: float, steps: int = 200, first: float = 0, **values: float) -> list[dict[str, float]]:
-    """Ten rows an epoch of so many steps."""
+    """Ten rows an epoch, of `steps` steps."""
     numbers = range(round(10 * first) + 1, round(10 * epochs) + 1)
     return [{"step": steps * n / 10, "epoch": n / 10, **WELL, **values} for n in numbers]
 

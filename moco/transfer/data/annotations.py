@@ -1,4 +1,4 @@
-"""Annotated images as columns: what every reader gives, every loader draws from and every metric measures against."""
+"""Annotated images as columns: what readers give, loaders draw from, metrics measure against."""
 
 import hashlib
 import json
@@ -28,12 +28,15 @@ class Problem(NamedTuple):
 
 @dataclass
 class Federated:
-    """What LVIS's annotators looked for; an image says nothing about the other classes. Labels, not category ids.
+    """What LVIS's annotators looked for: labels, not category ids.
+
+    An image says nothing about the other classes.
 
     Attributes:
-        frequency: of each class: "r", "c" or "f" (rare: in up to 10 training images, common: up to 100, frequent).
-        negative: of each image, the labels of which it has none, verified.
-        not_exhaustive: of each image, the labels of which some instances are not annotated.
+        frequency: of each class: "r", "c" or "f" (rare: in up to 10 training images, common: up to
+            100, frequent).
+        negative: of each image, the labels that it is verified to have none of.
+        not_exhaustive: of each image, the labels with instances that are not annotated.
     """
 
     frequency: list[str]
@@ -58,13 +61,15 @@ class AnnotatedSet:
     first: NDArray[np.int64]
     """[N + 1]; the instances of image n are first[n] … first[n + 1] - 1."""
     boxes: NDArray[np.float32]
-    """[M, 4] x0, y0, x1, y1 in pixels, from 0, half-open: the width is x1 - x0. May reach a pixel past the image."""
+    """[M, 4] x0, y0, x1, y1 in pixels, from 0, half-open: the width is x1 - x0. May reach a pixel
+    past the image."""
     labels: NDArray[np.int64]
     """[M] 0 … C - 1."""
     areas: NDArray[np.float32]
     """[M] square pixels of the segment where there is one (as COCO states it), else of the box."""
     ignored: NDArray[np.bool_]
-    """[M] crowd (COCO) or difficult (VOC): not trained on, and in evaluation neither right nor wrong."""
+    """[M] crowd (COCO) or difficult (VOC): not trained on, and in evaluation neither right nor
+    wrong."""
     annotation_ids: NDArray[np.int64]
     """[M], unique."""
     segments: Sequence[Segment] | None = None
@@ -75,17 +80,19 @@ class AnnotatedSet:
     flip_pairs: list[tuple[int, int]] = field(default_factory=list)
     """Keypoints that change places when the image is mirrored, each pair once."""
     label_maps: list[Path] | None = None
-    """N 8-bit PNG files, one number a pixel: a class of `semantic_classes`, 255 = ignored (see `label_of_pixel`)."""
+    """N 8-bit PNG files, one number a pixel: a class of `semantic_classes`, 255 = ignored (see
+    `label_of_pixel`)."""
     semantic_classes: list[str] = field(default_factory=list)
     """VOC: background, then the classes. Cityscapes: the 19 classes that are trained and scored."""
     label_of_pixel: NDArray[np.uint8] | None = None
-    """[256]: from the numbers in the PNG to those of `semantic_classes` or 255; None: they are these already."""
+    """[256]: from the numbers in the PNG to those of `semantic_classes` or 255; None: they are
+    these already."""
     federated: Federated | None = None
     """LVIS: which classes were looked for in which image."""
     category_ids: list[int] = field(default_factory=list)
     """COCO, LVIS: the category id of each class, for writing results."""
     problems: list[Problem] = field(default_factory=list)
-    """What the checks left out or mended."""
+    """What the checks left out or repaired."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -95,7 +102,7 @@ class AnnotatedSet:
         return slice(int(self.first[n]), int(self.first[n + 1]))
 
     def masks(self, n: int) -> NDArray[np.uint8]:
-        """The masks of image n's instances: uint8 [instances, height, width], 0 or 1.
+        """Draw the masks of image n's instances: uint8 [instances, height, width], 0 or 1.
 
         Raises:
             ValueError: the set has no segments.
@@ -110,7 +117,7 @@ class AnnotatedSet:
         return masks
 
     def label_map(self, n: int) -> NDArray[np.uint8]:
-        """The semantic classes of image n's pixels: uint8 [height, width], numbers in `semantic_classes` or 255.
+        """Give the classes of image n's pixels: uint8 [height, width], 255 where ignored.
 
         Raises:
             MocoError: the PNG cannot be read, or has a number that is no class.
@@ -131,12 +138,12 @@ class AnnotatedSet:
         if wrong.any():
             raise MocoError(
                 f"{path}: number {numbers[wrong][0]}, but {self.name} has {known} classes from 0, and 255 for ignored"
-                " pixels; name all classes, or mend the file"
+                " pixels; name all classes, or correct the file"
             )
         return numbers
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> "AnnotatedSet":
-        """The images at these positions, in this order, with all that belongs to them."""
+        """Give the images at these positions, in this order, with all that belongs to them."""
         chosen = np.asarray(indices, np.int64)
         counts = np.diff(self.first)[chosen]
         rows = ranges(self.first[chosen], counts)
@@ -186,7 +193,7 @@ def set_of_label_maps(
     semantic_classes: list[str],
     label_of_pixel: NDArray[np.uint8] | None = None,
 ) -> AnnotatedSet:
-    """A set for semantic segmentation: no instances; sizes of 0, as not stated."""
+    """Make a set for semantic segmentation: no instances; sizes of 0, as not stated."""
     return AnnotatedSet(
         name=name,
         classes=[],
@@ -208,8 +215,8 @@ def set_of_label_maps(
 def data_hash(found: AnnotatedSet) -> str:
     """SHA-256 of everything that is annotated, 64 hexadecimal digits: the key of a run by its data.
 
-    Of the images it takes ids, file names and sizes, not the pixels; of label maps the files' bytes. Where the
-    set lies, and what it is called, do not matter.
+    Of the images it takes ids, file names and sizes, not the pixels; of label maps the files'
+    bytes. Where the set lies, and what it is called, do not matter.
     """
     federated = found.federated
     texts: list[Any] = [

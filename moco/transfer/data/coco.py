@@ -26,15 +26,16 @@ def read_coco(
     Args:
         json_file: with images, annotations and categories.
         images: the folder that the file names are relative to.
-        masks: read the segmentations, polygons and both kinds of RLE; if no annotation has one, the set has
-            none. With False, annotations without one are as good as others.
-        checks: what is done about what is wrong: besides boxes and images, an annotation of an image or a
-            category that is not listed, and one without a usable segmentation where others have it. A polygon
-            of fewer than three points is left out and counted, its annotation kept if another polygon is left.
+        masks: read the segmentations, polygons and both kinds of RLE; if no annotation has one, the
+            set has none. With False, annotations without one are as good as others.
+        checks: what is done about what is wrong: besides boxes and images, an annotation of an
+            image or a category that is not listed, and one without a usable segmentation where
+            others have it. A polygon of fewer than three points is left out and counted, its
+            annotation kept if another polygon is left.
 
     Returns:
-        Images in the file's order; labels in the order of the category ids. `areas` are the file's, else those
-        of the segments, else of the boxes.
+        Images in the file's order; labels in the order of the category ids. `areas` are the file's,
+        else those of the segments, else of the boxes.
 
     Raises:
         MocoError: a file or folder is missing or not in COCO's format, or too much is wrong.
@@ -62,7 +63,8 @@ def read_lvis(
         checks: as for `read_coco`.
 
     Raises:
-        MocoError: as `read_coco`; also if the federated lists are missing or name an unknown category.
+        MocoError: as `read_coco`; also if the federated lists are missing or name an unknown
+            category.
     """
     path, folder = Path(json_file), Path(images)
     content = _load(path, LVIS_ARCHIVES)
@@ -114,7 +116,10 @@ def _require_folder(folder: Path) -> None:
 def _read(
     path: Path, content: dict[str, Any], file_of: Callable[[dict[str, Any]], Path], masks: bool
 ) -> tuple[AnnotatedSet, list[Problem]]:
-    """All images, and of the annotations those that can become rows; the other annotations are problems."""
+    """All images, and of the annotations those that can become rows.
+
+    The other annotations are problems.
+    """
     problems: list[Problem] = []
     classes, category_ids = _categories(path, content["categories"])
     names, flip_pairs = _keypoints(path, content["categories"])

@@ -1,4 +1,4 @@
-"""Batches for fine-tuning: which images make up which step is a function of (seed, step), and so are their views.
+"""Batches for fine-tuning: images and views of a step are a function of (seed, step).
 
 A batch crosses from the worker that made it in a few tensors, for each is an open file on its way.
 """
@@ -44,7 +44,7 @@ class Share:
 
     Attributes:
         among: int64, the images that are trained on, by their place in the set.
-        plan: an order of so many.
+        plan: an order of that many.
         rank: of this process.
         world_size: number of processes.
     """
@@ -55,7 +55,7 @@ class Share:
     world_size: int = 1
 
     def drawn(self, step: int) -> tuple[Integers, Uniforms]:
-        """The images of a step, int64 [N], and the numbers their views are made with, float64 [N, DRAWS]."""
+        """Give a step's images, int64 [N], and their views' numbers, float64 [N, DRAWS]."""
         samples = self.among[self.plan.batch(step, self.rank, self.world_size)]
         draws = Draws.of(self.plan.seed, self.plan.epoch_of(step), samples, views=1)
         return samples, draws("fine-tuning", DRAWS)[:, 0]
@@ -117,7 +117,7 @@ class Scattered:
         )
 
     def to(self, device: torch.device) -> tuple[list[Tensor], list[Target]]:
-        """Images uint8 3 x H x W, and for each `boxes`, `labels` and what else there is, as torchvision takes them."""
+        """Images uint8 3 x H x W with `boxes`, `labels` and others, as torchvision takes them."""
         pixels = self.pixels.to(device, non_blocking=True)
         images, first = [], 0
         for height, width in self.sizes:
@@ -189,7 +189,10 @@ class BoxBatches(Dataset[Scattered]):
 
 @dataclass(frozen=True)
 class PixelBatches(Dataset[Stacked]):
-    """Item n is this process's batch of step n, for semantic segmentation; attributes as of `BoxBatches`."""
+    """Item n is this process's batch of step n, for semantic segmentation.
+
+    Attributes as of `BoxBatches`.
+    """
 
     images: AnnotatedSet
     share: Share
@@ -229,14 +232,17 @@ class LabelBatches(Dataset[Stacked]):
 
 
 def trainable(images: AnnotatedSet, masks: bool = False) -> AnnotatedSet:
-    """All images with the instances that are trained on: neither crowd nor difficult, with an area and, if asked for, a mask."""
+    """Give all images with the instances to train on.
+
+    Those are neither crowd nor difficult, and have an area and, if asked for, a mask.
+    """
     sides = images.boxes[:, 2:] - images.boxes[:, :2]
     kept = ~images.ignored & (sides > 0).all(axis=1)
     return images.with_instances(kept & (images.areas > 0) if masks else kept)
 
 
 def with_objects(images: AnnotatedSet, keypoints: bool = False) -> Integers:
-    """The images that a detector is trained on, int64: with an instance, of which, if asked for, a keypoint is labelled."""
+    """Give the images to train a detector on, int64: with an instance, or one with keypoints."""
     counted = images.labels >= 0  # all
     if keypoints and images.keypoints is not None:
         counted &= (images.keypoints[:, :, 2] > 0).any(axis=1)
@@ -269,7 +275,7 @@ def read_pixels(images: AnnotatedSet, n: int) -> Pixels:
 def steps(
     batches: Dataset[Any], first: int, last: int, num_workers: int, device: torch.device
 ) -> Generator[tuple[Any, Any]]:
-    """Images and targets of steps first to last - 1 in order; beginning in the midst costs nothing.
+    """Images and targets of steps first to last - 1 in order; any start costs nothing.
 
     Args:
         batches: item n is the batch of step n.

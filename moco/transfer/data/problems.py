@@ -1,4 +1,4 @@
-"""What is wrong in an annotated set, found before any training: left out and listed, or too much and refused."""
+"""What is wrong in an annotated set, found before training: left out, or too much and refused."""
 
 import json
 import math
@@ -17,7 +17,8 @@ from moco.transfer.data.annotations import AnnotatedSet, Problem
 from moco.transfer.data.segments import Segment
 
 ROUNDING = 1.0
-"""Pixels that a box may reach past its image: counting from 0 or from 1, and rounding, do that much."""
+"""Pixels that a box may reach past its image: counting from 0 or from 1, and rounding, do that
+much."""
 IN_A_BATCH = 256  # of files to a thread: one at a time, the threads would mostly hand work over
 
 
@@ -26,7 +27,8 @@ class Checks:
     """How strictly a set is read.
 
     Attributes:
-        max_bad_fraction: largest share of bad annotations, and of bad images; above it the set is refused.
+        max_bad_fraction: largest share of bad annotations, and of bad images; above it the set is
+            refused.
         quarantine: where to list what was bad, one JSON object a line with path and reason.
     """
 
@@ -44,7 +46,7 @@ class Listing:
         self._names: dict[Path, set[str]] = {}
 
     def has(self, path: Path) -> bool:
-        """Whether there is such a file."""
+        """Whether the file exists."""
         folder = path.parent
         if folder not in self._names:
             try:
@@ -57,14 +59,16 @@ class Listing:
 def checked(found: AnnotatedSet, problems: Sequence[Problem], checks: Checks) -> AnnotatedSet:
     """Apply the rule to a set as it was read.
 
-    Left out: an image whose file is missing, cannot be opened, has another size than stated, whose id is
-    taken, or whose label map is missing, of another size or not of 8 bits; an annotation whose id is taken
-    or whose box has no area, is not finite or lies outside its image. A box that reaches more than
-    `ROUNDING` past its image is cut there; one that reaches less is left as it is, for the official metrics
-    measure against it. Each of these, and each of `problems`, is a line of the quarantine and counts as bad.
+    Left out: an image whose file is missing, cannot be opened, has another size than stated, whose
+    id is taken, or whose label map is missing, of another size or not of 8 bits; an annotation
+    whose id is taken or whose box has no area, is not finite or lies outside its image. A box that
+    reaches more than `ROUNDING` past its image is cut there; one that reaches less is left as it
+    is, for the official metrics measure against it. Each of these, and each of `problems`, is a
+    line of the quarantine and counts as bad.
 
     Args:
-        found: images in the order of the source. Sizes of 0 are not stated: they are taken from the files.
+        found: images in the order of the source. Sizes of 0 are not stated: they are taken from the
+            files.
         problems: what the reader has already left out.
         checks: the rule.
 
@@ -90,7 +94,7 @@ def checked(found: AnnotatedSet, problems: Sequence[Problem], checks: Checks) ->
             raise MocoError(
                 f"{found.name}: {len(bad)} of {total} {kind}s ({len(bad) / total:.1%}) are bad, more than"
                 f" max_bad_fraction = {checks.max_bad_fraction:g}: {bad[0].path}: {bad[0].reason};{where}"
-                " mend them, or raise max_bad_fraction to go on without them"
+                " correct them, or raise max_bad_fraction to leave them out"
             )
     if not len(found):
         raise MocoError(f"{found.name}: no image; see that the list and the folder belong together")
@@ -196,7 +200,7 @@ class Header:
 
 
 def headers(paths: Sequence[Path]) -> list[Header | str]:
-    """The header of each image file, or why there is none."""
+    """Read the header of each image file, or why there is none."""
     batches = [paths[start : start + IN_A_BATCH] for start in range(0, len(paths), IN_A_BATCH)]
     with ThreadPoolExecutor() as pool:
         return [header for batch in pool.map(_headers, batches) for header in batch]
@@ -215,12 +219,13 @@ def _headers(paths: Sequence[Path]) -> list[Header | str]:
 
 
 def good_segment(segment: Any, height: int, width: int) -> tuple[Segment, str | None]:
-    """The part of a segment that is in one of COCO's forms.
+    """Give the part of a segment that is in one of COCO's forms.
 
     Returns:
-        The segment, without polygons of fewer than six numbers, an odd number or anything but finite
-        numbers, and what is wrong with it or None. It is empty where nothing is left, which for
-        an RLE means of another size than the image's, or of run lengths that do not add up to it.
+        The segment, without polygons of fewer than six numbers, an odd number or anything but
+        finite numbers, and what is wrong with it or None. It is empty where nothing is left, which
+        for an RLE means of another size than the image's, or of run lengths that do not add up to
+        it.
     """
     if isinstance(segment, dict):
         counts = segment.get("counts")

@@ -11,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 Segment = list[list[float]] | dict[str, Any]
-"""COCO's: polygons [x0, y0, x1, y1, …] in pixels, or an RLE {"size": [h, w], "counts": str | list[int]}."""
+"""COCO's: polygons [x0, y0, x1, y1, …] in pixels, or an RLE {"size": [h, w], "counts": str |
+list[int]}."""
 
 
 class PackedSegments(Sequence[Segment]):
     """A list of segments whose polygons lie in one array.
 
-    A million polygons as Python lists are gigabytes, and each process of a loader would come to copy
-    them, since reading a Python object writes its reference count. Here they are 8 bytes a number, shared.
+    A million polygons as Python lists are gigabytes, and each process of a loader would come to
+    copy them, since reading a Python object writes its reference count. Here they are 8 bytes a
+    number, shared.
     """
 
     def __init__(self, segments: Iterable[Segment]) -> None:
@@ -55,7 +57,7 @@ class PackedSegments(Sequence[Segment]):
         return [self._numbers[a:b].tolist() for a, b in pairwise(ends)]
 
     def take(self, rows: NDArray[np.integer[Any]]) -> "PackedSegments":
-        """The segments at these positions, in this order."""
+        """Give the segments at these positions, in this order."""
         chosen = PackedSegments(())
         polygons = np.diff(self._polygons)[rows]
         which = ranges(self._polygons[rows], polygons)
@@ -82,7 +84,7 @@ def ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.i
 
 
 def encoded(segment: Segment, height: int, width: int) -> dict[str, Any]:
-    """A segment as one compressed RLE; polygons overlap without harm.
+    """Encode a segment as one compressed RLE; polygons overlap without harm.
 
     Raises:
         ValueError, TypeError: it is none of COCO's forms.
@@ -99,7 +101,7 @@ def encoded(segment: Segment, height: int, width: int) -> dict[str, Any]:
 
 
 def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> dict[str, Any]:
-    """A mask, height x width, as a compressed RLE that JSON can hold."""
+    """Encode a mask, height x width, as a compressed RLE that JSON can hold."""
     from faster_coco_eval.core import mask as coco
 
     found: dict[str, Any] = coco.encode(np.asfortranarray(mask, np.uint8))
@@ -107,7 +109,10 @@ def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> dict[str, Any]:
 
 
 def mask_of(segment: Segment, height: int, width: int) -> NDArray[np.uint8]:
-    """The pixels of a segment: uint8 height x width, 0 or 1; none for an empty list of polygons."""
+    """Draw the pixels of a segment: uint8 height x width, 0 or 1.
+
+    None for an empty list of polygons.
+    """
     from faster_coco_eval.core import mask
 
     if not segment:

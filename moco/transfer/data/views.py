@@ -1,8 +1,8 @@
-"""What fine-tuning sees of an annotated image: resized, mirrored or cropped, on uint8, as a function of what is drawn.
+"""What fine-tuning sees of an annotated image, on uint8: resized, mirrored or cropped as drawn.
 
-Numbers are drawn by `moco.images.draws.Draws`, keyed by (seed, epoch, sample), so that workers, processes and restarts
-change nothing. Coordinates are in pixels with the edges of the image at 0 and W; resizing multiplies them, and
-mirroring takes x to W - x.
+Numbers are drawn by `moco.images.draws.Draws`, keyed by (seed, epoch, sample), so that workers,
+processes and restarts change nothing. Coordinates are in pixels with the edges of the image at 0
+and W; resizing multiplies them, and mirroring takes x to W - x.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,8 @@ class Instances:
         boxes: float32 [M, 4] x0, y0, x1, y1.
         labels: int64 [M], whatever they count from.
         masks: uint8 [M, H, W], 0 or 1.
-        keypoints: float32 [M, K, 3] x, y, visibility. The pixel in the corner is at .5, .5; COCO's files say 0, 0.
+        keypoints: float32 [M, K, 3] x, y, visibility. The pixel in the corner is at 0.5, 0.5;
+            COCO's files say 0, 0.
     """
 
     boxes: NDArray[np.float32]
@@ -46,7 +47,7 @@ class Instances:
 def boxes_view(
     image: Pixels, found: Instances, u: Uniforms, sizes: BoxSizes, flip_pairs: Sequence[tuple[int, int]] = ()
 ) -> tuple[Pixels, Instances]:
-    """The training view for detectors: one of the short sides, mirrored or not.
+    """Make the training view for detectors: one of the short sides, mirrored or not.
 
     Args:
         image: uint8 H x W x 3.
@@ -64,7 +65,7 @@ def boxes_view(
 
 
 def fitted(size: tuple[int, ...], short_side: int, long_side: int) -> tuple[int, int]:
-    """Height and width of an image once its short side, or if that is the tighter limit its long side, is as asked."""
+    """Compute height and width once the short side, or else the long side, reaches its limit."""
     scale = min(short_side / min(size), long_side / max(size))
     height, width = (max(1, int(side * scale + 0.5)) for side in size)
     return height, width
@@ -87,7 +88,7 @@ def resized(image: Pixels, found: Instances, height: int, width: int) -> tuple[P
 
 
 def mirrored(image: Pixels, found: Instances, flip_pairs: Sequence[tuple[int, int]] = ()) -> tuple[Pixels, Instances]:
-    """Left to right: keypoints of a pair change places, so that a left hand is a left hand still."""
+    """Mirror left to right; keypoints of a pair swap, so that a left hand is still a left hand."""
     width = image.shape[1]
     boxes = found.boxes.copy()
     boxes[:, [0, 2]] = width - found.boxes[:, [2, 0]]
@@ -106,10 +107,10 @@ def mirrored(image: Pixels, found: Instances, flip_pairs: Sequence[tuple[int, in
 def pixels_view(
     image: Pixels, label_map: NDArray[np.uint8], u: Uniforms, sizes: PixelSizes
 ) -> tuple[Pixels, NDArray[np.uint8]]:
-    """The training view for semantic segmentation: random scale, crop and flip.
+    """Make the training view for semantic segmentation: random scale, crop and flip.
 
-    Only the part of the image that the crop shows is resized. A crop larger than the resized image is filled up with
-    `PADDING`, and with `IGNORED` in the label map, on the right and below.
+    Only the part of the image that the crop shows is resized. A crop larger than the resized image
+    is filled up with `PADDING`, and with `IGNORED` in the label map, on the right and below.
 
     Args:
         image: uint8 H x W x 3.
@@ -137,7 +138,7 @@ def pixels_view(
 
 
 def _window(length: int, wanted: float, number: float) -> tuple[int, int]:
-    """First pixel and end of a stretch of so many pixels, or of all there are, at a random place."""
+    """Choose a stretch of about `wanted` pixels, or all there are: first pixel and end."""
     taken = min(length, max(1, round(wanted)))
     first = int(number * (length - taken + 1))
     return first, first + taken

@@ -1,4 +1,4 @@
-"""PASCAL VOC's folders, and one's own data laid out like them: boxes, instance masks, label maps."""
+"""PASCAL VOC's folders, and data laid out like them: boxes, instance masks, label maps."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
@@ -75,19 +75,21 @@ def read_voc(
     """Read the boxes of one or more lists of images as one set; difficult objects are `ignored`.
 
     Args:
-        root: VOCdevkit, the folder that it is in, or, if only one year is asked for, that year's folder.
-        splits: years and lists, [("2007", "trainval"), ("2012", "trainval")]; the folder of a year is
-            VOC + year, and its lists are in ImageSets/Main.
-        classes: names in the order of their labels. None: if all names found are VOC's, VOC's twenty, else the
-            names found, sorted; a test set is then read with the `classes` of its training set.
-        masks: read the images of ImageSets/Segmentation instead, with their instances' masks: the pixels of
-            object k of the XML are those of number k in SegmentationObject, k from 1. Difficult objects, and
-            others without a pixel, are `ignored`.
+        root: VOCdevkit, the folder that it is in, or, if only one year is asked for, that year's
+            folder.
+        splits: years and lists, [("2007", "trainval"), ("2012", "trainval")]; the folder of a year
+            is VOC + year, and its lists are in ImageSets/Main.
+        classes: names in the order of their labels. None: if all names found are VOC's, VOC's
+            twenty, else the names found, sorted; a test set is then read with the `classes` of its
+            training set.
+        masks: read the images of ImageSets/Segmentation instead, with their instances' masks: the
+            pixels of object k of the XML are those of number k in SegmentationObject, k from 1.
+            Difficult objects, and others without a pixel, are `ignored`.
         checks: what is done about what is wrong.
 
     Returns:
-        The images in the order of the lists. An id is the name of the image's file without its suffix; if
-        years share names, with the year before it: "2007/000005".
+        The images in the order of the lists. An id is the name of the image's file without its
+        suffix; if years share names, with the year before it: "2007/000005".
 
     Raises:
         MocoError: a folder or list is missing, or too much is wrong.
@@ -168,8 +170,9 @@ def read_voc_segmentation(
 
     Args:
         root: as for `read_voc`.
-        splits: years and lists in ImageSets/Segmentation; a list with a slash, as "SegmentationAug/train_aug",
-            is one in ImageSets. A line is a name, or the image's path and what follows.
+        splits: years and lists in ImageSets/Segmentation; a list with a slash, as
+            "SegmentationAug/train_aug", is one in ImageSets. A line is a name, or the image's path
+            and what follows.
         classes: the names of the label maps' numbers from 1; 0 is background, 255 ignored.
         labels: the folder of the label maps, within a year's.
         checks: what is done about what is wrong.
@@ -226,7 +229,7 @@ def _object(element: ET.Element) -> Object | str:
 
 @dataclass(frozen=True)
 class _Numbered(Object):
-    """An object, its number in the file from 1, and what SegmentationObject says of it, if that is read."""
+    """An object, its number in the file from 1, and what SegmentationObject says of it."""
 
     number: int
     segment: Segment

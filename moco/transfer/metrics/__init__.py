@@ -1,1 +1,1 @@
-"""What a detector or a segmenter is worth, as the field's own evaluators count: fractions from 0 to 1, None where undefined."""
+"""What a detector or segmenter is worth, as the field's evaluators count: from 0 to 1, or None."""

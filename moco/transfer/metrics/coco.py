@@ -15,12 +15,13 @@ from moco.transfer.data.annotations import AnnotatedSet, Detections
 Kind = Literal["bbox", "segm", "keypoints"]
 
 COCO_SIGMAS = tuple(number / 1000 for number in (26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89))
-"""Spread of human annotators at COCO's seventeen keypoints of a person, nose to ankles, as a share of the object's
-scale."""
+"""Spread of human annotators at COCO's seventeen keypoints of a person, nose to ankles, as a share
+of the object's scale."""
 
 PAIRS_AT_ONCE = 20_000
-"""Images x classes in one call, about. The evaluator keeps a Python object for each pair of them, with or without objects,
-of which LVIS would have 24 million; a call for a few classes gets the images alone in which they occur."""
+"""Images x classes in one call, about. The evaluator keeps a Python object for each pair of them,
+with or without objects, and LVIS would have 24 million of them; a call for a few classes gets the
+images alone in which they occur."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Curves:
     """Precision and recall of every class; -1 where a class has no ground truth.
 
     Attributes:
-        precision: [T, R, C, A]: IoU .5, .55 … .95; recall 0, .01 … 1; class; size all, small, medium, large
-            (keypoints: all, medium, large). With as many detections an image as are allowed at most.
+        precision: [T, R, C, A]: IoU 0.5, 0.55 … 0.95; recall 0, 0.01 … 1; class; size all, small,
+            medium, large (keypoints: all, medium, large). With as many detections an image as are
+            allowed at most.
         recall: [T, C, A, M]: the largest recall; M as in `max_detections`.
     """
 
@@ -38,22 +40,24 @@ class Curves:
 
 
 def coco_ap(truth: AnnotatedSet, found: Detections, kind: Kind = "bbox") -> dict[str, Any]:
-    """Compute average precision and recall as COCO defines them (Lin et al., 2014; cocodataset.org).
+    """Compute average precision and recall as COCO defines them (Lin et al., 2014).
 
-    At most 100 detections of a class count in an image (keypoints: 20), the best by score. A detection inside a crowd
-    region, or on a person without keypoints, is neither right nor wrong. Small is below 32 x 32 pixels, large above
-    96 x 96; the size of a detection is that of its box, of its mask, or of its keypoints' extent. Classes
-    without ground truth are left out of the means.
+    At most 100 detections of a class count in an image (keypoints: 20), the best by score. A
+    detection inside a crowd region, or on a person without keypoints, is neither right nor wrong.
+    Small is below 32 x 32 pixels, large above 96 x 96; the size of a detection is that of its box,
+    of its mask, or of its keypoints' extent. Classes without ground truth are left out of the
+    means.
 
     Args:
         truth: the annotated images.
         found: detections in them; for "segm" with segments, for "keypoints" with keypoints.
-        kind: what overlaps: boxes, masks, or keypoints (object keypoint similarity, with COCO's spreads where there
-            are 17 keypoints, else with their mean, 0.067, for each).
+        kind: what overlaps: boxes, masks, or keypoints (object keypoint similarity, with COCO's
+            spreads where there are 17 keypoints, else with their mean, 0.067, for each).
 
     Returns:
-        AP (mean over IoU .5 … .95), AP50, AP75, APs, APm, APl; AR1, AR10, AR100, ARs, ARm, ARl; for keypoints AP, AP50,
-        AP75, APm, APl, AR, AR50, AR75, ARm, ARl. Under "per_class" AP, AP50 and AP75 by class name.
+        AP (mean over IoU 0.5 … 0.95), AP50, AP75, APs, APm, APl; AR1, AR10, AR100, ARs, ARm, ARl;
+        for keypoints AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl. Under "per_class" AP, AP50
+        and AP75 by class name.
 
     Raises:
         MocoError: the set or the detections lack what `kind` compares.
@@ -128,7 +132,8 @@ def curves_of(truth: AnnotatedSet, found: Detections, kind: Kind, max_detections
         sigmas = COCO_SIGMAS if points == len(COCO_SIGMAS) else (float(np.mean(COCO_SIGMAS)),) * points
     classes = len(truth.classes)
     step = max(1, PAIRS_AT_ONCE // max(1, len(truth)))
-    # equal scores of several images rank in the order of the images' ids; ids that are no numbers, in the set's order
+    # equal scores of several images rank in the order of the images' ids; ids that are no numbers,
+    # in the set's order
     numbers = np.array(truth.ids if all(isinstance(name, int) for name in truth.ids) else range(len(truth)))
     parts = [
         _curves_of_classes(truth, found, kind, max_detections, sigmas, numbers, range(low, min(low + step, classes)))

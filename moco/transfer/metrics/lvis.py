@@ -1,4 +1,4 @@
-"""LVIS's federated average precision: each class counts in the images alone in which it was looked for."""
+"""LVIS's federated average precision: a class counts only in images that were checked for it."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -15,11 +15,11 @@ MAX_DETECTIONS = 300
 
 
 def lvis_ap(truth: AnnotatedSet, found: Detections, kind: Literal["bbox", "segm"] = "segm") -> dict[str, Any]:
-    """Average precision as LVIS v1 defines it (Gupta et al., 2019, section 2.2 and its evaluation code).
+    """Compute average precision as LVIS v1 defines it (Gupta et al., 2019, section 2.2).
 
-    An image's 300 best detections count. Of those, a class that the image neither shows nor is known not to show (its
-    negatives) is left out; of a class whose instances are not all annotated in the image, a detection without
-    a match is neither right nor wrong. The rest is as in COCO.
+    An image's 300 best detections count. Of those, a class that the image neither shows nor is
+    known not to show (its negatives) is left out; of a class whose instances are not all annotated
+    in the image, a detection without a match is neither right nor wrong. The rest is as in COCO.
 
     Args:
         truth: the annotated images, with `federated`.
@@ -27,8 +27,9 @@ def lvis_ap(truth: AnnotatedSet, found: Detections, kind: Literal["bbox", "segm"
         kind: what overlaps: boxes or masks.
 
     Returns:
-        AP (mean over IoU .5 … .95), AP50, AP75, APs, APm, APl, those of rare, common and frequent classes APr, APc,
-        APf, and AR, ARs, ARm, ARl. Under "per_class" AP, AP50 and AP75 by class name.
+        AP (mean over IoU 0.5 … 0.95), AP50, AP75, APs, APm, APl, those of rare, common and frequent
+        classes APr, APc, APf, and AR, ARs, ARm, ARl. Under "per_class" AP, AP50 and AP75 by class
+        name.
 
     Raises:
         MocoError: the set is not federated, or segments are missing.
@@ -48,7 +49,7 @@ def lvis_ap(truth: AnnotatedSet, found: Detections, kind: Literal["bbox", "segm"
 
 
 def best_of_each_image(found: Detections, most: int) -> Detections:
-    """At most so many detections an image, those of the highest scores; of equal ones the first."""
+    """Keep the detections of the highest scores of each image, of equal ones the first."""
     order = np.lexsort((-found.scores, found.image))
     ranked = found.image[order]
     rank = np.arange(len(order)) - np.searchsorted(ranked, ranked)
@@ -56,7 +57,7 @@ def best_of_each_image(found: Detections, most: int) -> Detections:
 
 
 def looked_for(truth: AnnotatedSet, found: Detections) -> Detections:
-    """The detections of classes that their image shows or is known not to show.
+    """Give the detections of classes that their image shows or is known not to show.
 
     The evaluator would leave the others out too; but they are most of millions.
     """

@@ -40,10 +40,11 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.integer[Any]], cla
 
 
 def mean_iou(confusion: NDArray[np.int64], classes: list[str]) -> dict[str, Any]:
-    """Intersection over union by class, its mean, and pixel accuracy (VOC's and Cityscapes' measure).
+    """Compute intersection over union by class, its mean, and pixel accuracy (VOC, Cityscapes).
 
-    The IoU of a class is right pixels / (right + wrongly so labelled + missed pixels), over all images together. A class
-    that neither truth nor prediction has is undefined and left out of the mean (Cityscapes' rule; VOC has no such).
+    The IoU of a class is right pixels / (right + wrongly so labelled + missed pixels), over all
+    images together. A class that neither truth nor prediction has is undefined and left out of the
+    mean (Cityscapes' rule; VOC has no such).
 
     Args:
         confusion: int64 [C, C] of all images, rows are true classes.

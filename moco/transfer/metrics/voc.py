@@ -12,25 +12,29 @@ IOU_THRESHOLDS = np.arange(50, 100, 5) / 100
 
 
 def voc_ap(truth: AnnotatedSet, found: Detections, *, eleven_points: bool = False) -> dict[str, Any]:
-    """Average precision as VOC's development kit computes it (Everingham et al., 2010, section 4.2).
+    """Compute average precision as VOC's kit does (Everingham et al., 2010, section 4.2).
 
-    Detections of a class are taken by falling score, equal ones in their order. Each looks at the object of its class
-    and image that it overlaps most (of equal ones the first), taken already or not: overlap of at least the threshold
-    is right the first time and wrong every further time; a difficult object makes it neither; less overlap
-    is wrong. Difficult objects are not missed either. Overlap is intersection over union; the kit's inclusive
-    pixel coordinates (width xmax - xmin + 1) are the plain widths of our half-open boxes.
+    Detections of a class are taken by falling score, equal ones in their order. Each looks at the
+    object of its class and image that it overlaps most (of equal ones the first), taken already or
+    not: overlap of at least the threshold is right the first time and wrong every further time; a
+    difficult object makes it neither; less overlap is wrong. Difficult objects are not missed
+    either. Overlap is intersection over union; the kit's inclusive pixel coordinates (width xmax -
+    xmin + 1) are the plain widths of our half-open boxes.
 
-    A class without an object that is not difficult has no AP (the kit divides by zero there) and is left out of means.
+    A class without an object that is not difficult has no AP (the kit divides by zero there) and is
+    left out of means.
 
     Args:
         truth: the annotated images; `ignored` marks difficult objects.
         found: detections in them.
-        eleven_points: mean of the best precision at recall of at least 0, .1 … 1, as VOC did until 2009, else the area
-            under the precision-recall curve made falling, as since 2010. Recalls are compared exactly: in the
-            kit, as in Python, 3 * .1 is a little more than .3, which a recall of 3 in 10 misses.
+        eleven_points: mean of the best precision at recall of at least 0, 0.1 … 1, as VOC did until
+            2009, else the area under the precision-recall curve made falling, as since 2010.
+            Recalls are compared exactly: in the kit, as in Python, 3 * 0.1 is a little more than
+            0.3, which a recall of 3 in 10 misses.
 
     Returns:
-        AP (mean over IoU .5, .55 … .95), AP50, AP75 as means over classes; under "per_class" the same by class name.
+        AP (mean over IoU 0.5, 0.55 … 0.95), AP50, AP75 as means over classes; under "per_class" the
+        same by class name.
     """
     average = _eleven_points if eleven_points else _area
     image = np.repeat(np.arange(len(truth)), np.diff(truth.first))
@@ -67,9 +71,12 @@ def _summary(table: NDArray[np.float64]) -> dict[str, float | None]:
 def _best_overlaps(
     boxes: NDArray[np.float32], image: NDArray[np.int64], objects: NDArray[np.float32], object_image: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The largest intersection over union of each of D boxes with an object of its image, and that object, the first of equals.
+    """Find the largest IoU of each of D boxes with an object of its image, and that object.
 
-    Objects lie in the order of their images. A box in an image without objects has overlap 0, with object 0.
+    Of equals, the first counts.
+
+    Objects lie in the order of their images. A box in an image without objects has overlap 0, with
+    object 0.
     """
     start = np.searchsorted(object_image, image)
     count = np.searchsorted(object_image, image, side="right") - start
@@ -94,7 +101,7 @@ def _best_overlaps(
 
 
 def _area(right: NDArray[np.bool_], positives: int) -> float:
-    """Area under precision over recall, each precision raised to the best at its recall or beyond."""
+    """Compute the area under precision over recall, precision raised to the best beyond it."""
     hits = np.cumsum(right)
     precision = hits / np.arange(1, len(right) + 1)
     falling = np.maximum.accumulate(precision[::-1])[::-1]

@@ -1,4 +1,4 @@
-"""Classification by a whole fine-tuned network (paper, section 4.2, iNaturalist), on all labels or a share of them."""
+"""Classification by a fine-tuned network (section 4.2, iNaturalist), on all labels or a share."""
 
 import copy
 
@@ -20,7 +20,7 @@ class Classifier(nn.Module):
     Args:
         start: its network is copied.
         num_classes: C.
-        seed: of the linear layer, N(0, .01) with bias 0.
+        seed: of the linear layer, N(0, 0.01) with bias 0.
     """
 
     def __init__(self, start: Start, num_classes: int, seed: int) -> None:
@@ -41,7 +41,7 @@ class Classifier(nn.Module):
 
 
 def share_of_labels(images: Labelled, fraction: float, seed: int) -> Labelled:
-    """Some of each class's images, one at least, chosen by seed; a larger share holds the smaller one.
+    """Choose some of each class's images by seed, one at least; a larger share holds the smaller.
 
     Args:
         images: labelled.
@@ -61,7 +61,7 @@ def share_of_labels(images: Labelled, fraction: float, seed: int) -> Labelled:
 def accuracies(
     model: nn.Module, images: Labelled, sizes: LabelSizes, processes: Processes, num_workers: int
 ) -> dict[str, float]:
-    """Top-1 and top-5 accuracy on the central squares of some images, fractions of 1, the same on every process.
+    """Measure top-1 and top-5 accuracy on central squares, from 0 to 1, alike on every process.
 
     Args:
         model: a `Classifier` in evaluation mode, on this process's device.

@@ -1,4 +1,4 @@
-"""Faster, Mask and Keypoint R-CNN on an encoder: torchvision's parts, put together as the paper fine-tunes them."""
+"""Faster, Mask and Keypoint R-CNN on an encoder, of torchvision's parts, as the paper has them."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -49,26 +49,29 @@ def detector(
     proposals_train: tuple[int, int] | None = None,
     proposals_test: tuple[int, int] | None = None,
 ) -> nn.Module:
-    """Build a detector whose backbone starts from an encoder and whose other layers start from `seed` alone.
+    """Build a detector whose backbone starts from an encoder, its other layers from `seed` alone.
 
-    - "c4": the body ends at layer3 (res4) and carries the proposals; layer4 (res5) with a batch norm after it (the
-      paper's "extra norm") is the box head, and masks are predicted from its output too.
-    - "fpn": layer1 … layer4 and a pyramid with batch norm in each convolution ("BN in the newly initialized layers",
-      section 4.2). The box head is two fully connected layers, the mask head four 3x3 convolutions and the keypoint
-      head eight, without batch norm, as in Detectron2's default: an image without objects gives the latter two no
-      region to take statistics from.
+    - "c4": the body ends at layer3 (res4) and carries the proposals; layer4 (res5) with a batch
+      norm after it (the paper's "extra norm") is the box head, and masks are predicted from its
+      output too.
+    - "fpn": layer1 … layer4 and a pyramid with batch norm in each convolution ("BN in the newly
+      initialized layers", section 4.2). The box head is two fully connected layers, the mask head
+      four 3x3 convolutions and the keypoint head eight, without batch norm, as in Detectron2's
+      default: an image without objects gives the latter two no region to take statistics from.
 
-    Nothing is frozen. Where the paper is silent, numbers are Detectron2's (the code it was run with): proposals, 512
-    regions an image of which a quarter hold objects, box weights (10, 10, 5, 5), 100 detections with a score above
-    0.05, NMS at 0.7 and 0.5. Two things stay torchvision's: smooth L1 with beta 1/9, where Detectron2 has 0, and
-    RoIAlign of the pyramid without the half-pixel shift.
+    Nothing is frozen. Where the paper is silent, numbers are Detectron2's (the code it was run
+    with): proposals, 512 regions an image, a quarter of them with objects, box weights (10, 10, 5,
+    5), 100 detections with a score above 0.05, NMS at 0.7 and 0.5. Two things stay torchvision's:
+    smooth L1 with beta 1/9, where Detectron2 has 0, and RoIAlign of the pyramid without the
+    half-pixel shift.
 
-    In training `model(images, targets)` gives a dict of losses, scalars; in evaluation `model(images)` gives for
-    each image a dict of `boxes` (float32 D x 4: x0, y0, x1, y1 in pixels of that image), `labels` (int64 [D], 1 … C),
-    `scores` (float32 [D]) and, by task, `masks` (uint8 D x H x W, 0 or 1) or `keypoints` (float32 D x K x 3: x, y,
-    score, a logit). Images are uint8 3 x H x W of any sizes, on the model's device; they are normalized and padded,
-    not resized. Targets hold `boxes`, `labels` and by task `masks` (uint8 M x H x W) or `keypoints` (float32
-    M x K x 3: x, y, visibility); M may be 0. All of it may run under `torch.autocast`.
+    In training `model(images, targets)` gives a dict of losses, scalars; in evaluation
+    `model(images)` gives for each image a dict of `boxes` (float32 D x 4: x0, y0, x1, y1 in pixels
+    of that image), `labels` (int64 [D], 1 … C), `scores` (float32 [D]) and, by task, `masks` (uint8
+    D x H x W, 0 or 1) or `keypoints` (float32 D x K x 3: x, y, score, a logit). Images are uint8 3
+    x H x W of any sizes, on the model's device; they are normalized and padded, not resized.
+    Targets hold `boxes`, `labels` and by task `masks` (uint8 M x H x W) or `keypoints` (float32 M x
+    K x 3: x, y, visibility); M may be 0. All of it may run under `torch.autocast`.
 
     Args:
         task: what is predicted for each object beside its box and class.
@@ -77,14 +80,15 @@ def detector(
         num_classes: C, without the background.
         seed: of the new layers.
         num_keypoints: K, for "keypoints".
-        anchor_sizes: sides of the square anchors, pixels; smaller ones for small images. "fpn" has one for each of
-            its five levels, and sends a region to the level where, with the default sizes, the FPN paper does.
-        width: channels of the new convolutions; fully connected layers are four times as wide and keypoint
-            convolutions twice.
+        anchor_sizes: sides of the square anchors, pixels; smaller ones for small images. "fpn" has
+            one for each of its five levels, and sends a region to the level where, with the default
+            sizes, the FPN paper does.
+        width: channels of the new convolutions; fully connected layers are four times as wide and
+            keypoint convolutions twice.
         roi_size: cells on the side of a region; "fpn" gives its box head half as many.
         rois_per_image: regions an image that the heads are trained on.
-        proposals_train: before and after NMS in training ("fpn": before, on each level); None: 12000, 2000 ("fpn":
-            2000, 1000).
+        proposals_train: before and after NMS in training ("fpn": before, on each level); None:
+            12000, 2000 ("fpn": 2000, 1000).
         proposals_test: the same in evaluation; None: 6000, 1000 (1000, 1000).
 
     Raises:
@@ -149,7 +153,7 @@ def _check(task: str, neck: str, num_keypoints: int, anchor_sizes: Sequence[int]
 
 
 class _Batching(nn.Module):
-    """Instead of torchvision's transform: images to one padded batch and back, at the size they have."""
+    """Pad images to one batch and undo it, at their size, instead of torchvision's transform."""
 
     def __init__(self, start: Start, multiple: int) -> None:
         super().__init__()

@@ -13,12 +13,12 @@ DILATION, HEAD_DILATION = 2, 6
 
 
 class FCN(nn.Module):
-    """FCN-16s: an encoder whose last stage is dilated rather than strided, and a small head (the paper's appendix).
+    """FCN-16s: an encoder with a dilated last stage, and a small head (the paper's appendix).
 
-    The 3x3 convolutions of layer4 (conv5) have stride 1, so that the features' stride is 16 with an ImageNet stem
-    (half the encoder's with any). Two more 3x3 convolutions with batch norm, ReLU and a wide dilation follow, and a
-    1x1 convolution names the classes. All parameters are trained. The new layers start from N(0, 0.01), on which
-    batch norm lets little depend.
+    The 3x3 convolutions of layer4 (conv5) have stride 1, so that the features' stride is 16 with an
+    ImageNet stem (half the encoder's with any). Two more 3x3 convolutions with batch norm, ReLU and
+    a wide dilation follow, and a 1x1 convolution names the classes. All parameters are trained. The
+    new layers start from N(0, 0.01), on which batch norm lets little depend.
 
     Args:
         start: its network is copied.
@@ -70,8 +70,8 @@ class FCN(nn.Module):
 def enlarge(features: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """Bilinear interpolation to pixels, where feature (i, j) is that of pixel (stride i, stride j).
 
-    There the receptive fields of a ResNet's features are centered, whatever the size of the image: its strided layers
-    are padded so. Pixels beyond the last feature take its value.
+    There the receptive fields of a ResNet's features are centered, whatever the size of the image:
+    its strided layers are padded so. Pixels beyond the last feature take its value.
 
     Args:
         features: float32, N x C x ⌈H / stride⌉ x ⌈W / stride⌉.

@@ -1,4 +1,4 @@
-"""From proposals to detections: regions, their heads for boxes, masks and keypoints, and masks in the image."""
+"""From proposals to detections: regions, heads for boxes, masks and keypoints, pasted masks."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ class AlignedPool(RoIAlign):
 
 
 def pyramid_pool(size: int, strides: Sequence[int], smallest_anchor: int) -> MultiScaleRoIAlign:
-    """torchvision guesses strides from the first batch it sees, wrongly where padding is much of a small image."""
+    """Pool from a pyramid by its true strides, which torchvision guesses, at times wrongly."""
     scale = 224 * smallest_anchor // ANCHOR_SIZES[0]
     pool = MultiScaleRoIAlign(list(LEVELS), size, sampling_ratio=2, canonical_scale=scale)
     pool.scales = [1 / stride for stride in strides]
@@ -35,7 +35,7 @@ def pyramid_pool(size: int, strides: Sequence[int], smallest_anchor: int) -> Mul
 
 
 class BoxPredictor(FastRCNNPredictor):
-    """Starts from N(0, .01) for classes and N(0, .001) for boxes (Girshick, 2015, section 2.3)."""
+    """A box head that starts from N(0, 0.01) and, for boxes, N(0, 0.001) (Girshick, 2015)."""
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__(features, classes)
@@ -50,7 +50,7 @@ class BoxPredictor(FastRCNNPredictor):
 
 
 def mask_predictor_of(features: int, width: int, classes: int) -> MaskRCNNPredictor:
-    """Its last layer starts from N(0, .001), as Detectron2's; torchvision's logits start at 10 and more if classes are few."""
+    """Start the last layer from N(0, 0.001), as Detectron2: torchvision's logits are too large."""
     predictor = MaskRCNNPredictor(features, width, classes)
     nn.init.normal_(predictor.mask_fcn_logits.weight, std=0.001)
     nn.init.zeros_(predictor.mask_fcn_logits.bias)
@@ -58,7 +58,7 @@ def mask_predictor_of(features: int, width: int, classes: int) -> MaskRCNNPredic
 
 
 class Heads(RoIHeads):
-    """torchvision's, but masks may share the box head's features (C4), and mask targets lie where the masks do."""
+    """torchvision's heads; masks may share box features (C4), and mask targets lie at the masks."""
 
     def forward(
         self,
@@ -82,8 +82,8 @@ class Heads(RoIHeads):
                 logits = self.mask_predictor(regions[torch.cat(objects)])
             else:
                 logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_sizes)))
-            # torchvision cuts the targets out with pixel centers at whole numbers, half a pixel from where boxes have
-            # them
+            # torchvision cuts the targets out with pixel centers at whole numbers, half a pixel
+            # from where boxes have them
             shifted = [box - 0.5 for box in boxes]
             masks, classes = [target["masks"] for target in targets], [target["labels"] for target in targets]
             losses["loss_mask"] = maskrcnn_loss(logits.float(), shifted, masks, classes, matched)

@@ -1,1 +1,1 @@
-"""Scenes composed of real items: a data set for detection and segmentation that needs no download."""
+"""Scenes composed of real items: a set for detection and segmentation without a download."""

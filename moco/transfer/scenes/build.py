@@ -1,10 +1,12 @@
-"""Scenes composed from real Fashion-MNIST items: a data set for detection and segmentation that needs no download.
+"""Scenes composed from real Fashion-MNIST items: detection and segmentation without a download.
 
-Items of the training images appear in training and validation scenes, items of the test images in test
-scenes. A training item is on the validation side by the rule of the fetch stage (`choose_split`), so that
-with the same seed and share both speak of the same items; those that are in the test set too are left out.
+Items of the training images appear in training and validation scenes, items of the test images in
+test scenes. A training item is on the validation side by the rule of the fetch stage
+(`choose_split`), so that with the same seed and share both speak of the same items; those that are
+in the test set too are left out.
 
-A scene is a pure function of (settings, split, number): more scenes in a split change none of the others.
+A scene is a pure function of (settings, split, number): more scenes in a split change none of the
+others.
 """
 
 import hashlib
@@ -39,7 +41,8 @@ class Items:
     Attributes:
         images: uint8, N x 28 x 28.
         labels: int64 [N].
-        rows: int64 [N], their places in the publisher's file: the training one for train and val, or the test one.
+        rows: int64 [N], their places in the publisher's file: the training one for train and val,
+            or the test one.
     """
 
     images: NDArray[np.uint8]
@@ -48,22 +51,24 @@ class Items:
 
 
 def build_scenes(folder: Path, settings: Scenes) -> dict[str, Any]:
-    """Write the whole set: FOLDER/VOCdevkit/VOC2012 and FOLDER/annotations/instances_{train,val,test}.json.
+    """Write the set: FOLDER/VOCdevkit/VOC2012 and FOLDER/annotations/instances_SPLIT.json.
 
-    The JSON files name the images in VOC2012/JPEGImages; an image's id is its number there. FOLDER/items.csv
-    says which item each COCO annotation shows. The folder appears whole or not at all, in the place of an
-    earlier one; the same settings give the same bytes, given the same versions of numpy, OpenCV and Pillow.
+    The JSON files name the images in VOC2012/JPEGImages; an image's id is its number there.
+    FOLDER/items.csv says which item each COCO annotation shows. The folder appears whole or not at
+    all, and replaces an earlier one; the same settings give the same bytes, given the same versions
+    of numpy, OpenCV and Pillow.
 
     Args:
         folder: to be written.
         settings: sizes and seeds.
 
     Returns:
-        For each split: its scenes; its instances, and how many of these are difficult, occluded, truncated,
-        stored as polygons and as run lengths; and how many distinct items they show.
+        For each split: its scenes; its instances, and how many of these are difficult, occluded,
+        truncated, stored as polygons and as run lengths; and how many distinct items they show.
 
     Raises:
-        MocoError: Fashion-MNIST cannot be found, the disk is too small, or a split is left without items.
+        MocoError: Fashion-MNIST cannot be found, the disk is too small, or a split is left without
+            items.
     """
     items, classes = split_items(settings)
     scenes: dict[Split, int] = {"train": settings.train, "val": settings.val, "test": settings.test}
@@ -74,7 +79,7 @@ def build_scenes(folder: Path, settings: Scenes) -> dict[str, Any]:
 
 
 def split_items(settings: Scenes) -> tuple[dict[Split, Items], list[str]]:
-    """The items of each split, and the names of the classes.
+    """Read the items of each split, and the names of the classes.
 
     Raises:
         MocoError: Fashion-MNIST cannot be found, or a split is left without items.

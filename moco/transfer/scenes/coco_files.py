@@ -76,15 +76,15 @@ def segment_of(mask: NDArray[np.bool_]) -> Segment:
         mask: bool, H x W, not empty.
 
     Returns:
-        For a mask of one part without holes one polygon, along the edges of its pixels; else compressed
-        run lengths.
+        For a mask of one part without holes one polygon, along the edges of its pixels; else
+        compressed run lengths.
     """
     doubled = cv2.resize(mask.view(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     outlines, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     if len(outlines) > 1:
         return encode(mask)
-    # OpenCV's outline runs through pixels' centers. Of the two pixels that one became, the first lies at its near
-    # edge and the second at its far one.
+    # OpenCV's outline runs through pixels' centers. Of the two pixels that one became, the first
+    # lies at its near edge and the second at its far one.
     points = (outlines[0][:, 0].astype(np.int64) + 1) // 2
     points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
     come, go = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points

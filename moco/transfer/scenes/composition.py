@@ -28,14 +28,15 @@ _NEIGHBORS = np.ones((3, 3), np.uint8)
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene with its n items, in the order in which they were laid down: later ones cover earlier ones.
+    """A scene with its n items, in the order of laying down: later ones cover earlier ones.
 
     Attributes:
         image: uint8, H x W x 3.
         chosen: int64 [n], which of the items given.
         masks: bool, n x H x W: the pixels that are seen.
         boxes: int64, n x 4: x0, y0, x1, y1, from 0, half-open, tight around the mask.
-        visible: float64 [n], share of the item's pixels that are seen; those beyond the border are not.
+        visible: float64 [n], share of the item's pixels that are seen; those beyond the border are
+            not.
         occluded: bool [n], covered in part by later items.
         truncated: bool [n], cut by the border.
     """
@@ -59,7 +60,8 @@ def compose(
         items: uint8, N x S x S, zero where there is no item.
         size: height and width, pixels.
         count: items to lay; one for which `ATTEMPTS` places are no good is left out.
-        sizes: least and largest length of an item's longer side, pixels; its logarithm is drawn evenly.
+        sizes: least and largest length of an item's longer side, pixels; its logarithm is drawn
+            evenly.
         clutter: of the background, 0 to 1.
     """
     height, width = size
@@ -96,7 +98,7 @@ def compose(
 
 
 def silhouette(item: Gray) -> Mask:
-    """The pixels of an item: its non-zero ones, without the faint rim and the specks that its making left.
+    """Find the pixels of an item: the non-zero ones, without its faint rim and specks.
 
     Those above gray level 6, in pieces of at least 10 pixels, with gaps of at most 6 pixels filled.
 
@@ -117,11 +119,12 @@ def silhouette(item: Gray) -> Mask:
 
 
 def _posed(draw: Generator, item: Gray, length: float) -> tuple[Gray, Gray]:
-    """An item at its size, leaning, half of the time mirrored: its gray levels and its alpha, cut out."""
+    """Cut an item out at its size, leaning, half of the time mirrored: gray levels and alpha."""
     mask = silhouette(item)
     x0, y0, x1, y1 = _tight(mask)
     mask, gray = mask[y0:y1, x0:x1], item[y0:y1, x0:x1]
-    # Black is mixed into the item's outermost pixels: they, and those beyond, take their neighbors' level.
+    # Black is mixed into the item's outermost pixels: they, and those beyond, take their neighbors'
+    # level.
     inner = cv2.erode(mask.view(np.uint8), _NEIGHBORS, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
     gray = np.where(inner, gray, cv2.dilate(gray, _NEIGHBORS)).astype(np.uint8)
     scale = length / max(mask.shape)
@@ -147,7 +150,7 @@ def _posed(draw: Generator, item: Gray, length: float) -> tuple[Gray, Gray]:
 def _find_place(
     draw: Generator, owner: NDArray[np.uint8], solid: Mask, whole: list[int]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """A place where the item and all others stay visible enough: its part of the scene and of the patch."""
+    """Find a place where all items stay visible enough: the part of scene and of patch."""
     seen = np.bincount(owner.ravel(), minlength=len(whole) + 1)[1:]
     least = LEAST_VISIBLE * np.array(whole)
     for _ in range(ATTEMPTS):
@@ -170,7 +173,7 @@ def _stretch(draw: Generator, length: int, room: int) -> tuple[slice, slice]:
 
 
 def _paint(draw: Generator, image: Pixels, gray: Gray, alpha: Gray) -> None:
-    """Lay a patch over a part of the scene, its gray levels running from a dark color to a light one."""
+    """Lay a patch over a part of the scene, its gray levels from a dark color to a light one."""
     dark, light = color(draw, (0.1, 0.9), (0, 0.4)), color(draw, (0, 0.75), (0.5, 1))
     weight = (alpha.astype(np.float32) / 255)[:, :, None]
     paint = dark + (light - dark) * (gray.astype(np.float32) / 255)[:, :, None]
@@ -178,6 +181,6 @@ def _paint(draw: Generator, image: Pixels, gray: Gray, alpha: Gray) -> None:
 
 
 def _tight(mask: Mask) -> tuple[int, int, int, int]:
-    """The box x0, y0, x1, y1 around what is true, half-open."""
+    """Find the box x0, y0, x1, y1 around what is true, half-open."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -1,4 +1,4 @@
-"""Writing a set as a PASCAL VOC folder: Annotations, ImageSets, JPEGImages, SegmentationClass, SegmentationObject."""
+"""A set written as a PASCAL VOC folder: annotations, image sets, JPEGs, label maps."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -13,7 +13,8 @@ from PIL import Image
 from moco.transfer.scenes.composition import Scene
 
 VOID = 255
-"""Pixels of the label maps that belong to no class: difficult objects, and the border of every object."""
+"""Pixels of the label maps that belong to no class: difficult objects, and the border of every
+object."""
 
 Map = NDArray[np.uint8]
 
@@ -21,9 +22,10 @@ Map = NDArray[np.uint8]
 class VocFolder:
     """A year's folder, such as VOCdevkit/VOC2012, filled image by image.
 
-    Every image is in the detection lists and in the segmentation lists. Label maps hold class c as c + 1 and
-    object k of an image as k + 1, in the order of its XML; the pixel next to an object on the side of the
-    background is void (VOC's border is wider), so that no object loses a pixel of its mask.
+    Every image is in the detection lists and in the segmentation lists. Label maps hold class c as
+    c + 1 and object k of an image as k + 1, in the order of its XML; the pixel next to an object on
+    the side of the background is void (VOC's border is wider), so that no object loses a pixel of
+    its mask.
 
     Args:
         folder: of the year; made here.
@@ -86,7 +88,7 @@ class VocFolder:
 
 
 def label_maps(masks: NDArray[np.bool_], labels: NDArray[np.int64], difficult: NDArray[np.bool_]) -> tuple[Map, Map]:
-    """The numbers of SegmentationClass and SegmentationObject.
+    """Compute the numbers of SegmentationClass and SegmentationObject.
 
     Args:
         masks: bool, n x H x W.
@@ -143,7 +145,7 @@ def _write_png(path: Path, labels: Map) -> None:
 
 
 def _palette() -> bytes:
-    """VOC's colors: bits 0, 3, 6 of the number are the highest bits of red, 1, 4, 7 of green, 2, 5 of blue."""
+    """Give VOC's colors: bits 0, 3, 6 are red's highest, 1, 4, 7 green's, 2, 5 blue's."""
     numbers = np.arange(256)
     channels = np.zeros((256, 3), np.uint8)
     for bit in range(8):

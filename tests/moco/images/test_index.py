@@ -1,4 +1,4 @@
-"""The index: any image by number, cheap to open, safe to share, and a check that finds every change."""
+"""The index: any image by number, cheap to open, safe to share, checked for every change."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""The operations of a view: drawn from the official distributions, painted as others paint them, independent."""
+"""The operations of a view: official distributions, painted as by others, independent."""
 
 import io
 import random
@@ -123,7 +123,7 @@ def paint_solarize(image: np.ndarray, view: np.void) -> None:
 class TestAnAddedOperation:
     @pytest.fixture
     def more(self, monkeypatch):
-        """Settings for views of which each is solarized."""
+        """Settings for views that are all solarized."""
         added = Operation([("solarize", "<i4")], choose_solarize, paint_solarize)
         monkeypatch.setattr(operations, "OPERATIONS", (*FUSED, added))
         return MoreViews(**SETTINGS.model_dump(), solarize_p=0.5)

@@ -1,4 +1,4 @@
-"""Reading shards that are elsewhere, from real servers: every image as indexed, whatever breaks on the way."""
+"""Reading shards that are elsewhere, from real servers: every image as indexed, despite breaks."""
 
 import functools
 import multiprocessing
@@ -183,7 +183,7 @@ class TestFaults:
         check(tars, TarStreams(index, plan_for(index), server.url), range(12))
         said = capfd.readouterr().out.splitlines()
         assert len(said) == 1
-        assert "train-00000" in said[0] and "reading goes on from there" in said[0]
+        assert "train-00000" in said[0] and "reading continues from there" in said[0]
         assert len(server.asked) > 12
         assert len(set(server.asked)) == len(server.asked)  # each begins where none did before
 

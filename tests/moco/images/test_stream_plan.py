@@ -1,4 +1,4 @@
-"""The order of a streamed epoch: a pure function, coarser than the full shuffle, with the same promises."""
+"""The order of a streamed epoch: a pure function, coarser than the full shuffle."""
 
 import itertools
 

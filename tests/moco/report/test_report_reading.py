@@ -1,4 +1,4 @@
-"""The report judges a run as its alarms did (tests/moco/test_alarms.py), and compares it with baselines."""
+"""The report judges a run as its alarms did (test_alarms.py), and compares it with baselines."""
 
 from dataclasses import replace
 

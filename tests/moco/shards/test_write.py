@@ -1,4 +1,4 @@
-"""Shards: whatever the source, the number of processes or the interruptions, the same bytes come out."""
+"""Shards: the same bytes whatever the source, the number of processes or the interruptions."""
 
 import hashlib
 import io
@@ -241,7 +241,7 @@ class TestBadFiles:
 
 
 def test_shards_close_at_their_limits_of_images_and_bytes(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (10, 600, 600), np.uint8)  # .36 MB each
+    images = np.random.default_rng(0).integers(0, 256, (10, 600, 600), np.uint8)  # 0.36 MB each
     raw = fetched("unused", tmp_path / "raw", Arrays([(images, None, "train")], []), val_fraction=0)
     by_bytes, _ = shard(raw, tmp_path, "bytes", megabytes_per_shard=1)
     by_count, _ = shard(raw, tmp_path, "count", samples_per_shard=4)
@@ -291,7 +291,7 @@ class TestInterruption:
             shard(raw, tmp_path)
 
     def start(self, raw, tmp_path, name):
-        """Sharding in a process of its own; returns it and its children once some shards are finished."""
+        """Start sharding; return its process and children once some shards are finished."""
         code = (
             "import sys; from pathlib import Path; from moco.config import Shard\nfrom pipelines import stage\n"
             "from moco.shards.write import write_shards\n"

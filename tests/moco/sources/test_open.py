@@ -1,4 +1,7 @@
-"""Every source yields the same kind of items; public sets are read in their true formats on disk."""
+"""Every source yields the same kind of items.
+
+Public sets are read in their true formats on disk.
+"""
 
 import gzip
 import hashlib

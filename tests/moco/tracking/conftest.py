@@ -14,7 +14,7 @@ from moco.tracking import connection
 
 @pytest.fixture(autouse=True)
 def nothing_from_outside(monkeypatch):
-    """The other tests run with tracking off; these with their own settings, and they leave none behind."""
+    """Tracking by these tests' own settings, which they do not leave behind."""
     names = ("MOCO_TRACKING", "MOCO_PIPELINE_RUN", "MOCO_FLOW_RUN", "DVC_ROOT", "RANK")
     for name in (*names, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""The fine-tuning loop: every task runs, goes on exactly, stops when told to, and refuses what cannot work."""
+"""The fine-tuning loop: every task runs, resumes exactly, stops when told to, refuses mistakes."""
 
 import multiprocessing
 import os
@@ -251,7 +251,7 @@ def test_all_parameters_are_trained_and_detectors_do_not_decay_their_norms(image
 
 
 def on_processes(images: AnnotatedSet, shards: Path, folder: Path) -> None:
-    """Each task by however many processes there are; each leaves its weights, the first what it sees in a test."""
+    """Each task on all processes; each leaves weights, the first what it sees in a test."""
     processes = join("cpu")
     for task in ("detection", "semantic"):
         run = replace(run_of(task, images, folder / task, iterations=3), processes=processes)

@@ -1,4 +1,4 @@
-"""Predictions over a set: by models that see exactly what is there, so that what comes back must be the annotations."""
+"""Predictions over a set, by models that see exactly what is there and so find the annotations."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ class Part(nn.Module):
 
 
 class Seer(nn.Module):
-    """In the form of torchvision's detectors: finds the red rectangle and the blue one, by their colors."""
+    """In the form of torchvision's detectors: finds a red and a blue rectangle by their colors."""
 
     def __init__(self) -> None:
         super().__init__()

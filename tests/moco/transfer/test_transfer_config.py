@@ -1,4 +1,4 @@
-"""The schema of transfer/params.yaml: a key means one thing, and what is wrong is one line that names it."""
+"""The schema of transfer/params.yaml: a key means one thing, a mistake is one line."""
 
 from pathlib import Path
 from typing import get_args

@@ -1,4 +1,4 @@
-"""Annotated sets as columns: what subsets keep, masks, label maps, and the hash of what is annotated."""
+"""Annotated sets as columns: what subsets keep, masks, label maps, and the hash."""
 
 from dataclasses import replace
 from pathlib import Path

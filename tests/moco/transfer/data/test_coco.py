@@ -1,4 +1,4 @@
-"""Reading COCO's and LVIS's JSON files: columns, masks, keypoints, federated lists, and what is said of damage."""
+"""Reading COCO's and LVIS's JSON files: columns, masks, keypoints, lists, and damage."""
 
 import gc
 import json

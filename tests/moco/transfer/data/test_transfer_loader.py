@@ -1,4 +1,4 @@
-"""Batches for fine-tuning: which images and views at which step, what is left out, what crosses between processes."""
+"""Batches for fine-tuning: images and views of a step, what is left out, what crosses processes."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading VOC's folders: boxes, several years as one set, masks, label maps, and what is said of damage."""
+"""Reading VOC's folders: boxes, several years as one set, masks, label maps, and damage."""
 
 import shutil
 from pathlib import Path
@@ -76,7 +76,7 @@ def annotation(objects: str, name: str = "000005", size: str = SIZE) -> str:
 
 
 def add_image(folder: Path, name: str, objects: str, *lists: str, **given) -> None:
-    """An image of 24 x 16 pixels with its XML, and its name in the lists "Main/trainval" and the like."""
+    """An image of 24 x 16 pixels with its XML, and its name in lists like "Main/trainval"."""
     for part in ("Annotations", "JPEGImages"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     (folder / "Annotations" / f"{name}.xml").write_text(annotation(objects, name, **given))

@@ -1,4 +1,4 @@
-"""Random annotated sets with random detections: ties, crowds, empty images, a class without objects, crowded images."""
+"""Random annotated sets with random detections: ties, crowds, empty and crowded images."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def runs(box: np.ndarray) -> dict[str, Any]:
 
 
 def segment(box: np.ndarray, form: int) -> list[list[float]] | dict[str, Any]:
-    """A segment in each of COCO's forms in turn: one polygon, two polygons, plain runs, compressed runs."""
+    """A segment in each of COCO's forms: one polygon, two polygons, plain and compressed runs."""
     x0, y0, x1, y1 = box.tolist()
     if form % 4 < 2:
         kite = [x0, y0 + 0.5, (x0 + x1) / 2, y0, x1, (y0 + y1) / 2, (x0 + x1) / 2 - 0.3, y1]
@@ -59,7 +59,8 @@ def area(segment: Any) -> float:
 def random_set(seed: int, points: int = 17, federated: bool = False) -> tuple[AnnotatedSet, Detections]:
     """Objects in most images, of all classes but the last, and detections near them and anywhere.
 
-    Image ids do not rise, scores are tenths, a fifth of the objects is ignored; every fifth image is empty.
+    Image ids do not rise, scores are tenths, a fifth of the objects is ignored; every fifth image
+    is empty.
     """
     random = np.random.default_rng(seed)
     counts = random.integers(0, 9, IMAGES) * (np.arange(IMAGES) % 5 != 4)

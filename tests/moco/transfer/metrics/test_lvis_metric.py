@@ -33,7 +33,10 @@ def overlap(truth: AnnotatedSet, found: Detections, g: int, d: int, kind: str) -
 
 
 def curve_of_class(truth, found, c, kind, threshold, low, high, allowed):
-    """Precision at recall 0, .01 … 1, and the largest recall; None where the class has no object of that size."""
+    """Precision at recall 0, 0.01 … 1, and the largest recall.
+
+    None where the class has no object of that size.
+    """
     outcome = []  # (score, right) of what counts
     objects = 0
     for _, n in sorted(zip(truth.ids, range(len(truth)), strict=True)):

@@ -12,7 +12,7 @@ from moco.transfer.metrics.voc import voc_ap
 
 
 def kit(truth: AnnotatedSet, found: Detections, c: int, percent: int, eleven_points: bool) -> float | None:
-    """AP of a class in the kit's own terms: boxes from 1 with both ends inside, loops, exact fractions."""
+    """AP of a class in the kit's own terms: boxes from 1, both ends inside, exact fractions."""
     objects = {
         n: [
             (*truth.boxes[g].tolist(), bool(truth.ignored[g]))
@@ -127,7 +127,7 @@ def test_of_two_objects_overlapped_alike_the_first_is_looked_at():
 def test_an_overlap_of_exactly_the_threshold_is_enough():
     truth, found = one_image([[0, 0, 20, 10]], [[0, 0, 15, 10]], [0.9])
     figures = voc_ap(truth, found)
-    assert figures["AP75"] == 1 and figures["AP"] == pytest.approx(0.6)  # .5, .55 … .75
+    assert figures["AP75"] == 1 and figures["AP"] == pytest.approx(0.6)  # 0.5, 0.55 … 0.75
 
 
 def test_recall_of_exactly_three_tenths_reaches_the_fourth_of_eleven_points():

@@ -1,4 +1,4 @@
-"""Classification by whole networks: shares of the labels, accuracies, and that training makes it better."""
+"""Classification by whole networks: shares of labels, accuracies, and that training helps."""
 
 from pathlib import Path
 

@@ -182,7 +182,8 @@ def test_it_memorizes_two_scenes(neck, steps):
     numbers = {"width": 32, "rois_per_image": 32, "proposals_test": (200, 50)}
     model = small("instances", neck, roi_size=8 if neck == "c4" else 14, **numbers)
     optimizer = torch.optim.SGD(model.parameters(), 0.015, momentum=0.9, weight_decay=1e-4)
-    # So short a training is settled by rounding, and by the processor, unless it ends slowly: all of 13 seeds pass so.
+    # So short a training is settled by rounding, and by the processor, unless it ends slowly: all
+    # of 13 seeds pass so.
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=10)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, decay], [10])

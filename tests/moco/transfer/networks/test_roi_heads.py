@@ -28,7 +28,7 @@ def test_masks_start_undecided(neck):
 
 @pytest.mark.parametrize("neck", ["c4", "fpn"])
 def test_regions_are_cut_out_where_their_boxes_are(neck):
-    """Features that state their own place in the image, averaged over a region, give the middle of its box."""
+    """Features that state their own place, averaged over a region, give the middle of its box."""
     model = small("detection", neck)
     strides = model.backbone.stages.strides[-1:] if neck == "c4" else model.backbone.stages.strides
     offset = 0.5 if neck == "c4" else 0.0  # only C4's pooling has pixel centers at halves
@@ -62,7 +62,10 @@ def test_a_box_is_pasted_as_the_pixels_whose_centers_it_holds():
 
 
 def test_mask_targets_pasted_back_lie_on_the_mask(monkeypatch):
-    """What the loss is given is cut out of the true mask; torchvision's own cut is half a pixel off."""
+    """What the loss is given is cut out of the true mask.
+
+    Torchvision's own cut is half a pixel off.
+    """
     cut, regions = [], []
 
     def recorded(logits, boxes, masks, labels, matched):

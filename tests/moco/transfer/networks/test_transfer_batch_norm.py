@@ -128,7 +128,7 @@ def test_local_batches_of_all_processes_are_re_estimated_together(several):
 
 
 def torchs_formulas(inputs: list[Tensor], gradients: list[Tensor], norm: nn.BatchNorm2d) -> dict[str, Tensor]:
-    """What torch's SyncBatchNorm computes on CUDA, from its kernels: each process's mean and inverse deviation are
+    """Compute torch's SyncBatchNorm on CUDA: each process's mean and inverse deviation are
     merged by their counts; the gradient is reduced to two sums a channel."""
     mean, squares, count = torch.zeros(3).double(), torch.zeros(3).double(), 0
     for values in (images.transpose(0, 1).flatten(1) for images in inputs):

@@ -46,7 +46,7 @@ TRAIN[0][7] = TEST[0][3]  # a training image that is in the test set too
 
 @pytest.fixture(scope="module", autouse=True)
 def few_items():
-    """Sixty training and thirty test items in the place of Fashion-MNIST."""
+    """Sixty training and thirty test items instead of Fashion-MNIST."""
     with pytest.MonkeyPatch.context() as patch:
         source = Arrays([(*TRAIN, "train"), (*TEST, "test")], CLASSES)
         patch.setattr(scenes, "open_source", lambda settings: source)
@@ -65,7 +65,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def composed(settings):
-    """Each scene with its split and its items, composed anew: what the files must show."""
+    """Each scene with its split and its items, composed again: what the files must show."""
     items, _ = split_items(settings)
     for split in SPLITS:
         for number in range(getattr(settings, split)):
