@@ -1,13 +1,13 @@
 """The optional compiled part, `moco/images/fused_views.cpp`; everything else is in pyproject.toml.
 
-Without a C++ compiler or libjpeg-turbo's header the installation goes on without it, and the loader uses its
-plain libraries.
+Without a C++ compiler or libjpeg-turbo's header the installation continues without it, and the
+loader uses its plain libraries.
 """
 
 from setuptools import Extension, setup
 
-# No contraction: the same bytes on every processor. The rest lets loops over floats be vectorized; no value is
-# infinite or NaN, which is checked where they come in.
+# No contraction: the same bytes on every processor. The rest lets loops over floats be vectorized;
+# no value is infinite or NaN, which is checked where they come in.
 FLOATS = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only"]
 
 setup(

@@ -1,4 +1,4 @@
-"""Loader and step at once, beside the slower of the two alone: `python -m benchmarks.epoch [--quick]`."""
+"""Compare loader and step at once with the slower of the two: `python -m benchmarks.epoch`."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -27,14 +27,14 @@ DISCARDED = 6
 
 
 def device() -> torch.device:
-    """The accelerator, if there is one."""
+    """Choose the accelerator, if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def counted(
     batches: Callable[[], Iterator[Any]] | None, train: Callable[[Any], Any] | None, fixed: Any, count: int
 ) -> Side:
-    """A side that counts so many batches: made, trained on, or both.
+    """Make a side that counts `count` batches: made, trained on, or both.
 
     Args:
         batches: begins to make them; None: `fixed` is trained on again and again.
@@ -82,7 +82,7 @@ def our_sides(settings: Pretrain, count: int, workers: int, threads: int) -> dic
 
 
 def their_sides(settings: Pretrain, count: int, workers: int, threads: int) -> dict[str, Side]:
-    """The official recipe: both."""
+    """Make the official recipe's side: loader and step at once."""
     torch.set_num_threads(threads)
     folder: Path = photograph_shards(256)[1]
     data = partial(endless, folder, settings.global_batch, moco_v2(settings.image_size), workers)
@@ -135,7 +135,7 @@ def rows(settings: Pretrain, costs: dict[str, Cost]) -> list[Row]:
 
 
 def main() -> None:
-    """A case that the step bounds, and one in which loader and step are closer."""
+    """Measure a case that the step bounds, and one in which loader and step are closer."""
     quick = options(__doc__).quick
     begun = machine()
     photograph_shards(256)

@@ -30,10 +30,11 @@ from moco.images.plan import EpochPlan
 SIZE, BATCH = 224, 32
 IMAGENET = 1_281_167
 DISCARDED = 4
-"""Batches before the counted ones, by which time worker processes run and nothing is ahead of them."""
+"""Batches before the counted ones, by which time worker processes run and nothing is ahead of
+them."""
 CPU = torch.device("cpu")
 Batches = Callable[[int], Iterator[Any]]
-"""Batches without end from so many workers."""
+"""Batches without end from a number of workers."""
 PLAIN, COMPILED = "ours", "ours, compiled part"
 GOALS = {
     PLAIN: {"official, as written": (4.0, 3.5), "NVIDIA DALI, CPU": (3.5, None)},
@@ -44,7 +45,7 @@ GOALS = {
 
 @dataclass
 class PlainFiles:
-    """A folder of images in the place of a shard set."""
+    """A folder of images used like a shard set."""
 
     paths: list[Path]
 
@@ -52,23 +53,23 @@ class PlainFiles:
         return len(self.paths)
 
     def read(self, i: int) -> bytes:
-        """The encoded bytes of image `i`."""
+        """Read the encoded bytes of image `i`."""
         return self.paths[i].read_bytes()
 
     def key(self, i: int) -> str:
-        """What the image is called."""
+        """Give the name of image `i`."""
         return self.paths[i].stem
 
 
 def ours(images: Any, workers: int, compiled: bool = False) -> Iterator[Tensor]:
-    """The batches of a run on these images, uint8 2 x N x 3 x S x S."""
+    """Load the batches of a run on these images, uint8 2 x N x 3 x S x S."""
     plan = EpochPlan(len(images), BATCH, 0)
     batches = ViewBatches(images, plan, preset("v2").views, SIZE, compiled=compiled)
     return steps(batches, 0, 10**9, workers, CPU)
 
 
 def ours_as_float(images: Any, workers: int) -> Iterator[Tensor]:
-    """The same, normalized to float32 where they arrive, which the training step does otherwise."""
+    """Load the same batches as float32, normalized here and not by the training step."""
     return (normalize(batch.flatten(0, 1)) for batch in ours(images, workers))
 
 
@@ -84,7 +85,7 @@ def one_core() -> Iterator[None]:
 
 
 def in_process(batches: Batches, count: int) -> Side:
-    """A side that takes so many batches a round, made when asked for."""
+    """Make a side that takes `count` batches a round, in this process."""
     endless = batches(0)
 
     def take() -> int:
@@ -96,7 +97,7 @@ def in_process(batches: Batches, count: int) -> Side:
 
 
 def with_workers(batches: Batches, count: int) -> Side:
-    """A side that starts two workers a round, and counts once they are under way."""
+    """Make a side that starts two workers a round, and counts once they are under way."""
 
     def take() -> tuple[int, float, float]:
         endless = batches(2)
@@ -135,7 +136,7 @@ def rows_beside(table: str, costs: dict[str, Cost], limit: float, at: int) -> li
 
 
 def decoding(images: ShardSet, rounds: int) -> float:
-    """Seconds to decode an image whole, in the fastest way at hand."""
+    """Seconds to decode an image whole, in the fastest way available."""
     data = [images.read(i) for i in range(64)]
     ways: dict[str, Callable[[bytes], Any]] = {"ours": decode}
     if found("simplejpeg"):
@@ -153,7 +154,7 @@ def decoding(images: ShardSet, rounds: int) -> float:
 
 
 def seconds_to_resume(images: ShardSet, rounds: int) -> float:
-    """Median seconds to the first batch from the midst of an epoch of ImageNet's size, one worker started."""
+    """Measure the seconds to the first batch in the middle of an epoch of ImageNet's size."""
     many = ShardSet(images.folder, images.split, images.classes, images.shards, images.data_hash)
     many.__dict__["entries"] = np.resize(images.entries, IMAGENET)
     plan = EpochPlan(IMAGENET, BATCH, 0)
@@ -208,7 +209,7 @@ def main() -> None:
     rows.append(
         Row(
             "Starting",
-            "resume in the midst of an epoch of 1.28 million images",
+            "resume in the middle of an epoch of 1.28 million images",
             "s",
             seconds_to_resume(images, rounds),
             at_most=1.0,

@@ -12,8 +12,8 @@ from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 NOTES = {
     "official, ending in uint8": "without ToTensor and Normalize, which the step would do",
     "torchvision v2 on tensors": "blur of one kernel size, 13",
-    "NVIDIA DALI, CPU": "the jitter in a fixed order; threads in the place of workers",
-    "FFCV": "less work: no hue, grayscale or blur; photographs encoded again; threads in the place of workers",
+    "NVIDIA DALI, CPU": "the jitter in a fixed order; threads instead of workers",
+    "FFCV": "less work: no hue, grayscale or blur; photographs encoded again; threads instead of workers",
 }
 _INSTALL = "not installed; `make bench` does where it can"
 
@@ -21,7 +21,7 @@ _INSTALL = "not installed; `make bench` does where it can"
 def with_workers(
     folder: Path, tar: Path, size: int, batch: int
 ) -> tuple[dict[str, Callable[[int], Iterator[Any]]], dict[str, str]]:
-    """Endless batches from so many worker processes, for each peer built on DataLoader; and why others are missing."""
+    """Make endless batches for each peer built on DataLoader, and say why others are missing."""
     make = partial(endless, folder, batch)
     sides: dict[str, Callable[[int], Iterator[Any]]] = {
         "official, as written": partial(make, official.moco_v2(size)),
@@ -66,7 +66,7 @@ def _views_of_first(views: official.TwoCrops, sample: tuple[Any]) -> Any:
 
 
 def in_process(folder: Path, size: int, batch: int) -> tuple[dict[str, Callable[[int], Side]], dict[str, str]]:
-    """Sides with threads of their own, so many; and why others are missing."""
+    """Make sides with threads of their own, and say why others are missing."""
     sides: dict[str, Callable[[int], Side]] = {}
     missing = {}
     for name, package, make in (("NVIDIA DALI, CPU", "nvidia.dali", _dali), ("FFCV", "ffcv", _ffcv)):

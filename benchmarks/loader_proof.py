@@ -1,4 +1,4 @@
-"""Whether two loaders make views of the same distribution, and ours the views that its parameters say."""
+"""Show that two loaders draw views of one distribution, and that ours paints what it draws."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +19,7 @@ AT_MOST = 4.5
 
 
 def same_views(images: ShardSet, settings: Views, size: int) -> str:
-    """Paint our views again with Pillow and torchvision from the same drawn parameters, and compare.
+    """Paint our views again with Pillow and torchvision from the same parameters, and compare.
 
     Raises:
         AssertionError: they look different.
@@ -38,7 +38,7 @@ def same_views(images: ShardSet, settings: Views, size: int) -> str:
 
 
 def same_distribution(mine: Iterator[Any], peers: dict[str, Iterator[Any]], batches: int) -> list[str]:
-    """Compare means and deviations of the colors and the mean step between neighboring pixels, over whole epochs.
+    """Compare means and deviations of the colors and the mean step between neighboring pixels.
 
     Args:
         mine: our batches.
@@ -62,7 +62,7 @@ def same_distribution(mine: Iterator[Any], peers: dict[str, Iterator[Any]], batc
 
 
 def _moments(endless: Iterator[Any], batches: int) -> tuple[Tensor, Tensor]:
-    """Means over all views of seven numbers of a view, and their standard errors given the images."""
+    """Compute the means over all views of seven numbers of a view, and their standard errors."""
     numbers = torch.cat([_numbers(pair(next(endless))) for _ in range(batches)], dim=1)  # 2 x N x 7
     within = (numbers[0] - numbers[1]).square().mean(dim=0) / 2  # variance of a view given its image
     return numbers.mean(dim=(0, 1)), (within / numbers[..., 0].numel()).sqrt()

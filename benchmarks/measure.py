@@ -1,4 +1,4 @@
-"""Side by side: interleaved rounds, medians of wall and CPU time, and the file that keeps the results."""
+"""Measure side by side: interleaved rounds, medians of wall and CPU time, and the results file."""
 
 import argparse
 import importlib.metadata
@@ -38,8 +38,8 @@ PACKAGES = (
     "torchmetrics",
 )
 Side = Callable[[], int | tuple[int, float, float]]
-"""Does a round's work and returns how many units of it (images, steps, …) it did; with the seconds on the clock and
-the CPU seconds, where only a part of the call counts."""
+"""Does a round's work and returns how many units of it (images, steps, …) it did; with the seconds
+on the clock and the CPU seconds, where only a part of the call counts."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,10 @@ class Row:
     Attributes:
         table: heading of the table it belongs to.
         name: what is measured.
-        unit: of `ours`, `peer` and `limit`; "/s" at its end, or "%" at its beginning, says that more is better.
+        unit: of `ours`, `peer` and `limit`; "/s" at its end, or "%" at its beginning, says that
+            more is better.
         ours: None where it was not run.
-        peer_name: whom ours stands beside; "" for nobody.
+        peer_name: the peer that ours is compared with; "" for none.
         at_least: the ratio to be reached, how many times better than the peer.
         at_most: the value that ours may have.
         limit: what no program could pass on this machine.
@@ -134,7 +135,7 @@ def timed(side: Side) -> tuple[int, float, float]:
 
 @contextmanager
 def apart(make: Callable[..., Mapping[str, Side]], *arguments: Any) -> Iterator[dict[str, Side]]:
-    """Sides in a process of their own, so that what one of them sets for its process does not help or harm others.
+    """Make sides in a process of their own, so that its settings neither help nor harm others.
 
     Args:
         make: called there with the arguments; makes the sides.
@@ -183,7 +184,7 @@ def found(package: str) -> bool:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were taken on: processor, cores, load before, accelerator, versions."""
+    """Describe the machine: processor, cores, load before, accelerator, versions."""
     import torch  # takes seconds, which every process of the sharding would pay too
 
     names = Path("/proc/cpuinfo")
@@ -208,19 +209,19 @@ def machine() -> dict[str, Any]:
 
 
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
-    """The command line that every benchmark has."""
+    """Make the command line that every benchmark has."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer images and rounds, under two minutes; noisier")
     return parser
 
 
 def options(doc: str | None) -> argparse.Namespace:
-    """What the command line says, for benchmarks without options of their own."""
+    """Parse the command line of a benchmark that has no options of its own."""
     return parser_of(doc).parse_args()
 
 
 def save(topic: str, rows: list[Row], proofs: list[str], begun: dict[str, Any], quick: bool) -> None:
-    """Replace a topic's block in results.json, write the page anew, and print the topic's tables.
+    """Replace a topic's block in results.json, write the page again, and print the topic's tables.
 
     Args:
         topic: name of the module that measured.
@@ -239,4 +240,4 @@ def save(topic: str, rows: list[Row], proofs: list[str], begun: dict[str, Any], 
     }
     RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1, ensure_ascii=False) + "\n")
     page.PAGE.write_text(page.render(results))
-    print(page.topic_section(topic, results[topic]))
+    print(page.topic_section(topic, results[topic], begun["versions"]))

@@ -1,7 +1,8 @@
-"""The official recipe from torchvision's parts, and lightly's and webdataset's from theirs, in our own words.
+"""The recipes of the official code, lightly and webdataset, made of torchvision's and their parts.
 
-What matters for time is kept as the official code has it: Pillow and float32 in the loader, a queue of C x K that is
-cloned at every step, a momentum update parameter by parameter, cross-entropy on concatenated logits.
+What matters for time is kept as the official code has it: Pillow and float32 in the loader, a queue
+of C x K that is cloned at every step, a momentum update parameter by parameter, cross-entropy on
+concatenated logits.
 """
 
 import copy
@@ -50,7 +51,7 @@ class TwoCrops:
 
 
 def moco_v2(size: int, as_uint8: bool = False) -> TwoCrops:
-    """MoCo v2's augmentation on Pillow images, ending in normalized float32 as the official code does."""
+    """Make MoCo v2's augmentation on Pillow images, ending in float32 as the official code does."""
     end = (
         [transforms.PILToTensor()]
         if as_uint8
@@ -71,7 +72,10 @@ def moco_v2(size: int, as_uint8: bool = False) -> TwoCrops:
 
 
 def moco_v2_on_tensors(size: int) -> TwoCrops:
-    """The same by torchvision v2 on uint8 tensors; its blur needs a kernel of one size, here 13."""
+    """Make the same by torchvision v2 on uint8 tensors.
+
+    Its blur needs a kernel of one size, here 13.
+    """
     return TwoCrops(
         v2.Compose(
             [
@@ -106,14 +110,14 @@ def folder_loader(
     read: Callable[[str], Any] = read_pil,
     epochs: int = 1,
 ) -> DataLoader[Any]:
-    """ImageFolder and DataLoader as the official code has them; of several epochs in one, workers start once."""
+    """Make the official ImageFolder and DataLoader; for several epochs workers start once."""
     images = torchvision.datasets.ImageFolder(str(folder), views, loader=read)
     order = RandomSampler(images, num_samples=epochs * len(images))
     return DataLoader(images, batch, sampler=order, num_workers=workers, drop_last=True)
 
 
 def repainted(image: Pixels, view: NDArray[np.void], size: int) -> Pixels:
-    """A view with the parameters that ours has drawn, painted by Pillow, and by torchvision on tensors for the colors.
+    """Paint a view from the parameters that ours drew, by Pillow and (colors) torchvision.
 
     Pillow's hue has 256 steps, so that torchvision's two paths themselves differ at 41 to 47 dB.
     """
@@ -241,7 +245,7 @@ class LightlyMoCo(nn.Module):
         self.follow = partial(update_momentum, m=momentum)
 
     def forward(self, images_q: Tensor, images_k: Tensor) -> Tensor:
-        """The loss of two views, after the momentum update; the keys are in the bank then."""
+        """Compute the loss of two views, after the momentum update; the bank gets the keys."""
         self.follow(self.backbone, self.backbone_k)
         self.follow(self.head, self.head_k)
         query = self.head(self.backbone(images_q).flatten(start_dim=1))
@@ -282,7 +286,7 @@ def lightly_step(
 def linear_epoch(
     encoder: nn.Module, classifier: nn.Linear, optimizer: torch.optim.Optimizer, loader: DataLoader[Any]
 ) -> Iterator[int]:
-    """An epoch of the official linear protocol: augmented images through the frozen encoder, one rate; yields batch sizes."""
+    """Train an epoch of the official linear protocol, one rate; yield the size of each batch."""
     encoder.eval()
     for images, labels in loader:
         with torch.no_grad():

@@ -1,9 +1,9 @@
-"""What the drivers cost: a pipeline with nothing to do, and each stage, by `dvc repro` and by the flow.
+"""Measure what the drivers cost: a pipeline with nothing to do, by `dvc repro` and by the flow.
 
     python -m benchmarks.overhead
 
-Chains of 2 and of 10 stages whose command is `true` are driven in a folder of their own: the slope between the
-two is the cost of a stage, the rest is the start. If this project's stages are up to date, it is timed too.
+Chains of 2 and of 10 stages whose command is `true` are driven in a folder of their own: the slope
+between the two is the cost of a stage, the rest is the start.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def seconds(command: list[str], folder: Path, env: dict[str, str], times: int) -
 
 
 def chain(folder: Path, length: int, env: dict[str, str], project: Path) -> None:
-    """A pipeline of `length` stages, each after the one before it."""
+    """Make a pipeline of `length` stages, each after the one before it."""
     stages = {
         f"s{number}": {"cmd": f"touch out{number}", "outs": [f"out{number}"]}
         | ({"deps": [f"out{number - 1}"]} if number else {})
@@ -80,11 +80,6 @@ def main() -> None:
             short, long = whole[driver, SHORT], whole[driver, LONG]
             each = (long - short) / (LONG - SHORT)
             print(f"| {driver} | {short:.2f} | {long:.2f} | {each:.2f} | {short - SHORT * each:.2f} |")
-        if subprocess.run([*DVC, "status", "-q"], cwd=project, env=env, check=False).returncode:
-            print("\nThis project: not up to date, not timed; run `dvc repro` first.")
-            return
-        repro, flow = (seconds(command, project, env, times) for command in ([*DVC, "repro"], FLOW))
-        print(f"\nThis project with nothing to do: dvc repro {repro:.2f} s, the flow {flow:.2f} s.")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """docs/benchmarks.md from benchmarks/results.json: `python -m benchmarks.page`."""
 
 import json
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ TOPICS = {
     ),
     "probe": (
         "Linear classification on frozen features",
-        "Exact mode is the paper's protocol: random crops and flips, encoded anew every epoch. Fast mode encodes one center view"
+        "Exact mode is the paper's protocol: random crops and flips, encoded again every epoch. Fast mode encodes one center view"
         " of each image once. They are different protocols; the difference in accuracy is stated.",
     ),
     "quality": (
@@ -53,75 +55,84 @@ TOPICS = {
 }
 
 
+INTRODUCTION = """\
+`make bench` measures all of this and writes this page. `.venv-bench/bin/python -m benchmarks.loader --quick` and its like
+measure one topic in less than two minutes, once `make .venv-bench/.ready` has installed the peers. They write this page
+too; `git checkout docs/benchmarks.md benchmarks/results.json` brings these figures back.
+
+Sides take turns in every round, in alternating order; medians are shown. A ratio says how many times better ours is than
+the peer: above 1 is faster. "To reach" is the goal set before measuring. "Limit" is what no program could pass on the same
+machine, apart from scatter. "CPU" is what the process and its children computed; where it is far from the wall time, the
+machine was busy or a side waits. The figures in machine-readable form are in `benchmarks/results.json`.
+"""
+
+
 def render(results: dict[str, Any]) -> str:
-    """The whole page; topics that were never run are named as such."""
-    parts = [
-        "# Benchmarks beside peers",
-        "`make bench` measures all of this and writes this page. `.venv-bench/bin/python -m benchmarks.loader --quick` and its like measure"
-        " one topic in less than two minutes, once `make .venv-bench/.ready` has installed the peers; they write this page too, with the"
-        " quick figures (`git checkout docs/benchmarks.md benchmarks/results.json` brings these back). Sides take turns in every round, in an order that turns round; medians are shown. A ratio says how many"
-        " times better ours is than the peer: above 1 is faster. CPU is what the process and its children computed; where it is far from"
-        " the wall time, the machine was busy or a side waits. To reach is the goal that we had set ourselves. The limit is what no program could pass on the same machine, but for the scatter of both. The figures"
-        " in machine-readable form are in `benchmarks/results.json`.",
-    ]
+    """Render the whole page; topics that were never run are named as such."""
+    parts = ["# Benchmarks beside peers", *map(filled, INTRODUCTION.split("\n\n"))]
+    versions = {name: it for block in results.values() for name, it in block["machine"]["versions"].items()}
     for topic in TOPICS:
         parts.append(
-            topic_section(topic, results[topic])
+            topic_section(topic, results[topic], versions)
             if topic in results
             else f"## {TOPICS[topic][0]}\n\nNot run yet: `python -m benchmarks.{topic}`."
         )
-    return "\n\n".join(parts) + "\n"
+    words = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return "\n\n".join([*parts, "## Versions", filled(f"Where a topic names no other: {words}.")]) + "\n"
 
 
-def topic_section(topic: str, block: dict[str, Any]) -> str:
-    """One topic: what it is, its tables, what was not run, how both sides were compared, and on what machine."""
+def topic_section(topic: str, block: dict[str, Any], versions: dict[str, str]) -> str:
+    """Render one topic: explanation, tables, what was not run, proofs, machine."""
     title, explanation = TOPICS[topic]
-    parts = [f"## {title}", explanation]
+    parts = [f"## {title}", filled(explanation)]
     measured = [row for row in block["rows"] if not row["not_run"]]
     for table in dict.fromkeys(row["table"] for row in measured):
         parts.append(_table(table, [row for row in measured if row["table"] == table]))
     missing = [row for row in block["rows"] if row["not_run"]]
     if missing:
-        parts.append(
-            "\n".join(
-                f"- Not run: {', '.join(filter(None, (row['name'], row['peer_name'])))} – {row['not_run']}."
-                for row in missing
-            )
-        )
+        names = (", ".join(filter(None, (row["name"], row["peer_name"]))) for row in missing)
+        lines = (f"- Not run: {name} – {row['not_run']}." for name, row in zip(names, missing, strict=True))
+        parts.append("\n".join(filled(line) for line in lines))
     if block["proofs"]:
-        parts.append("Both sides compute the same: " + "; ".join(block["proofs"]) + ".")
-    parts.append(_machine(block))
+        parts.append(filled("Both sides compute the same: " + "; ".join(block["proofs"]) + "."))
+    parts.append(filled(_machine(block, versions)))
     return "\n\n".join(parts)
 
 
+def filled(text: str) -> str:
+    """Break a paragraph into lines of at most 100 columns."""
+    return textwrap.fill(" ".join(text.split()), 100, break_long_words=False, break_on_hyphens=False)
+
+
+COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "beside": lambda row: row["peer_name"] or "–",
+    "unit": lambda row: row["unit"],
+    "ours": lambda row: number(row["ours"]),
+    "peer": lambda row: number(row["peer"]),
+    "ratio": lambda row: number(row["ratio"]),
+    "to reach": lambda row: _goal(row),
+    "limit": lambda row: f"{number(row['limit'])}, {row['limit_name']}" if row["limit"] is not None else "–",
+    "CPU: ours": lambda row: number(row["ours_cpu"]),
+    "CPU: peer": lambda row: number(row["peer_cpu"]),
+    "note": lambda row: row["note"] or "–",
+}
+
+
 def _table(title: str, rows: list[dict[str, Any]]) -> str:
-    lines = [
-        f"### {title}",
-        "",
-        "| | beside | unit | ours | peer | ratio | to reach | limit | CPU: ours | peer | |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        limit = f"{number(row['limit'])}, {row['limit_name']}" if row["limit"] is not None else "–"
-        cells = [
-            row["name"],
-            row["peer_name"] or "–",
-            row["unit"],
-            number(row["ours"]),
-            number(row["peer"]),
-            number(row["ratio"]),
-            _goal(row),
-            limit,
-            number(row["ours_cpu"]),
-            number(row["peer_cpu"]),
-            row["note"],
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+    """Render a table without empty columns; a unit or limit that all rows share stands above it."""
+    columns = {name: [cell(row) for row in rows] for name, cell in COLUMNS.items()}
+    shown = {name: cells for name, cells in columns.items() if set(cells) != {"–"}}
+    shared = {name: shown.pop(name)[0] for name in ("unit", "limit") if len(set(shown.get(name, ()))) == 1 < len(rows)}
+    above = [f"{name.capitalize()}: {value}" for name, value in shared.items()]
+    lines = [f"### {title}", "", *([". ".join(above) + ".", ""] if above else [])]
+    lines += [f"| | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
+    for row, *cells in zip(rows, *shown.values(), strict=True):
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _goal(row: dict[str, Any]) -> str:
-    """What was to be reached, and whether it was."""
+    """Say what was to be reached, and whether it was."""
     for name, sign, value in (("at_least", "≥", row["ratio"]), ("at_most", "≤", row["ours"])):
         wanted = row[name]
         if wanted is not None and value is not None:
@@ -139,12 +150,14 @@ def number(value: float | None) -> str:
     return f"{value:.3g}" if abs(value) < 1 else f"{value:.{1 if abs(value) >= 10 else 2}f}"
 
 
-def _machine(block: dict[str, Any]) -> str:
+def _machine(block: dict[str, Any], versions: dict[str, str]) -> str:
+    """Say when a topic ran, and what of the machine and the versions differs from the page's end."""
     it = block["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in it["versions"].items())
+    others = [f"{name} {version}" for name, version in it["versions"].items() if versions[name] != version]
     return (
-        f"*{block['mode'].capitalize()} run of {block['date']}: {it['processor']}, {it['cores']} cores, {it['threads']} torch threads,"
-        f" {'with' if it['bf16'] else 'without'} bf16 in hardware, {it['gpu'] or 'no GPU'}; load {it['load']} before. {versions}.*"
+        f"*{block['mode'].capitalize()} run of {block['date']}: {it['processor']}, {it['cores']} cores, {it['threads']} torch"
+        f" threads, {'with' if it['bf16'] else 'without'} bf16 in hardware, {it['gpu'] or 'no GPU'}; load {it['load']}"
+        f" before{''.join(f'; {other}' for other in others)}.*"
     )
 
 

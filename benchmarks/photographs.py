@@ -1,4 +1,4 @@
-"""JPEGs like ImageNet's, cut from the photographs that are at hand: about 500 x 375, 100 kB, 4:2:0."""
+"""JPEGs like ImageNet's, cut from the photographs on this machine: 500 x 375, 100 kB, 4:2:0."""
 
 import io
 import json
@@ -24,10 +24,10 @@ SHARD = Shard(samples_per_shard=5000, megabytes_per_shard=256, max_side=None, jp
 
 
 def photographs(count: int) -> tuple[Path, str]:
-    """A folder of `count` files, one class below it as ImageFolder wants, and where they come from.
+    """Make a folder of `count` files in one class folder, and say where they come from.
 
-    The sources are the wallpapers that Debian's mate-backgrounds and its like install, and scikit-learn's two
-    photographs; on a machine without any, smooth noise with grain stands in.
+    The sources are the wallpapers that Debian's mate-backgrounds and its like install, and
+    scikit-learn's two photographs; on a machine without any, smooth noise with grain stands in.
     """
     folder = KEPT / f"photographs-{count}"
     note = folder.with_suffix(".json")
@@ -52,7 +52,7 @@ def photographs(count: int) -> tuple[Path, str]:
 
 
 def photograph_shards(count: int) -> tuple[ShardSet, Path, str]:
-    """The same photographs as tars with an index, the folder of files, and where they come from."""
+    """Give the same photographs as tars with an index, their folder, and where they come from."""
     folder, origin = photographs(count)
     settings = Fetch(source="folder", path=str(folder), labels="folders", val_fraction=0, test_fraction=0, split_seed=0)
     return open_split(sharded(settings, KEPT / f"shards-{count}"), "train"), folder, origin
@@ -79,7 +79,7 @@ def _sources() -> list[Path]:
 
 
 def _cut(photograph: Image.Image, shape: tuple[int, int], random: np.random.Generator) -> Image.Image:
-    """A random part of a photograph, its own pixels at the nearest, all of it at the furthest."""
+    """Cut a random part of a photograph, from its own pixels up to all of it."""
     width, height = shape
     most = min(photograph.width / width, photograph.height / height)
     scale = most ** random.uniform(0.5, 1) if most > 1 else most
@@ -96,7 +96,7 @@ def _synthetic(shape: tuple[int, int], random: np.random.Generator) -> Image.Ima
 
 
 def _jpeg(image: Image.Image, size: int) -> bytes:
-    """Encode at the highest quality (60 to 98) that stays below so many bytes."""
+    """Encode at the highest quality (60 to 98) that stays below `size` bytes."""
     low, high, best = 60, 98, b""
     while low <= high:
         quality = (low + high) // 2

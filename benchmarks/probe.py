@@ -21,12 +21,13 @@ from moco.images.index import ShardSet, open_split
 
 SIZE = 28
 EPOCHS = 100
-"""Of the official protocol; its time is measured on one and multiplied, for all are the same work."""
+"""Of the official protocol; its time is measured on one and multiplied, for all are the same
+work."""
 RATES = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
 
 
 def settings(views: str, epochs: int, rates: list[float]) -> Linear:
-    """The linear section at another length."""
+    """Give the linear section at another length."""
     return Linear.model_validate(
         {
             "views": views,
@@ -43,13 +44,13 @@ def settings(views: str, epochs: int, rates: list[float]) -> Linear:
 
 
 def some(images: ShardSet, count: int) -> Labelled:
-    """The first images with a label."""
+    """Give the first images with a label."""
     every = Labelled.of(images)
     return Labelled(images, every.indices[:count], every.labels[:count])
 
 
 def folder_of(images: Labelled, folder: Path) -> Path:
-    """The same images as ImageFolder wants them."""
+    """Write the same images as ImageFolder wants them."""
     if not folder.exists():
         part = folder.with_suffix(".part")
         for index, label in zip(images.indices, images.labels, strict=True):
@@ -60,7 +61,7 @@ def folder_of(images: Labelled, folder: Path) -> Path:
 
 
 def official_epochs(encoder: FrozenEncoder, folder: Path, epochs: int) -> Callable[[], int]:
-    """A side that trains a classifier for some epochs as the official code does, in this process."""
+    """Make a side that trains a classifier for some epochs as the official code does."""
     transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(SIZE),
@@ -83,7 +84,7 @@ def official_epochs(encoder: FrozenEncoder, folder: Path, epochs: int) -> Callab
 
 
 def same_classifier(features: int, classes: int) -> str:
-    """Check that ten classifiers trained at once are the ten that autograd and torch's SGD train one by one.
+    """Check that ten classifiers trained at once equal those that torch's SGD trains one by one.
 
     Raises:
         AssertionError: one is not.

@@ -1,4 +1,4 @@
-"""Pretraining beside lightly's on the same images, accuracy and time: `python -m benchmarks.quality [--quick]`."""
+"""Compare pretraining with lightly's on the same images: `python -m benchmarks.quality`."""
 
 import statistics
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ def rows(case: Case, runs: dict[str, list[Run]], untrained: Evaluation, workers:
 
 
 def each_run(table: str, runs: dict[str, list[Run]]) -> list[Row]:
-    """The accuracies that the means are of."""
+    """Give the accuracies that the means are of."""
     return [
         Row(
             table,
@@ -100,7 +100,7 @@ def each_run(table: str, runs: dict[str, list[Run]]) -> list[Row]:
 
 
 def spread(mine: Sequence[float], theirs: Sequence[float]) -> str:
-    """How runs of equal seeds differ, in words: deviations between seeds, and the difference with its standard error."""
+    """Say how runs of equal seeds differ: deviations, and the mean difference with its error."""
     apart = [a - b for a, b in zip(mine, theirs, strict=True)]
     if len(apart) == 1:
         return f"ours less lightly's {apart[0]:+.2f} points; one seed"
@@ -137,7 +137,7 @@ def measure(case: Case, seeds: int, workers: int) -> tuple[list[Row], list[str]]
 
 
 def main() -> None:
-    """Fashion-MNIST, and CIFAR-10 where it is at hand or can be downloaded."""
+    """Fashion-MNIST, and CIFAR-10 where a copy exists or can be downloaded."""
     parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, help="runs of each side (default: 3; 1 if quick)")
     parser.add_argument(
@@ -175,7 +175,7 @@ def main() -> None:
                     "CIFAR-10, accuracy and time",
                     "",
                     peer_name=PEER,
-                    not_run="neither at hand nor to be downloaded; `python -m benchmarks.quality --cifar10 FOLDER` takes a copy",
+                    not_run="no copy of it was named and none can be downloaded; `python -m benchmarks.quality --cifar10 FOLDER` takes a copy",
                 )
             )
     for case in cases:

@@ -16,7 +16,7 @@ from moco.training.setup import build
 
 
 def same_images(case: Case) -> str:
-    """Check that lightly's side is given the pixels that ours decodes, and views of the same distribution.
+    """Check that lightly's side gets the pixels that ours decodes, and views of one distribution.
 
     Raises:
         AssertionError: it is not.

@@ -1,4 +1,4 @@
-"""Runs of the two sides of the comparison of whole runs: on what, with what settings, trained and scored."""
+"""Train and score the two sides of the comparison of whole runs."""
 
 import io
 import os
@@ -56,7 +56,7 @@ class Case:
     labelled: int
 
     def of(self, side: str, seed: int) -> Pretrain:
-        """A side's settings: lightly's batch norm is over the whole batch, and its example computes in float32."""
+        """Give a side's settings: lightly's norms see the whole batch, its example is float32."""
         alike = {} if side == OURS else {"bn_group_size": self.settings.global_batch, "precision": "fp32"}
         return self.settings.model_copy(update={"seed": seed, **alike})
 
@@ -68,7 +68,8 @@ class Run:
     Attributes:
         wall: seconds from the start of its process to its end, weights on disk.
         cpu: seconds that its processes computed.
-        speed: images a second, from the second row of speed.csv on, by when all processes have begun.
+        speed: images a second, from the second row of speed.csv on, by when all processes have
+            begun.
         steps: done.
         trained: numbers that it trained.
         rates: learning rate of the steps that it logged.
@@ -89,7 +90,7 @@ class Run:
 
 
 def fashion_mnist(fraction: float, epochs: int, labelled: int) -> Case:
-    """The demo's settings on a part of its images."""
+    """Give the demo's settings on a part of its images."""
     params = load_params(Path(moco.__file__).parent / "presets/small.yaml")
     settings = {"images_fraction": fraction, "epochs": epochs, "knn_every_epochs": 0}
     shards = sharded(params.fetch, KEPT / "fashion-mnist-split")
@@ -97,7 +98,7 @@ def fashion_mnist(fraction: float, epochs: int, labelled: int) -> Case:
 
 
 def cifar10(folder: Path, fraction: float, epochs: int, labelled: int) -> Case:
-    """The same encoder on a copy of CIFAR-10, with the views of the preset for it but for larger crops: epochs are few."""
+    """Give the same encoder on CIFAR-10, with its preset's views but larger crops."""
     small, views = load_params(Path(moco.__file__).parent / "presets/small.yaml"), preset("cifar").views
     fetch = Fetch(source="cifar10", path=str(folder), labels="folders", val_fraction=0.1, test_fraction=0, split_seed=0)
     settings = {
@@ -112,7 +113,7 @@ def cifar10(folder: Path, fraction: float, epochs: int, labelled: int) -> Case:
 
 
 def decoded(shards: Path) -> NDArray[np.uint8]:
-    """All training images of some shards, decoded by Pillow, uint8 N x H x W x 3; kept beside them."""
+    """Decode all training images by Pillow, uint8 N x H x W x 3, kept beside the shards."""
     path = pixels_of(shards)
     if not path.exists():
         images = open_split(shards, "train")
@@ -145,7 +146,10 @@ def train(case: Case, side: str, seed: int, workers: int, folder: Path) -> tuple
 
 
 def best_workers(case: Case) -> int:
-    """The number of loader processes with which lightly's side is fastest on this machine, of one, one a core and one fewer."""
+    """Find the number of loader processes with which lightly's side is fastest here.
+
+    Tried are one, one a core and one fewer.
+    """
     short = case.settings.model_copy(update={"images_fraction": case.settings.images_fraction / 6, "epochs": 3})
     found = {}
     for workers in {1, max(1, cores() - 1), cores()}:
@@ -181,14 +185,14 @@ def speed_of(folder: Path) -> float:
 
 
 def steady_speed(rows: Sequence[tuple[int, float]]) -> float:
-    """Images a second over all intervals but the first, from (last step of an interval, images a second in it)."""
+    """Give images a second over all intervals but the first, from (last step, images a second)."""
     pairs = list(pairwise(rows))
     seconds = sum((step - before) / speed for (before, _), (step, speed) in pairs)
     return (rows[-1][0] - rows[0][0]) / seconds
 
 
 def scored(case: Case, weights: dict[str, Tensor], settings: Pretrain) -> Evaluation:
-    """kNN and linear classification on the test split, by the same functions whoever trained the backbone."""
+    """Score kNN and linear classification on the test split, alike for both sides."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     backbone = ResNet(settings.encoder, settings.stem)
     backbone.load_state_dict(weights)

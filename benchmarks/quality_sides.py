@@ -1,6 +1,7 @@
-"""One pretraining run, ours or lightly's, of a folder with its job: `python -m benchmarks.quality_sides ours FOLDER`.
+"""Run one pretraining of a folder with a job: `python -m benchmarks.quality_sides ours FOLDER`.
 
-Both leave curves.csv (step, loss, learning_rate), speed.csv (step, images_per_second) and their last weights there.
+Both leave curves.csv (step, loss, learning_rate), speed.csv (step, images_per_second) and their
+last weights there.
 """
 
 import sys
@@ -32,7 +33,7 @@ LAST = "lightly.pt"
 
 
 def training_images(settings: Pretrain, shards: Path | str) -> ShardSet:
-    """The images that both sides learn from."""
+    """Give the images that both sides learn from."""
     return subset(open_split(shards, "train"), settings.images, settings.images_fraction, settings.seed)
 
 
@@ -42,7 +43,7 @@ def pixels_of(shards: Path | str) -> Path:
 
 
 def ours(folder: Path) -> None:
-    """As the stage pretrain does: on as many processes as this machine and the batch-norm groups have it."""
+    """Train as the stage pretrain does, on as many processes as machine and groups allow."""
     settings, machine = read_job(folder).settings, load_machine()
     processes = machine.training_processes(settings.global_batch // settings.bn_group_size)
     if processes == 1:
@@ -61,7 +62,7 @@ def our_weights(folder: Path) -> tuple[dict[str, Tensor], int, int]:
 
 
 def lightly_weights(folder: Path) -> tuple[dict[str, Tensor], int, int]:
-    """The same of lightly's side."""
+    """Load the same of lightly's side."""
     left = torch.load(folder / LAST, weights_only=True)
     return left["backbone"], left["trained"], left["steps"]
 
@@ -111,7 +112,7 @@ def lightly_views(views: Views, size: int) -> TwoCrops:
 
 
 def lightly_model(settings: Pretrain) -> LightlyMoCo:
-    """lightly's model with the weights and keys that ours begins with, batch norm as of the settings."""
+    """Make lightly's model with the weights and keys that ours begins with."""
     ours = build(settings, 0)
     assert isinstance(ours.dictionary, MomentumQueue)
     encoder, keys = ours.encoder_q, ours.dictionary.keys
@@ -119,10 +120,10 @@ def lightly_model(settings: Pretrain) -> LightlyMoCo:
 
 
 def lightly(folder: Path, workers: int) -> None:
-    """lightly's loop as its documentation has it, in float32, from the weights and keys that ours begins with.
+    """Run lightly's loop as documented, in float32, from the weights and keys that ours has.
 
-    Nothing shuffles the keys: with batch norm over the whole batch it would change nothing. Workers live through all
-    epochs, which is in lightly's favor.
+    Nothing shuffles the keys: with batch norm over the whole batch it would change nothing. Workers
+    live through all epochs, which is in lightly's favor.
 
     Args:
         folder: of the run; receives the figures and the weights.

@@ -1,4 +1,4 @@
-"""Encoded samples a second, and what a large index costs: `python -m benchmarks.reading [--quick]`."""
+"""Measure reading of encoded samples, and a large index: `python -m benchmarks.reading`."""
 
 import hashlib
 import os
@@ -34,7 +34,7 @@ print(*(line.split()[1] for line in lines if line.startswith(("VmHWM", "RssAnon"
 
 
 def batches(images: ShardSet, count: int) -> Iterator[Any]:
-    """Sample numbers of so many batches in a global random order."""
+    """Sample numbers of `count` batches in a global random order."""
     plan = EpochPlan(len(images), min(BATCH, len(images)), 0)
     return (plan.batch(step) for step in range(count))
 
@@ -56,7 +56,7 @@ def read_files(paths: list[str], order: Any) -> int:
 
 
 def read_in_order(images: ShardSet, count: int) -> int:
-    """The same bytes by offset, one after the other, by the system's call alone."""
+    """Read the same bytes by offset, one after the other, by the system's call alone."""
     entries = images.entries[:count].tolist()
     files: dict[int, int] = {}
     for offset, size, shard, *_ in entries:
@@ -69,7 +69,7 @@ def read_in_order(images: ShardSet, count: int) -> int:
 
 
 def raw_webdataset(images: ShardSet) -> Iterator[dict[str, Any]]:
-    """The raw samples of the tars without end, in the tars' order."""
+    """Read the raw samples of the tars without end, in the tars' order."""
     import webdataset as wds
 
     tars = [str(images.folder / name) for name in images.shards]
@@ -77,7 +77,7 @@ def raw_webdataset(images: ShardSet) -> Iterator[dict[str, Any]]:
 
 
 def take(endless: Iterator[Any], count: int) -> int:
-    """Go on so many samples."""
+    """Take `count` samples."""
     return sum(1 for _ in islice(endless, count))
 
 
@@ -111,7 +111,7 @@ def plain_files(images: ShardSet, folder: Path) -> list[str]:
 
 
 def speeds(name: str, images: ShardSet, paths: list[str], count: int, rounds: int) -> list[Row]:
-    """Samples a second of all sides."""
+    """Measure the samples a second of all sides."""
     order = np.random.default_rng(0).permutation(np.resize(np.arange(len(paths)), count)).tolist()
     sides = {
         "ours": partial(read_by_index, images, count),
@@ -154,7 +154,7 @@ def speeds(name: str, images: ShardSet, paths: list[str], count: int, rounds: in
 
 
 def virtual(images: ShardSet, count: int) -> Path:
-    """A shard set whose index lists the same few samples so often."""
+    """Make a shard set whose index repeats the same few samples `count` times."""
     folder = KEPT / f"index-{count}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -173,7 +173,7 @@ def peaks(folder: Path) -> tuple[float, float]:
 
 
 def opened(folder: Path) -> int:
-    """Open an index and read one sample in the midst of it."""
+    """Open an index and read one sample in the middle of it."""
     images = open_split(folder, "train")
     images.read(len(images) // 2)
     return 1
@@ -198,7 +198,7 @@ def main() -> None:
     few, many = virtual(photographs, FEW), virtual(photographs, MANY)
     opening = interleaved({"many": partial(opened, many)}, rounds)["many"].wall
     table = "A million samples"
-    rows.append(Row(table, "open the index and read a sample of its midst", "s", opening, at_most=1.0))
+    rows.append(Row(table, "open the index and read a sample in its middle", "s", opening, at_most=1.0))
     if sys.platform == "linux":
         for what, at, goal, note in (
             (

@@ -1,21 +1,19 @@
-"""Images/s of the training step for 1 and 2 processes, the share of each collective, and a model for 8 to 512 GPUs.
+"""Measure steps of 1 and 2 processes and each collective, and model 8 to 512 GPUs.
 
-    python -m benchmarks.scaling [--quick]     measure: gloo on a CPU; on a CUDA machine one GPU, and NCCL's calls
-    python -m benchmarks.scaling --check       the model's formulas beside this machine's collectives
-    python -m benchmarks.scaling --model       the model's tables (docs/scaling.md)
+    python -m benchmarks.scaling [--quick]   measure this machine's processes: gloo on CPUs
+    python -m benchmarks.scaling --check     the model's formulas beside this machine's collectives
+    python -m benchmarks.scaling --model     the model's tables (docs/scaling.md)
 
-The step is that of moco.training.loop on random images, without the loader, the curves and the checkpoints.
+The step is that of moco.training.loop on random images, without the loader, the curves and the
+checkpoints.
 """
 
 import argparse
-import gc
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +32,7 @@ from benchmarks.scaling_model import (
     step,
     tables,
 )
-from benchmarks.shuffle_bn import DIM, IMAGE, KEY, PER_RANK, SIDE, gathered, mb, on_ranks
+from benchmarks.shuffle_bn import DIM, KEY, PER_RANK, SIDE, gathered, mb, on_ranks
 from benchmarks.training_steps import (
     GRADIENTS,
     IMAGES,
@@ -45,7 +43,6 @@ from benchmarks.training_steps import (
     alternating,
     seconds_of_steps,
     seconds_side_by_side,
-    stepper,
 )
 from moco.config import Pretrain
 from moco.dictionary.shuffle_bn import from_slots, positions_of_slots, to_slots
@@ -126,7 +123,7 @@ def collectives(processes: Processes, size: Sizes, rounds: int) -> dict[str, lis
 
 
 def check_tables(rounds: int, steps: int) -> str:
-    """What the model's formulas say of this machine's collectives and step, and what they take, in Markdown."""
+    """Compare the model's formulas with this machine's collectives and step, in Markdown."""
     size = sizes(preset("v2"))
     lines = [
         "| processes | collective | predicted, ms | the call alone, ms | predicted / measured | in the code, ms |",
@@ -160,7 +157,7 @@ def check_tables(rounds: int, steps: int) -> str:
 
 
 def whole_step(settings: Pretrain, link: Network, rounds: int, steps: int) -> str:
-    """A step of two processes, predicted from processes that train half the batch by themselves; a line of a table."""
+    """Predict a step of two processes from ones that train half the batch alone; a table's line."""
     half = settings.model_copy(update={"global_batch": settings.global_batch // 2})
     medians = alternating(
         {
@@ -181,80 +178,6 @@ def whole_step(settings: Pretrain, link: Network, rounds: int, steps: int) -> st
     )
 
 
-def one_device_table(device: torch.device, base: Pretrain, batches: list[int], steps: int) -> str:
-    """Images/s of one process by precision, layout and compilation, in Markdown."""
-    variants = {
-        "float32": ("fp32", False, False),
-        "bf16": ("bf16", False, False),
-        "bf16, channels_last": ("bf16", True, False),
-        "bf16, channels_last, compiled": ("bf16", True, True),
-    }
-    lines = [
-        f"| {base.encoder}, {base.image_size} px | {' | '.join(f'batch {batch}: ms | images/s' for batch in batches)} | first steps, s |",
-        "|---|" + "---|---|" * len(batches) + "---|",
-    ]
-    for name, (precision, channels_last, compiled) in variants.items():
-        cells, first = [], 0.0
-        for batch in batches:
-            settings = base.model_copy(update={"global_batch": batch, "precision": precision})
-            begin = time.perf_counter()
-            train = stepper(settings, Processes(0, 1, device), channels_last=channels_last, compiled=compiled)
-            for number in range(WARM_UP):
-                train(number)
-            wait_for(device)
-            first = max(first, time.perf_counter() - begin)
-            begin = time.perf_counter()
-            for number in range(steps):
-                train(number)
-            wait_for(device)
-            seconds = (time.perf_counter() - begin) / steps
-            cells.append(f"{1e3 * seconds:.1f} | {batch / seconds:,.0f}")
-            del train
-            torch.compiler.reset()
-            gc.collect()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-        lines.append(f"| {name} | {' | '.join(cells)} | {first:.0f} |")
-    return "\n".join(lines)
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait for what was queued on a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def calls_alone_table(device: torch.device, backend: str, rounds: int) -> str:
-    """What each collective of a step costs where nobody else takes part, in Markdown."""
-    size = sizes(preset("v2"))
-    images = torch.ones(PER_RANK, IMAGE, dtype=torch.uint8, device=device)
-    keys = torch.ones(PER_RANK, DIM, device=device)
-    gradients = torch.ones(size.gradients // 4, device=device)
-    arrived = torch.empty_like(images), torch.empty_like(keys)
-    calls: dict[str, tuple[int, Callable[[], Any]]] = {
-        "all_to_all of images": (
-            images.nbytes,
-            lambda: dist.all_to_all_single(arrived[0], images, [PER_RANK], [PER_RANK]),
-        ),
-        "all_gather of keys": (keys.nbytes, lambda: dist.all_gather([arrived[1]], keys)),
-        "all_reduce of gradients": (gradients.nbytes, lambda: dist.all_reduce(gradients)),
-    }
-    lines = ["| call | MB | ms |", "|---|---|---|"]
-    with tempfile.TemporaryDirectory() as folder:
-        store = dist.FileStore(str(Path(folder, "store")), 1)
-        dist.init_process_group(backend, store=store, rank=0, world_size=1)
-        for name, (length, call) in calls.items():
-            call()
-            wait_for(device)
-            begin = time.perf_counter()
-            for _ in range(rounds):
-                call()
-            wait_for(device)
-            lines.append(f"| {name} | {mb(length)} | {1e3 * (time.perf_counter() - begin) / rounds:.3f} |")
-        dist.destroy_process_group()
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Measure, check or predict, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -273,12 +196,6 @@ def main() -> None:
             f", gloo on the loopback, one thread a process; medians of {10 * rounds} calls and of {rounds * steps} steps\n"
         )
         print(check_tables(rounds, steps))
-    elif torch.cuda.is_available():
-        device = torch.device("cuda", 0)
-        print(f", {torch.cuda.get_device_name(device)}; {steps} steps each, batch-norm groups of 32\n")
-        print(one_device_table(device, preset("v2"), [32, 128, 256], steps))
-        print(f"\nNCCL with one process, {PER_RANK} images:\n")
-        print(calls_alone_table(device, "nccl", 10 * rounds))
     else:
         bf16 = "bf16" if use_bf16(THIN.precision, torch.device("cpu")) else "float32"
         print(

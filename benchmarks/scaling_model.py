@@ -1,6 +1,7 @@
-"""A model of the step's time on 8 to 512 GPUs: compute, message sizes, bandwidths, latencies; docs/scaling.md explains it.
+"""Model the step's time on 8 to 512 GPUs: compute, messages, bandwidths (docs/scaling.md).
 
-`python -m benchmarks.scaling --model` prints its tables, and `--check` compares it with what this machine can measure.
+`python -m benchmarks.scaling --model` prints its tables, and `--check` compares it with what this
+machine can measure.
 """
 
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from moco.training.setup import build
 PUBLISHED = {"V100, float32": 1_281_167 * 200 / (53 * 3600) / 8, "A100, mixed precision": 2470 * 3 / 4}
 """Images a second of one GPU, ResNet-50 at 224 pixels; none of them measured by us.
 
-V100: the official code's 53 h for 200 epochs on 8 of them, its loading and its collectives included. A100:
-NVIDIA's 2,470 images/s of supervised training at batch 256, of which a step of MoCo makes 3/4, for it
-encodes the key view as well: forward 1 + backward 2 + forward 1, in the place of 1 + 2.
+V100: the official code's 53 h for 200 epochs on 8 of them, its loading and its collectives
+included. A100: 3/4 of NVIDIA's 2,470 images/s of supervised training at batch 256, because a step
+of MoCo encodes the key view as well: forward 1 + backward 2 + forward 1 instead of 1 + 2.
 """
 
 BACKWARD = 1 / 2
-"""The share of a step's compute in which gradients appear and may travel meanwhile; the same count."""
+"""The share of a step's compute in which gradients appear and may travel meanwhile; the same
+count."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Network:
     Attributes:
         per_host: GPUs in a host.
         within: bytes/s that a GPU sends to others in its host, and receives at the same time.
-        between: bytes/s that a host sends to others, all its GPUs together, and receives at the same time.
+        between: bytes/s that a host sends to others, all its GPUs together, and receives at the
+            same time.
         latency_within: seconds that a message takes inside a host, however short.
         latency_between: the same from host to host.
     """
@@ -49,12 +52,12 @@ GIGABITS = (100, 200, 400)  # a host
 
 
 def cluster(gigabits: float) -> Network:
-    """Hosts of 8 GPUs with NVLink, so many Gb/s between them; assumed latencies of 3 and 10 microseconds."""
+    """Hosts of 8 GPUs with NVLink, and latencies of 3 and 10 microseconds, assumed."""
     return Network(8, NVLINK, gigabits / 8 * 1e9 * EFFICIENCY, 3e-6, 10e-6)
 
 
 def ring(world_size: int, size: float, rounds: int, network: Network) -> float:
-    """Seconds for `size` bytes over every link of a ring that goes round so often."""
+    """Seconds for `size` bytes over every link of a ring, `rounds` times."""
     hosts = -(-world_size // network.per_host)
     if hosts == 1:
         return size / network.within + rounds * (world_size - 1) * network.latency_within
@@ -63,12 +66,12 @@ def ring(world_size: int, size: float, rounds: int, network: Network) -> float:
 
 
 def all_gather(world_size: int, block: float, network: Network) -> float:
-    """Seconds until every rank has the others' blocks of so many bytes."""
+    """Seconds until every rank has the others' blocks of `size` bytes."""
     return ring(world_size, (world_size - 1) * block, 1, network)
 
 
 def all_reduce(world_size: int, size: float, network: Network) -> float:
-    """Seconds to sum tensors of so many bytes: round once to add, once to spread the sums."""
+    """Seconds to sum tensors of `size` bytes: round once to add, once to spread the sums."""
     return ring(world_size, 2 * (world_size - 1) / world_size * size, 2, network)
 
 
@@ -78,7 +81,7 @@ def broadcast(world_size: int, size: float, network: Network) -> float:
 
 
 def all_to_all(world_size: int, size: float, network: Network) -> float:
-    """Seconds to send `size` bytes of each rank to all ranks, in equal parts; messages start one after another."""
+    """Time sending `size` bytes a rank to all in equal parts; messages start one after another."""
     peers = min(network.per_host, world_size) - 1
     far = world_size - 1 - peers
     inside = peers * size / world_size / network.within
@@ -92,8 +95,9 @@ class Sizes:
 
     Attributes:
         gradients: of the query encoder, float32.
-        buffers: queue and batch-norm statistics of both encoders, which DistributedDataParallel broadcasts
-            in every step if it wraps the whole model and is left to its defaults, as in the official code.
+        buffers: queue and batch-norm statistics of both encoders, which DistributedDataParallel
+            broadcasts in every step if it wraps the whole model and is left to its defaults, as in
+            the official code.
     """
 
     gradients: int
@@ -101,14 +105,14 @@ class Sizes:
 
 
 def sizes(settings: Pretrain) -> Sizes:
-    """Counted from the model itself."""
+    """Count them from the model itself."""
     model = build(settings, 0)
     gradients = sum(4 * weight.numel() for weight in model.encoder_q.parameters())
     return Sizes(gradients, sum(buffer.nbytes for buffer in model.buffers()))
 
 
 def preset(name: str) -> Pretrain:
-    """The section `pretrain` of a preset."""
+    """Give the section `pretrain` of a preset."""
     values = read_yaml(Path(moco.__file__).parent / f"presets/{name}.yaml")
     return Pretrain.model_validate(values["pretrain"])
 
@@ -127,7 +131,7 @@ def parts(world_size: int, per_gpu: int, size: Sizes, network: Network) -> dict[
 
 
 def step(compute: float, before: float, gradients: float) -> tuple[float, float]:
-    """A step's least and greatest seconds: gradients travel as backward makes them, or after all of it."""
+    """Give a step's least and greatest seconds: gradients travel during backward, or after it."""
     return compute + before + max(0.0, gradients - BACKWARD * compute), compute + before + gradients
 
 
@@ -185,7 +189,7 @@ def step_table(size: Sizes, rate: float) -> str:
 
 
 def images_per_second(batch: int, compute: float, bounds: tuple[float, float]) -> str:
-    """The range of images/s, and its share of what GPUs that never waited would do."""
+    """Give the range of images/s, and its share of what GPUs that never waited would do."""
     low, high = bounds
     share = f"{100 * compute / high:.0f}–{100 * compute / low:.0f} %"
     return f"{batch / high:,.0f}–{batch / low:,.0f} ({share})"

@@ -1,9 +1,10 @@
 """Sharding beside `cp` and webdataset's writer, and its memory as the images grow tenfold.
 
-`python -m benchmarks.sharding [--quick] [--folder DIR]`. Files are read from the page cache on all sides and
-written to the same file system. Every file that is sharded is also hashed twice and decoded once, which the
-others do not do; the writer alone hashes once. A busy disk slows `cp` much more than sharding: a folder in
-memory (/dev/shm) compares the work alone, so that is where it is done if there is one.
+`python -m benchmarks.sharding [--quick] [--folder DIR]`. Files are read from the page cache on all
+sides and written to the same file system. Every file that is sharded is also hashed twice and
+decoded once, which the others do not do; the writer alone hashes once. A busy disk slows `cp` much
+more than sharding: a folder in memory (/dev/shm) compares the work alone, so that is where it is
+done if there is one.
 """
 
 import io
@@ -40,12 +41,12 @@ TABLE = "Files a second"
 
 
 def settings(source: Literal["folder", "list", "fashion-mnist"], path: Path) -> Fetch:
-    """A split as params.yaml makes it."""
+    """Make a split as params.yaml makes it."""
     return Fetch(source=source, path=str(path), labels="none", val_fraction=0.1, test_fraction=0.1, split_seed=0)
 
 
 def small_images(folder: Path, count: int) -> None:
-    """The first `count` training images of Fashion-MNIST as PNG files, a thousand a folder."""
+    """Write the first `count` training images of Fashion-MNIST as PNG files, 1,000 a folder."""
     source = open_source(settings("fashion-mnist", folder))
     assert not isinstance(source, Files)
     images = source.parts[0][0]
@@ -56,7 +57,7 @@ def small_images(folder: Path, count: int) -> None:
 
 
 def many_photographs(folder: Path, count: int) -> None:
-    """So many photographs of no two alike bytes: 256 pictures, numbered in a comment of the JPEG."""
+    """Write `count` photographs, no two of the same bytes: 256 pictures with numbered comments."""
     folder.mkdir(parents=True)
     pictures = [file.read_bytes() for file in sorted(photographs(256)[0].rglob("*.jpg"))]
     for i in range(count):
@@ -66,7 +67,7 @@ def many_photographs(folder: Path, count: int) -> None:
 
 
 def fetched(images: Path, raw: Path, kind: Literal["folder", "list"] = "folder") -> int:
-    """The manifest of a folder or list; returns the bytes of its images."""
+    """Write the manifest of a folder or list; return the bytes of its images."""
     source = open_source(settings(kind, images))
     raw.mkdir()
     return write_manifest(stream(source, raw), raw, settings(kind, images), source.root, None).bytes
@@ -203,7 +204,7 @@ print(json.dumps(peaks))
 
 
 def memory(images: Path, scratch: Path, times: int, processes: int) -> list[int]:
-    """Peak resident bytes of the parent and of the largest worker; peak of what the workers hold unshared.
+    """Measure peak bytes: the parent, the largest worker, and all workers without shared pages.
 
     The images are listed `times` times over.
     """

@@ -1,12 +1,13 @@
-"""Shuffling BN beside the official scheme: bytes in a step for 2 to 64 processes, and times at 2 and 4.
+"""Measure shuffling BN beside the official scheme: bytes for 2 to 64 processes, times at 2 and 4.
 
 `python -m benchmarks.shuffle_bn [--quick]` prints the tables.
 
 The official scheme gathers every key image as float32 on every process, each encodes its share of a
-permutation that process 0 broadcasts, and the keys are gathered twice: to undo the shuffle, and to be
-enqueued. It is restated below in plain torch.distributed. Bytes are counted from the calls that either
-scheme makes: a rank receives what is sent to it by others, and sends as much; what it keeps is not counted,
-and all_gather and broadcast count as a ring sends them. Image of 3 x 224 x 224, key of 128 float32.
+permutation that process 0 broadcasts, and the keys are gathered twice: to undo the shuffle, and to
+be enqueued. It is restated below in plain torch.distributed. Bytes are counted from the calls that
+either scheme makes: a rank receives what is sent to it by others, and sends as much; what it keeps
+is not counted, and all_gather and broadcast count as a ring sends them. Image of 3 x 224 x 224, key
+of 128 float32.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def ours(images: Tensor, positions: Integers, processes: Processes, encode: Enco
 
 
 def official(images: Tensor, positions: Integers, processes: Processes, encode: Encode) -> Tensor:
-    """The same keys by the official scheme; `positions` is read on process 0 and broadcast."""
+    """Compute the same keys by the official scheme; process 0 broadcasts `positions`."""
     local = slice(processes.rank * len(images), (processes.rank + 1) * len(images))
     everything = gathered(normalize(images), processes)  # B x 3 x S x S
     order = torch.from_numpy(positions).to(images.device)
@@ -66,7 +67,7 @@ def gathered(rows: Tensor, processes: Processes) -> Tensor:
 
 
 def slice_less_group_mean(images: Tensor) -> Tensor:
-    """A stand-in for an encoder: 128 values of each image, less their mean over the images encoded together.
+    """Stand in for an encoder: 128 values of each image, less their mean over the batch.
 
     It costs nothing, and like batch norm it shows in whose company an image was encoded.
     """
@@ -76,7 +77,7 @@ def slice_less_group_mean(images: Tensor) -> Tensor:
 
 @contextmanager
 def counted(rank: int) -> Iterator[Counter[str]]:
-    """Count the bytes that a rank receives from others, by call, while no collective is carried out."""
+    """Count the bytes that a rank receives from others, by call; no collective is carried out."""
     received: Counter[str] = Counter()
 
     def all_to_all(output: Tensor, source: Tensor, arriving: list[int], leaving: list[int], **_: Any) -> None:
@@ -101,7 +102,7 @@ def counted(rank: int) -> Iterator[Counter[str]]:
 
 
 def traffic(scheme: Callable[..., Tensor], world_size: int, per_rank: int, steps: int) -> list[Counter[str]]:
-    """What a rank receives in a step: bytes by call, one counter for every rank and step.
+    """Count what a rank receives in a step: bytes by call, one counter for every rank and step.
 
     The scheme runs on shapes alone (the meta device), with the permutations of real steps.
     """
@@ -118,12 +119,12 @@ def traffic(scheme: Callable[..., Tensor], world_size: int, per_rank: int, steps
 
 
 def expected(world_size: int, per_rank: int) -> float:
-    """Our formula: an image stays with probability 1/W, the keys of the W-1 others arrive; bytes."""
+    """Compute our bytes: an image stays with probability 1/W, the others' keys arrive."""
     return per_rank * IMAGE * (1 - 1 / world_size) + (world_size - 1) * per_rank * KEY
 
 
 def expected_official(world_size: int, per_rank: int) -> float:
-    """Theirs: the W-1 others' float32 images, their keys twice, and the permutation unless rank 0."""
+    """Compute theirs: the others' float32 images, their keys twice, the permutation."""
     others = world_size - 1
     return others * per_rank * (4 * IMAGE + 2 * KEY) + 8 * world_size * per_rank * others / world_size
 
@@ -156,7 +157,7 @@ def traffic_table(rows: list[tuple[int, int]], steps: int) -> str:
 
 
 def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Call `function(processes, *arguments)` in so many gloo processes of one thread; their results by rank."""
+    """Call `function(processes, *arguments)` in gloo processes; give their results by rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -185,18 +186,18 @@ def _as_rank(rank: int, world_size: int, port: int, function: Callable[..., Any]
 
 
 def loopback() -> str:
-    """The name of the loopback interface."""
+    """Give the name of the loopback interface."""
     return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
 
 def sent_on_loopback() -> int:
-    """Bytes that the kernel has sent over the loopback, of whatever process; 0 where it does not say."""
+    """Count the bytes that the kernel has sent over the loopback; 0 where it does not say."""
     counter = Path(f"/sys/class/net/{loopback()}/statistics/tx_bytes")
     return int(counter.read_text()) if counter.exists() else 0
 
 
 def race(processes: Processes, rounds: int) -> dict[str, list[tuple[float, float, int]]]:
-    """Both schemes in turn on the same images: wall and CPU seconds, and bytes on the loopback, of each round.
+    """Run both schemes in turn: wall and CPU seconds, and bytes on the loopback, of each round.
 
     Raises:
         AssertionError: they do not give the same keys, to the bit.
@@ -256,9 +257,8 @@ def main() -> None:
     )
     print(f"\nAt {PER_RANK} images a rank:\n")
     print(traffic_table([(world_size, PER_RANK) for world_size in ranks], steps))
-    for batch in (256, 1024):
-        print(f"\nAt a global batch of {batch}:\n")
-        print(traffic_table([(world_size, batch // world_size) for world_size in ranks], steps))
+    print("\nAt a global batch of 1024:\n")
+    print(traffic_table([(world_size, 1024 // world_size) for world_size in ranks], steps))
     print(
         f"\nTime from {PER_RANK} uint8 images a rank to all keys on every rank, normalizing included, encoding not;"
         f" gloo on the loopback,\none thread a rank, {platform.machine()}, {os.cpu_count()} cores; medians of {rounds} alternating rounds,"

@@ -1,4 +1,4 @@
-"""The training step beside the official one and lightly's: `python -m benchmarks.step [--quick]`."""
+"""Compare the training step with the official one and lightly's: `python -m benchmarks.step`."""
 
 import copy
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Step = Callable[[], Tensor]
 
 
 def case(encoder: str, side: int, batch: int, keys: int) -> Pretrain:
-    """MoCo v2's settings at another size; batch norm over the whole batch, which is what the peers do."""
+    """Give MoCo v2's settings at another size, with the peers' batch norm: over the whole batch."""
     recipe = preset("v2")
     return recipe.model_copy(
         update={
@@ -45,8 +45,8 @@ def case(encoder: str, side: int, batch: int, keys: int) -> Pretrain:
 def images_of(settings: Pretrain, device: torch.device) -> Tensor:
     """Random views, uint8 2 x N x 3 x S x S, channels-last in memory as the loader makes them.
 
-    Large patches of color: the encoder hardly tells images of mere noise apart, and the gradient would be
-    that of rounding errors.
+    Large patches of color: the encoder hardly tells images of mere noise apart, and the gradient
+    would be that of rounding errors.
     """
     side, random = settings.image_size, torch.Generator().manual_seed(0)
     patches = torch.rand(2 * settings.global_batch, 3, 4, 4, generator=random)
@@ -59,7 +59,7 @@ def images_of(settings: Pretrain, device: torch.device) -> Tensor:
 def ours(
     settings: Pretrain, device: torch.device, bf16: bool, compiled: bool = False, dtype: torch.dtype = torch.float32
 ) -> tuple[Callable[[Tensor], Tensor], MoCo]:
-    """Our step on uint8 views, as moco.training.loop has it but for curves and checkpoints.
+    """Our step on uint8 views, as moco.training.loop has it, without curves and checkpoints.
 
     Args:
         settings: of the run.
@@ -96,7 +96,7 @@ def ours(
 
 
 def queue_of(model: MoCo) -> MomentumQueue:
-    """The model's dictionary, which is a queue in all benchmarks."""
+    """Give the model's dictionary, which is a queue in all benchmarks."""
     assert isinstance(model.dictionary, MomentumQueue)
     return model.dictionary
 
@@ -116,7 +116,7 @@ def same_weights(model: MoCo, settings: Pretrain) -> nn.Module:
 def peers(
     settings: Pretrain, images: Tensor, dtype: torch.dtype = torch.float32
 ) -> dict[str, tuple[Step, list[nn.Parameter]]]:
-    """The peers' steps from the weights and keys that ours begins with, and what they train."""
+    """Make the peers' steps from our first weights and keys, and say what they train."""
     model = build(settings, 0).to(images.device, dtype)
     start, keys = same_weights(model, settings), queue_of(model).keys
     found: dict[str, tuple[Step, list[nn.Parameter]]] = {}
@@ -138,8 +138,8 @@ def peers(
 def prove(settings: Pretrain, images: Tensor) -> str:
     """Check that a step gives the peers' loss and gradient from the same weights.
 
-    In float64: in float32 a few activations of millions fall on the other side of zero from one memory
-    layout to another, which alone moves the gradient by 1 %.
+    In float64: in float32 a few activations of millions fall on the other side of zero from one
+    memory layout to another, which alone moves the gradient by 1 %.
 
     Raises:
         AssertionError: it does not.
@@ -165,7 +165,7 @@ def gradient(parameters: list[nn.Parameter]) -> Tensor:
 
 
 def title(settings: Pretrain) -> str:
-    """What a case is called."""
+    """Name a case."""
     return f"{settings.encoder}, {settings.image_size} px, batch {settings.global_batch}, K {settings.negatives}"
 
 
@@ -214,7 +214,7 @@ def our_sides(settings: Pretrain, device: torch.device, compiled: bool) -> dict[
 
 
 def their_sides(settings: Pretrain, device: torch.device) -> dict[str, Side]:
-    """The peers' steps."""
+    """Make the sides of the peers' steps."""
     steps = peers(settings, images_of(settings, device))
     return {name: partial(synchronized, step, device) for name, (step, _) in steps.items()}
 
@@ -272,7 +272,7 @@ def row(table: str, costs: dict[str, Cost], mine: str, name: str, limits: dict[s
 
 
 def goal(settings: Pretrain, row: Row, device: torch.device) -> float | None:
-    """The ratio that issue and design ask of a row."""
+    """Give the ratio that issue and design ask of a row."""
     if device.type == "cuda":
         return {"official, fp32": 2.0, "official, bf16 autocast, channels_last": 1.2}.get(row.peer_name)
     mine, theirs = row.name.removeprefix("ours, "), row.peer_name.partition(", ")[2]

@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.shuffle_bn import on_ranks
 from moco.config import Pretrain
-from moco.dictionary.momentum_queue import MomentumQueue
 from moco.dictionary.protocol import Batch
 from moco.dictionary.shuffle_bn import positions_of_slots
 from moco.processes import Processes, use_bf16
@@ -36,7 +35,7 @@ class Watch:
         self._buckets: list[tuple[float, float]] = []
 
     def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The same call, watched."""
+        """Wrap a call so that it is watched."""
 
         def watched(*arguments: Any, **options: Any) -> Any:
             begin = time.perf_counter()
@@ -56,7 +55,7 @@ class Watch:
             yield
 
     def gradients(self, processes: Processes, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-        """A communication hook that averages as DistributedDataParallel does, and notes when."""
+        """Average gradients as DistributedDataParallel does, and note when."""
         begin = time.perf_counter()
         summed = dist.all_reduce(
             bucket.buffer().div_(processes.world_size), group=processes.in_step, async_op=True
@@ -81,30 +80,16 @@ class Watch:
         return spent
 
 
-def stepper(
-    settings: Pretrain,
-    processes: Processes,
-    watch: Watch | None = None,
-    channels_last: bool = True,
-    compiled: bool = False,
-) -> Callable[[int], None]:
-    """A function that trains one step, on images drawn once."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+def stepper(settings: Pretrain, processes: Processes, watch: Watch) -> Callable[[int], None]:
+    """Return a function that trains one step, on images drawn once."""
     model = build(settings, 0).to(processes.device)
-    model.to(memory_format=layout)
+    model.to(memory_format=torch.channels_last)
     optimizer = sgd(model, settings)
     optimizer.param_groups[0]["lr"] = settings.lr_per_256
-    if compiled:
-        model.encoder_q.compile()
-        assert isinstance(model.dictionary, MomentumQueue)
-        model.dictionary.encoder_k.compile()
     encode_queries = average_gradients(model.encoder_q, settings, processes)
-    agreement = Agreement(processes)
-    exchange = agreement.exchange
-    if watch:
-        exchange = watch.timed(WISHES, exchange)
-        if isinstance(encode_queries, DistributedDataParallel):
-            encode_queries.register_comm_hook(processes, watch.gradients)
+    exchange = watch.timed(WISHES, Agreement(processes).exchange)
+    if isinstance(encode_queries, DistributedDataParallel):
+        encode_queries.register_comm_hook(processes, watch.gradients)
     autocast = torch.autocast(
         processes.device.type, torch.bfloat16, enabled=use_bf16(settings.precision, processes.device)
     )
@@ -112,8 +97,6 @@ def stepper(
     random = torch.Generator().manual_seed(processes.rank)
     drawn = torch.randint(256, (2, local, side, side, 3), dtype=torch.uint8, generator=random)
     images = drawn.permute(0, 1, 4, 2, 3).to(processes.device)
-    if not channels_last:
-        images = images.contiguous()
 
     def train(number: int) -> None:
         positions = positions_of_slots(settings.seed, number, settings.global_batch)
@@ -143,7 +126,7 @@ def seconds_of_steps(processes: Processes, settings: Pretrain, steps: int) -> li
 
 
 def median_step(results: list[list[dict[str, float]]]) -> dict[str, float]:
-    """Medians over the steps; of a step the slowest process's time, of its collectives the processes' mean."""
+    """Give medians over the steps: the slowest process's step, the mean of its collectives."""
     by_step = list(zip(*results, strict=True))
     names = {name for ranks in by_step for item in ranks for name in item}
     middle = {
@@ -175,5 +158,5 @@ def alternating(
 
 
 def seconds_side_by_side(processes: Processes, settings: Pretrain, steps: int) -> list[dict[str, float]]:
-    """Seconds of the steps of a process that trains by itself, as its neighbors do at the same time."""
+    """Time the steps of a process that trains alone while its neighbors do the same."""
     return seconds_of_steps(Processes(0, 1, processes.device), settings, steps)

@@ -1,7 +1,8 @@
-"""Arithmetic of the published fine-tuning schedules, counted from the networks: `python -m benchmarks.transfer_cost [--sustained TFLOPS]`.
+"""Count the arithmetic of published fine-tuning schedules: `python -m benchmarks.transfer_cost`.
 
-Each network trains on one image of the middle size of its schedule, forwards and backwards, while torch counts the
-operations of convolutions and matrix products, two for each multiplication with addition. Takes some minutes and 10 GB.
+Each network trains on one image of the middle size of its schedule, forwards and backwards, while
+torch counts the operations of convolutions and matrix products, two for each multiplication with
+addition. Takes some minutes and 10 GB.
 """
 
 import argparse

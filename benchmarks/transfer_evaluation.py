@@ -1,4 +1,4 @@
-"""Evaluating detections beside pycocotools: `python -m benchmarks.transfer_evaluation [--quick]`."""
+"""Compare evaluating detections with pycocotools: `python -m benchmarks.transfer_evaluation`."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ FIGURES: dict[Kind, tuple[str, ...]] = {
 
 
 def octagons(boxes: NDArray[np.float32]) -> list[list[float]]:
-    """A polygon of eight corners in each box."""
+    """Draw a polygon of eight corners in each box."""
     angles = np.arange(8) * np.pi / 4
     around = np.stack([np.cos(angles), np.sin(angles)], axis=1) / 2
     middle, sides = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2, boxes[:, None, 2:] - boxes[:, None, :2]
@@ -42,7 +42,7 @@ def octagons(boxes: NDArray[np.float32]) -> list[list[float]]:
 
 
 def made_up(images: int, classes: int) -> tuple[AnnotatedSet, Detections]:
-    """Objects with masks and keypoints, and detections of which a third are near one."""
+    """Objects with masks and keypoints, and detections, a third of them near one."""
     random = np.random.default_rng(0)
 
     def boxes_of(count: int) -> NDArray[np.float32]:
@@ -87,7 +87,7 @@ def made_up(images: int, classes: int) -> tuple[AnnotatedSet, Detections]:
 
 
 def coco_files(truth: AnnotatedSet, found: Detections, kind: Kind) -> tuple[dict[str, Any], list[Any]]:
-    """The same as pycocotools holds it when it has read its JSON files."""
+    """Turn the same into what pycocotools holds after reading its JSON files."""
     assert truth.segments is not None and truth.keypoints is not None
     assert found.segments is not None and found.keypoints is not None
 
@@ -154,7 +154,7 @@ def ours(truth: AnnotatedSet, found: Detections, kind: Kind, figures: dict[str, 
 
 
 def agreement(kind: Kind, figures: dict[str, Any], stats: list[float]) -> float:
-    """The largest difference of a figure.
+    """Find the largest difference of a figure.
 
     Raises:
         AssertionError: it is above 1e-9.
@@ -168,7 +168,7 @@ def agreement(kind: Kind, figures: dict[str, Any], stats: list[float]) -> float:
 
 
 def label_maps(count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """True and predicted label maps of Cityscapes' size and number of classes, a tenth ignored."""
+    """Make true and predicted label maps of Cityscapes' size and classes, a tenth ignored."""
     random = np.random.default_rng(0)
     truth = random.integers(0, 19, (count, 1024, 2048), np.uint8)
     predicted = np.where(random.random(truth.shape, np.float32) < 0.7, truth, (truth + 1) % 19)
@@ -184,7 +184,7 @@ def our_iou(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], found: list[
 
 
 def torchmetrics_iou(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], found: list[float]) -> int:
-    """The same by torchmetrics, which counts int64 tensors."""
+    """Count the same by torchmetrics, which counts int64 tensors."""
     from torchmetrics.classification import MulticlassJaccardIndex
 
     metric = MulticlassJaccardIndex(19, ignore_index=255, validate_args=False)
@@ -195,7 +195,7 @@ def torchmetrics_iou(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], fou
 
 
 def main() -> None:
-    """Boxes, masks and keypoints beside pycocotools; label maps beside torchmetrics; VOC's figures."""
+    """Measure COCO's figures beside pycocotools, label maps beside torchmetrics, and VOC's."""
     quick = options(__doc__).quick
     begun = machine()
     images, rounds = (200, 3) if quick else (1_000, 5)

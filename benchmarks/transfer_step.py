@@ -1,4 +1,4 @@
-"""Fine-tuning a detector beside torchvision's reference loop: `python -m benchmarks.transfer_step [--quick]`."""
+"""Compare fine-tuning a detector with torchvision's loop: `python -m benchmarks.transfer_step`."""
 
 import random
 from collections.abc import Iterator
@@ -81,7 +81,7 @@ class Reference(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
 
 def pairs(batch: Any) -> Any:
-    """Lists of images and targets."""
+    """Turn a batch into lists of images and targets."""
     return tuple(zip(*batch, strict=True))
 
 
@@ -92,7 +92,7 @@ def reference_batches(found: AnnotatedSet) -> Iterator[Any]:
 
 
 def our_batches(found: AnnotatedSet) -> Iterator[Any]:
-    """The same from our loader."""
+    """Load the same by our loader."""
     among = with_objects(found, False)
     batches = BoxBatches(found, Share(among, EpochPlan(len(among), BATCH, 0)), BoxSizes((SIDE,), SIDE), False, False)
     return steps(batches, 0, 10**9, 1, CPU)
@@ -112,7 +112,7 @@ def our_model(classes: int) -> nn.Module:
 
 
 def side(model: nn.Module, batches: Iterator[Any], bf16: bool, count: int) -> Side:
-    """Train so many batches a round."""
+    """Train `count` batches a round."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, weight_decay=1e-4)
     model.train()
 
@@ -150,7 +150,7 @@ def theirs(count: int) -> dict[str, Side]:
 
 
 def loading(batches: Iterator[Any]) -> int:
-    """The loader without training."""
+    """Run the loader without training."""
     for _ in range(20):
         next(batches)
     return 20 * BATCH

@@ -1,7 +1,8 @@
 """When and where the graph's stages run: Prefect drives, DVC decides what is to do.
 
-Importing this package switches the usage reports of Prefect, DVC and MLflow off, for this process and its
-children; on a closed network they cost time-outs. Set the variables yourself to have them on.
+Importing this package switches the usage reports of Prefect, DVC and MLflow off, for this process
+and its children; on a closed network they cost time-outs. Set the variables yourself to have them
+on.
 """
 
 import os
@@ -11,7 +12,8 @@ for _name, _value in {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # The server of a run without one starts slowly on a busy machine; Prefect gives up after 20 s by default.
+    # The server of a run without one starts slowly on a busy machine; Prefect gives up after 20 s
+    # by default.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }.items():
     os.environ.setdefault(_name, _value)

@@ -13,7 +13,8 @@ from pathlib import Path
 from moco.errors import Interrupted
 
 GRACE_SECONDS = 5.0
-"""Between SIGTERM and SIGKILL a stage saves its state; the promise is that nothing lives after 10 s."""
+"""Between SIGTERM and SIGKILL a stage saves its state; the promise is that nothing lives after 10
+s."""
 
 PROGRESS = re.compile(r"^(?P<stage>\S+)  (?P<percent>\d{1,3})% · (?P<note>.*)$")
 """A progress line, as moco.progress prints it."""
@@ -31,7 +32,8 @@ class Result:
 
     Attributes:
         code: exit code; negative: the signal that ended it.
-        error: the text of its last `error: …` line, the way a stage tells its reader what to mend; or None.
+        error: the text of its last `error: …` line, the way a stage tells its reader what to
+            correct; or None.
         tail: its last lines.
     """
 
@@ -47,7 +49,8 @@ def run(command: Sequence[str], folder: Path, env: Mapping[str, str], on_line: C
         command: program and arguments.
         folder: the child's working directory.
         env: the child's whole environment.
-        on_line: called with each line of stdout and stderr (a `\\r` ends a line too), without its end.
+        on_line: called with each line of stdout and stderr (a `\\r` ends a line too), without its
+            end.
 
     Raises:
         Interrupted: `stop_all` was called before or while the child ran.
@@ -71,7 +74,7 @@ def run(command: Sequence[str], folder: Path, env: Mapping[str, str], on_line: C
         with _lock:
             _children.discard(child)
     if stopping():
-        raise Interrupted(f"stopped: {' '.join(command)}; the same command goes on from there")
+        raise Interrupted(f"stopped: {' '.join(command)}; the same command resumes from there")
     return Result(code, error, tuple(tail))
 
 

@@ -19,10 +19,12 @@ def stages_in_order(folder: Path, pipeline: str = "dvc.yaml") -> dict[str, list[
 
     Args:
         folder: a DVC repository.
-        pipeline: its file, from the repository's root; stages of other files that it builds on belong to it.
+        pipeline: its file, from the repository's root; stages of other files that it builds on
+            belong to it.
 
     Returns:
-        stage (as `dvc repro` names it; matrix and foreach stages one by one) -> its direct predecessors.
+        stage (as `dvc repro` names it; matrix and foreach stages one by one) -> its direct
+        predecessors.
 
     Raises:
         MocoError: DVC cannot read the pipeline; its own words in one line.
@@ -51,7 +53,7 @@ def stages_in_order(folder: Path, pipeline: str = "dvc.yaml") -> dict[str, list[
 
 
 def up_to(wanted: str, stages: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The part of a graph that one stage needs, itself included, in the same order.
+    """Give the part of a graph that one stage needs, itself included, in the same order.
 
     Raises:
         MocoError: there is no such stage.
@@ -66,7 +68,7 @@ def up_to(wanted: str, stages: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def code_hash(folder: Path, stages: Iterable[str], data: str) -> str:
-    """Hash of the files that some stages depend on, but for what other stages made.
+    """Hash of the files that some stages depend on, except what other stages made.
 
     Args:
         folder: a DVC repository.

@@ -1,6 +1,7 @@
 """The flow's parameters: the schema of params.yaml, with the values of params.yaml as defaults.
 
-What a caller leaves out keeps the value in params.yaml, at any depth: `{"epochs": 1}` is a whole `pretrain`.
+What a caller leaves out keeps the value in params.yaml, at any depth: `{"epochs": 1}` is a whole
+`pretrain`.
 """
 
 from functools import reduce
@@ -17,7 +18,7 @@ Section = TypeVar("Section", bound=Settings)
 
 
 def with_defaults(section: type[Settings], values: Settings) -> Any:
-    """A subclass of a section of the schema whose fields default to `values`, inner sections included."""
+    """Make a subclass of a section whose fields default to `values`, inner sections included."""
     fields: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         value = getattr(values, name)
@@ -38,14 +39,15 @@ else:
 
 
 def unchanged(section: type[Section]) -> Section:
-    """A section with every value as in params.yaml."""
+    """Give a section with every value as in params.yaml."""
     return section()
 
 
 def overrides(given: dict[str, Settings], workspace: Params) -> dict[str, Any]:
-    """What was given and differs from the workspace's params.yaml.
+    """Give what was given and differs from the workspace's params.yaml.
 
-    Only values that a caller set count, so a process that runs for days follows params.yaml as it is now.
+    Only values that a caller set count, so a process that runs for days follows params.yaml as it
+    is now.
 
     Returns:
         `section.key` (deeper: `section.key.key`) -> plain value.

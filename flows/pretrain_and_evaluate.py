@@ -36,19 +36,20 @@ def pretrain_and_evaluate(
     report: Report = unchanged(Report),  # noqa: B008
     retries: Retries = 1,
 ) -> None:
-    """A folder of images becomes a MoCo encoder and the evidence that its features transfer.
+    """Turn a folder of images into a MoCo encoder and the evidence that its features transfer.
 
-    Runs the stages of `dvc.yaml` (fetch → shard → pretrain → linear → report) in the graph's order, siblings
-    side by side. A stage whose inputs did not change is skipped.
+    Runs the stages of `dvc.yaml` (fetch → shard → pretrain → linear → report) in the graph's order,
+    siblings side by side. A stage whose inputs did not change is skipped.
 
-    **Parameters** are those of `params.yaml`. Leave them as they are to run in the project's folder. Change
-    some, and the run gets a folder of its own and becomes a DVC experiment with the name of this flow run:
-    `dvc exp show` lists it, `dvc exp apply NAME` brings it into the project.
+    **Parameters** are those of `params.yaml`. Leave them as they are to run in the project's
+    folder. Change some, and the run gets a folder of its own and becomes a DVC experiment with the
+    name of this flow run: `dvc exp show` lists it, `dvc exp apply NAME` brings it into the project.
 
-    **While it runs**, every line of a stage is in the logs, and a bar under *Artifacts* shows how far it is.
+    **While it runs**, every line of a stage is in the logs, and a bar under *Artifacts* shows how
+    far it is.
     **After it**, the artifact `result` holds the metrics and says where the report is.
-    **If a stage fails**, the run's message is the line that says what to mend. Run it again then: finished
-    stages are skipped and pretraining goes on from its last checkpoint.
+    **If a stage fails**, the run's message is the line that says what to correct. Run it again
+    then: finished stages are skipped and pretraining resumes from its last checkpoint.
     **Cancelling** ends all processes within ten seconds.
     """
     workspace = Path.cwd()
@@ -67,7 +68,7 @@ def pretrain_and_evaluate(
 
 @contextlib.contextmanager
 def _place(workspace: Path, name: str, changes: dict[str, Any]) -> Iterator[Path]:
-    """Where the stages run: the workspace, or a worktree with the changes, kept if something in it failed."""
+    """Give the folder of the stages: the workspace, or a worktree, kept if something failed."""
     log = get_run_logger()
     if not changes:
         log.info("parameters of params.yaml; running in %s", workspace)

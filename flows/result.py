@@ -11,13 +11,14 @@ REPORT = Path("outputs/report")
 
 
 def markdown(folder: Path, workspace: Path, report: Path, experiment: str | None) -> str:
-    """A page with the pipeline's metrics.
+    """Write a page with the pipeline's metrics.
 
     Args:
         folder: where the stages ran.
         workspace: the project's folder.
         report: the report's folder inside the workspace; not mentioned if it is not there.
-        experiment: the DVC experiment that holds the result, or None for a run in the workspace itself.
+        experiment: the DVC experiment that holds the result, or None for a run in the workspace
+            itself.
     """
     parts = ["# Result"]
     with Repo(str(folder)) as repo:

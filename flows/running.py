@@ -1,4 +1,4 @@
-"""What every flow does: run a graph's stages as tasks, under one MLflow run, and leave no process behind."""
+"""Run a graph's stages as tasks, under one MLflow run, and leave no process behind."""
 
 import contextlib
 import queue
@@ -45,8 +45,8 @@ def run_stages(
         env: of the stages.
         retries: further tries of a stage that crashed.
         pipeline: the file of the graph.
-        side_by_side: how many stages of a pipeline below the root share the machine; None: as many as it has GPUs, or
-            cores. Stages of dvc.yaml itself have all of it.
+        side_by_side: how many stages of a pipeline below the root share the machine; None: as many
+            as it has GPUs, or cores. Stages of dvc.yaml itself have all of it.
         until: the stage that is wanted, with what it needs; None: every stage.
 
     Returns:
@@ -74,7 +74,7 @@ def run_stages(
 
 
 def shares(side_by_side: int | None, at_most: int | None = None) -> Slots:
-    """The machine in equal parts, each as the variables that confine a process to it.
+    """Divide the machine into equal parts, each as variables that confine a process to it.
 
     Args:
         side_by_side: how many; None: as many as there are GPUs, or cores.
@@ -96,8 +96,8 @@ def shares(side_by_side: int | None, at_most: int | None = None) -> Slots:
 @contextlib.contextmanager
 def no_child_left() -> Iterator[None]:
     """End every process of the run, on every way out of it."""
-    # In the flow's body because a signal raises here, in the main thread, while the tasks' threads wait for
-    # children: those must be ended before Prefect waits for the threads.
+    # In the flow's body because a signal raises here, in the main thread, while the tasks' threads
+    # wait for children: those must be ended before Prefect waits for the threads.
     children.reset()
     try:
         yield
@@ -110,7 +110,7 @@ def no_child_left() -> Iterator[None]:
 def tracked(
     name: str, run_id: str, parent: str | None = None, key: tuple[str, str] | None = None, kind: str = "pipeline"
 ) -> Iterator[str | None]:
-    """The MLflow run that others hang under; arguments as of `tracking.start_pipeline_run`."""
+    """Open the MLflow run that others hang under; arguments as of `tracking.start_pipeline_run`."""
     pipeline_run = tracking.start_pipeline_run(name, flow_run=run_id, parent=parent, key=key, kind=kind)
     status = "KILLED"
     try:

@@ -28,7 +28,8 @@ DVC_HINTS = re.compile(
     r"To track the changes with git, run:|\s+git add |To enable auto staging, run:"
     r"|\s+dvc config core\.autostage|Use `dvc push`"
 )
-"""DVC's advice after each stage to someone at a terminal; in a log of stages it hides what they say."""
+"""DVC's advice after each stage to someone at a terminal; in a log of stages it hides what they
+say."""
 
 
 class _NoTraceback(logging.Filter):
@@ -48,7 +49,7 @@ class StageFailedError(MocoError):
     """A stage did not finish.
 
     Attributes:
-        again: whether another try may help. Not where the stage said what its reader must mend.
+        again: whether another try may help. Not where the stage said what its reader must correct.
     """
 
     def __init__(self, text: str, again: bool) -> None:
@@ -57,7 +58,7 @@ class StageFailedError(MocoError):
 
 
 def worth_another_try(task: Any, task_run: TaskRun, state: State[Any]) -> bool:
-    """Prefect's retry_condition_fn: no retry of a stopped run, nor of a mistake that a person must mend."""
+    """Tell Prefect not to retry a stopped run, nor a mistake that a person must correct."""
     error = state.result(raise_on_failure=False)
     return not children.stopping() and (not isinstance(error, MocoError) or getattr(error, "again", False))
 
@@ -69,10 +70,10 @@ def worth_another_try(task: Any, task_run: TaskRun, state: State[Any]) -> bool:
     retry_condition_fn=worth_another_try,
 )
 def run_stage(stage: str, folder: Path, env: Mapping[str, str], remote: bool, slots: Slots | None = None) -> None:
-    """Bring one stage up to date: `dvc repro --single-item`, which skips it if nothing it depends on changed.
+    """Bring one stage up to date by `dvc repro --single-item`, which skips what has not changed.
 
-    Where a default DVC remote is configured, missing outputs are pulled and new ones pushed. With `slots` it waits
-    for one of these shares of the machine, and keeps to it.
+    Where a default DVC remote is configured, missing outputs are pulled and new ones pushed. With
+    `slots` it waits for one of these shares of the machine, and keeps to it.
     """
     share = slots.get() if slots else {}
     try:
@@ -83,7 +84,7 @@ def run_stage(stage: str, folder: Path, env: Mapping[str, str], remote: bool, sl
 
 
 def bring_up_to_date(stage: str, folder: Path, env: Mapping[str, str], remote: bool, bar: str | None = None) -> bool:
-    """What `run_stage` does, within the task that calls it.
+    """Do what `run_stage` does, within the task that calls it.
 
     Args:
         stage: its name.
@@ -115,7 +116,7 @@ def save_experiment(name: str, stages: list[str], folder: Path, env: Mapping[str
 
 
 def save(name: str, stages: list[str], folder: Path, env: Mapping[str, str]) -> None:
-    """What `save_experiment` does, within the task that calls it."""
+    """Do what `save_experiment` does, within the task that calls it."""
     status = children.run(_command(["status", "-q", *stages]), folder, env, get_run_logger().info)
     if status.code:  # saving now would record stages that do not belong to these parameters
         raise MocoError(f"{folder}: `dvc status` is not clean: inputs changed during the run; run it again")
@@ -123,7 +124,7 @@ def save(name: str, stages: list[str], folder: Path, env: Mapping[str, str]) -> 
 
 
 def environment(workspace: Path, flow_run: str, pipeline_run: str | None) -> dict[str, str]:
-    """The environment of the stages."""
+    """Make the environment of the stages."""
     env = dict(os.environ)
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
     env["PYTHONUNBUFFERED"] = "1"  # lines reach the log as they are printed
@@ -150,7 +151,7 @@ def _dvc(stage: str, arguments: list[str], folder: Path, env: Mapping[str, str],
 
 
 class _Reporter:
-    """Turns a child's lines into log lines, and its progress lines into one progress bar in the UI."""
+    """Turn a child's lines into log lines, and its progress lines into a bar in the UI."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage

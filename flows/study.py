@@ -49,15 +49,16 @@ def study(
     side_by_side: SideBySide = None,
     retries: Retries = 1,
 ) -> None:
-    """The paper's comparisons, run again on the images of `params.yaml`.
+    """Run the paper's comparisons again on the images of `params.yaml`.
 
-    `studies/NAME.yaml` says what is compared; what it does not set is as in `params.yaml`. Every run is a task here, works
-    in a folder of its own, and becomes a DVC experiment that `dvc exp show` lists. A table and a figure are made
-    of them in `runs/studies/NAME-SCALE`, and shown here as the artifact `study-NAME-SCALE`.
+    `studies/NAME.yaml` says what is compared; what it does not set is as in `params.yaml`. Every
+    run is a task here, works in a folder of its own, and becomes a DVC experiment that `dvc exp
+    show` lists. A table and a figure are made of them in `runs/studies/NAME-SCALE`, and shown here
+    as the artifact `study-NAME-SCALE`.
 
-    **Runs that were done before** with the same parameters, code and images are not run again. A run that was interrupted
-    goes on from its last checkpoint.
-    **If a run fails**, the others still finish, and the message names it and says what to mend.
+    **Runs that were done before** with the same parameters, code and images are not run again. A
+    run that was interrupted resumes from its last checkpoint.
+    **If a run fails**, the others still finish, and the message names it and says what to correct.
     **Cancelling** ends all processes within ten seconds.
     """
     workspace = Path.cwd()
@@ -103,7 +104,7 @@ class Asked:
 
 
 def _asked(name: str, scale: Scale, seeds: list[int] | None) -> list[Asked]:
-    """The studies of that name; of all, those that have the scale."""
+    """Load the studies of that name; for `all`, those that have the scale."""
     found = {one: load_study(one) for one in (names() if name == ALL else [name])}
     return [Asked(one, study, scale, seeds) for one, study in found.items() if name != ALL or scale in study.scales]
 
@@ -153,7 +154,7 @@ def _run_study(site: Site, asked: Asked, side_by_side: int | None, retries: int)
 
 
 def _basis(site: Site, planned: Plan) -> str:
-    """Hash of what all runs of a study have in common: while it is the same, MLflow's run of the study is gone on with."""
+    """Hash what all runs of a study share; while it is the same, MLflow's run continues."""
     base = load_params(site.workspace / "params.yaml")
     digests = sorted({one.data.digest for one in planned.runs})
     return settings_hash({part: getattr(base, part).model_dump() for part in SECTIONS}, site.code, digests)
@@ -182,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.study", description=__doc__)
     parser.add_argument("study", nargs="?", default=ALL, help=f"{ALL} (default), or one of: {', '.join(names())}")
     parser.add_argument("--scale", default="laptop", choices=SCALES, help="which grid (laptop)")
-    parser.add_argument("--seeds", type=whole(0), nargs="+", metavar="SEED", help="in the place of the study's own")
+    parser.add_argument("--seeds", type=whole(0), nargs="+", metavar="SEED", help="instead of the study's own")
     parser.add_argument("--side-by-side", type=whole(1), help="runs at once (one a GPU, or one a core)")
     parser.add_argument(
         "--retries", type=whole(0, MOST_RETRIES), default=1, help="further tries of a run that crashed (1)"

@@ -42,7 +42,7 @@ class Site:
 
     @classmethod
     def of(cls, workspace: Path, env: dict[str, str]) -> "Site":
-        """The workspace as it is now."""
+        """Read the workspace as it is now."""
         graph_ = graph.stages_in_order(workspace)
         before = graph.up_to(DATA, graph_)
         stages = [stage for stage in graph.up_to(LAST, graph_) if stage not in before]
@@ -77,7 +77,8 @@ class Planned:
         params: params.yaml with its changes.
         place: on a numbered axis.
         data: the shards that it reads.
-        training: names its pretraining, as the folder of its checkpoints does; runs that differ in `linear` alone share one.
+        training: names its pretraining, as the folder of its checkpoints does; runs that differ in
+            `linear` alone share one.
         fingerprint: of all that decides its result.
         record: of it, if it was finished with this fingerprint.
     """
@@ -140,7 +141,7 @@ def code_of(folder: Path) -> str:
 
 
 def _of_data(run: Variant, params: Params, workspace: Params) -> dict[str, Any]:
-    """The changes that make other shards than the workspace's."""
+    """Give the changes that make other shards than the workspace's."""
     return {
         key: value
         for key, value in run.changes.items()
@@ -150,7 +151,7 @@ def _of_data(run: Variant, params: Params, workspace: Params) -> dict[str, Any]:
 
 
 def _data(site: Site, run: Variant, changes: Mapping[str, Any], number: int, retries: int) -> Data:
-    """Bring the shards up to date, where they belong: in the workspace, or in a worktree that lives this long."""
+    """Bring the shards up to date in the workspace, or in a worktree that lives as long as this."""
     if not changes:
         return _shards(site.workspace, site, retries)
     folder = worktree.make(site.workspace, f"{run.study}-{run.scale}-data{number}", changes)

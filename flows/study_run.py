@@ -39,8 +39,9 @@ _TRAININGS = defaultdict[str, threading.Lock](threading.Lock)
 def run_point(planned: Planned, site: Site, parent: str | None, slots: Slots) -> None:
     """Run the stages with a run's parameters in a folder of its own, and save what came of it.
 
-    Stages that DVC has the outputs of are not run, and pretraining goes on from its last checkpoint. The experiment
-    holds the outputs; the record beside the study's results holds the figures. The folder goes in any case.
+    Stages that DVC has the outputs of are not run, and pretraining resumes from its last
+    checkpoint. The experiment holds the outputs; the record beside the study's results holds the
+    figures. The folder goes in any case.
 
     Args:
         planned: the run.
@@ -86,7 +87,7 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
         raise MocoError(f"{site.workspace / 'params.yaml'} was edited while the study ran; start it again")
     commit, edited = worktree.commit_of(site.workspace)
     training = Path(site.env["MOCO_RUNS"]) / f"pretrain-{planned.training}"
-    mark = training / "study"  # goes aside with the folder, if somebody begins that training anew
+    mark = training / "study"  # goes aside with the folder, if somebody restarts that training
     ours = mark.exists() or not training.exists()
     if ours:
         training.mkdir(parents=True, exist_ok=True)

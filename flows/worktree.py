@@ -1,8 +1,8 @@
-"""A folder of its own for a run with changed parameters, so that nobody's params.yaml is edited under them.
+"""A worktree for a run with changed parameters, so that nobody's params.yaml is edited.
 
-The folder is a git worktree: the commit checked out in the workspace, with the uncommitted changes to tracked
-files there, its dvc.lock and its DVC cache. What is done already is therefore not done again, and the
-result joins the workspace's experiments (`dvc exp show`).
+The folder is a git worktree: the commit checked out in the workspace, with the uncommitted changes
+to tracked files there, its dvc.lock and its DVC cache. What is done already is therefore not done
+again, and the result joins the workspace's experiments (`dvc exp show`).
 """
 
 import json
@@ -26,13 +26,15 @@ BUILT = "moco/images/_fused_views*.so"
 """The compiled part of the views, which git leaves out."""
 
 ONE_AT_A_TIME = threading.RLock()
-"""Held while git's records of worktrees, stashes and experiments change, which runs side by side share."""
+"""Held while git's records of worktrees, stashes and experiments change, which runs side by side
+share."""
 
 
 def make(workspace: Path, name: str, changes: Mapping[str, Any]) -> Path:
     """Make the worktree `runs/worktrees/NAME` and write the changes into its params.yaml.
 
-    A folder of that name left by an earlier attempt is replaced; finished stages come back from the cache.
+    A folder of that name left by an earlier attempt is replaced; finished stages come back from the
+    cache.
 
     Args:
         workspace: the project's folder, at the top of a git repository.
@@ -40,7 +42,8 @@ def make(workspace: Path, name: str, changes: Mapping[str, Any]) -> Path:
         changes: `section.key` -> value.
 
     Raises:
-        MocoError: the workspace has no commit to start from, or the changed parameters are not allowed.
+        MocoError: the workspace has no commit to start from, or the changed parameters are not
+            allowed.
     """
     load_params(workspace / "params.yaml", [f"{key}={json.dumps(value)}" for key, value in changes.items()])
     folder = workspace / FOLDER / name
@@ -57,7 +60,7 @@ def make(workspace: Path, name: str, changes: Mapping[str, Any]) -> Path:
 def _make(workspace: Path, folder: Path, changes: Mapping[str, Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     _git(workspace, "worktree", "add", "--quiet", "--detach", str(folder), "HEAD")
-    # Else a file that was written again with the same content makes `stash create` fail without a word.
+    # Else a file that was written again with the same content makes `stash create` fail silently.
     _git(workspace, "update-index", "-q", "--refresh", check=False)
     if edited := _git(workspace, "stash", "create"):  # a commit of the uncommitted changes; they stay where they are
         _git(folder, "read-tree", "-u", "--reset", edited)
@@ -92,7 +95,7 @@ def remove(workspace: Path, folder: Path) -> None:
 
 
 def commit_of(workspace: Path) -> tuple[str, bool]:
-    """The commit that is checked out, and whether files that git tracks were changed since."""
+    """Name the checked-out commit, and tell whether tracked files were changed since."""
     return _git(workspace, "rev-parse", "HEAD"), bool(
         # A lock on the index would be in the way of a run that is just making its worktree.
         _git(workspace, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
@@ -106,7 +109,7 @@ def experiments(workspace: Path) -> set[str]:
 
 
 def forget_experiments(folder: Path, name: str) -> None:
-    """Remove the DVC experiments of a name that began with other commits than the folder's: DVC asks which one is meant.
+    """Remove a name's experiments that began with other commits, for DVC would ask which is meant.
 
     Args:
         folder: the workspace, or a worktree whose experiment stays.
@@ -120,7 +123,7 @@ def forget_experiments(folder: Path, name: str) -> None:
 
 
 def identity(folder: Path) -> dict[str, str]:
-    """Variables that name the author of `dvc exp save`'s commit; none are needed where git knows one."""
+    """Name the author of `dvc exp save`'s commit in variables, if git does not know one."""
     if all(_git(folder, "config", f"user.{key}", check=False) for key in ("name", "email")):
         return {}
     author = {"NAME": "pretrain-and-evaluate", "EMAIL": "pretrain-and-evaluate@localhost"}
@@ -144,12 +147,14 @@ def _link_inputs(workspace: Path, folder: Path) -> None:
 
 
 def _lay_over(repo: Repo, outs: list[Path], source: Path, target: Path, whole: bool = True) -> None:
-    # An output is made in the worktree; a link there would have the stages write into the workspace.
+    # An output is made in the worktree; a link there would have the stages write into the
+    # workspace.
     if not source.exists() or target in outs or repo.dvcignore.is_ignored(repo.fs, str(target)):
         return
     if target.is_symlink() or target.is_file():
         return
-    # DVC follows a link that it is told of, but none to a folder below: what is in there would not count.
+    # DVC follows a link to a dependency, but none to a folder below: what is in there would not
+    # count.
     below = source.is_dir() and not whole
     if below or target.is_dir() or any(out.is_relative_to(target) for out in outs):
         target.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
 """The schema of params.yaml: one model a stage.
 
 The schema validates and documents; it holds no defaults. The values live in params.yaml, which
-`moco preset NAME` rewrites, so that a reader sees every number that shaped a result. The same models are
-the parameters of the Prefect flow, the DVC params, the options of the command line and what MLflow logs.
+`moco preset NAME` rewrites, so that a reader sees every number that shaped a result. The same
+models are the parameters of the Prefect flow, the DVC params, the options of the command line and
+what MLflow logs.
 """
 
 import hashlib
@@ -101,7 +102,7 @@ class Views(Settings):
 
 
 class Stream(Settings):
-    """The order of images where shards are read as streams (docs/data.md, "Shards that are elsewhere")."""
+    """The order of images where shards are read as streams (docs/data.md)."""
 
     lanes: int = Field(
         ge=1,
@@ -125,7 +126,7 @@ class Pretrain(Settings):
     }
 
     images: Literal["all", "labelled", "unlabelled"] = Field(
-        description="Which training images to learn from. Labels are never shown; the choice is for mixed sets, of which"
+        description="Which training images to learn from. Labels are never shown; the choice is for mixed sets, where"
         " a part is curated."
     )
     images_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -213,7 +214,7 @@ class Linear(Settings):
     """Measure the features: a linear classifier (paper, section 4.1) and weighted kNN."""
 
     views: Literal["center", "augmented"] = Field(
-        description="center: features of one center view, extracted once. augmented: the paper's random crops and flips, extracted anew each epoch."
+        description="center: features of one center view, extracted once. augmented: the paper's random crops and flips, extracted again each epoch."
     )
     epochs: int = Field(
         ge=1, description="Passes over the labelled training images; the rate is divided by 10 at 60 % and 80 %."
@@ -261,7 +262,7 @@ def load_params(path: Path | str = "params.yaml", overrides: Sequence[str] = ())
 
 
 def settings_hash(*parts: Any) -> str:
-    """A short stable name (16 hex digits) for settings and other JSON values taken together."""
+    """Give a short stable name (16 hex digits) for settings and other JSON values together."""
     plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

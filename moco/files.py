@@ -18,7 +18,7 @@ MARGIN = 64 * 10**6  # bytes left over: a file system filled to the brim fails i
 
 
 def readable(size: float) -> str:
-    """A number of bytes in the largest decimal unit that suits it: `3.2 GB`."""
+    """Write a number of bytes in the largest decimal unit that suits it: `3.2 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -45,14 +45,15 @@ def require_free(path: Path, needed: int, what: str) -> None:
 
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False, durable: bool = False) -> Iterator[Path]:
-    """Give a temporary path in the same folder, which takes the final name when the block ends without an error.
+    """Open a temporary path beside `path` that takes its name when the block ends without an error.
 
     A reader sees the old file or the new one, never a part. An error removes the temporary file.
 
     Args:
         path: the file; its folder exists.
         shared: whether several processes may write this file at once.
-        durable: whether the bytes reach the disk before the name does, so that a crash loses neither file.
+        durable: whether the bytes reach the disk before the name does, so that a crash loses
+            neither file.
     """
     own = f".{os.getpid()}" if shared else ""
     part = path.with_name(f"{path.stem}{own}.part{path.suffix}")
@@ -109,7 +110,7 @@ def move_folder(source: Path, target: Path) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give an empty temporary folder beside `path`, which replaces it when the block ends without an error.
+    """Open an empty temporary folder that replaces `path` when the block ends without an error.
 
     Raises:
         MocoError: the disk is full.
@@ -135,7 +136,9 @@ def file_sha256(path: Path) -> str:
 
 
 def hash_of_files(paths: Iterable[Path], root: Path, suffixes: tuple[str, ...] = ()) -> str:
-    """Hash of some files and of all files below some folders, with their names from `root`; 16 hex digits.
+    """Hash of some files and of all files below some folders, with their names from `root`.
+
+    16 hex digits.
 
     Args:
         paths: files and folders.

@@ -26,7 +26,7 @@ class Encoder(nn.Module):
         self.backbone, self.head, self.predictor = backbone, head, predictor
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode normalized images N x 3 x H x W as N x C of length 1, float32 under autocast too."""
+        """Encode normalized images N x 3 x H x W as N x C of length 1, float32 always."""
         projected = self.head(self.backbone(images))
         if self.predictor is not None:
             projected = self.predictor(projected)
@@ -41,8 +41,10 @@ class MoCo(nn.Module):
     on many processes and in parts that fit into memory.
 
     Args:
-        encoder_q: the query encoder, images to unit vectors N x C; its parameters are the optimizer's.
-        dictionary: a mechanism (`moco.dictionary`), such as `MomentumQueue(encoder_q, dim, size, momentum)`.
+        encoder_q: the query encoder, images to unit vectors N x C; its parameters are the
+            optimizer's.
+        dictionary: a mechanism (`moco.dictionary`), such as `MomentumQueue(encoder_q, dim, size,
+            momentum)`.
         temperature: tau, of InfoNCE.
         symmetric: whether each view is both query and key: the loss is the mean of both ways.
     """
@@ -87,7 +89,7 @@ class MoCo(nn.Module):
         return info_nce(queries, k[first : first + len(queries)], keys.negatives, self.temperature)
 
     def enqueue(self, batch: Batch, keys: Keys, queries: Tensor) -> None:
-        """Let the dictionary take in the step's keys, and queries N x C without gradient, after backward."""
+        """Let the dictionary take in the step's keys, and queries N x C without gradient."""
         self.dictionary.enqueue(batch, keys.positives, queries)
 
     def forward(self, view_1: Tensor, view_2: Tensor, samples: Any = None) -> Contrast:

@@ -21,15 +21,18 @@ PATIENCE = timedelta(minutes=30)
 class Processes:
     """This process among its peers.
 
-    Within a step all processes work alike, so a peer that does not answer soon is lost; while one of them
-    starts up, evaluates or saves, the others wait. Hence two process groups with time-outs of their own.
+    Within a step all processes work alike, so a peer that does not answer soon is lost; while one
+    of them starts up, evaluates or saves, the others wait. Hence two process groups with time-outs
+    of their own.
 
     Attributes:
         rank: 0 … world_size - 1.
         world_size: number of processes.
         device: where this one computes.
-        in_step: the group for the collectives of a step, soon out of patience; None: the default group.
-        on_host: a gloo group, also of little patience, for what must not wait for the GPU; None: the default group.
+        in_step: the group for the collectives of a step, soon out of patience; None: the default
+            group.
+        on_host: a gloo group, also of little patience, for what must not wait for the GPU; None:
+            the default group.
     """
 
     rank: int
@@ -51,7 +54,7 @@ class Processes:
         return values
 
     def gather(self, rows: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-        """Concatenate every process's rows (as many on each) in rank order. Gradients flow back to each."""
+        """Concatenate every process's rows (equally many) in rank order; gradients flow back."""
         if self.world_size == 1:
             return rows
         if rows.requires_grad:
@@ -76,7 +79,7 @@ class Processes:
 
 
 class _Gather(torch.autograd.Function):
-    """`Processes.gather` whose rows take gradient: that of a process's rows is the sum of what all processes found."""
+    """`Processes.gather` whose rows take gradient: the sum of what all processes found for them."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, processes: Processes, group: dist.ProcessGroup | None) -> Tensor:
@@ -133,7 +136,7 @@ def leave() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let this process and its children keep the memory of freed tensors, where the C library is glibc.
+    """Let this process and its children keep the memory of freed tensors, under glibc.
 
     Every step frees and needs the same amounts. Handing them back to the system, which clears them,
     takes about a twentieth of a step on a CPU.

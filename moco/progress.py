@@ -1,4 +1,4 @@
-"""Progress for people and for the flow: a live line on a terminal, a plain line now and then elsewhere.
+"""Progress for people and for the flow: a live line on a terminal, plain lines elsewhere.
 
 Every line begins `STAGE  NN% · `, which is what the Prefect flow reads its progress bar from.
 """

@@ -34,7 +34,7 @@ _Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """The mapping in a YAML file, unvalidated."""
+    """Read the mapping in a YAML file, unvalidated."""
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
@@ -70,7 +70,7 @@ def validate(values: dict[str, Any], origin: str, schema: type[Section], overrid
 
 
 def moved_keys(values: dict[str, Any], schema: type["Settings"], before: str = "") -> list[str]:
-    """List the keys of a file that an earlier version wrote, as `old -> new`, by the schema's `moved`."""
+    """List the keys that an earlier version wrote, as `old -> new`, by the schema's `moved`."""
     found = []
     for key, value in values.items():
         if key in schema.moved and not (key in schema.model_fields and isinstance(value, dict)):
@@ -109,7 +109,7 @@ def _describe(item: Any, values: Any) -> str:
 
 
 def key_in_file(loc: tuple[Any, ...], values: Any) -> str:
-    """The dotted key as the file has it, without the tags of unions that pydantic puts in between."""
+    """Give the dotted key as the file has it, without the tags of unions that pydantic inserts."""
     key = []
     for part in loc:
         if (

@@ -1,7 +1,8 @@
 """One of the processes that train a run: `torchrun … -m moco.worker FOLDER`.
 
-It needs the library alone: no Prefect, DVC or MLflow. Everything about the run is in its folder (job.yaml for
-pretraining, transfer.yaml for fine-tuning), everything about the host in machine.yaml.
+It needs the library alone: no Prefect, DVC or MLflow. Everything about the run is in its folder
+(job.yaml for pretraining, transfer.yaml for fine-tuning), everything about the host in
+machine.yaml.
 """
 
 import argparse
@@ -21,7 +22,8 @@ JOBS = {"job.yaml": "moco.training.work", "transfer.yaml": "moco.transfer.trial"
 """The file that orders each kind of run -> the module whose `work(folder)` carries it out."""
 
 PATIENCE = 3
-"""Restarts in a row from the same checkpoint after which the cause is taken to be the run itself."""
+"""Restarts in a row from the same checkpoint after which the cause is taken to be the run
+itself."""
 
 
 def main() -> None:
@@ -89,7 +91,7 @@ def refuse_endless_restarts(folder: Path, restarts: int) -> None:
 
 
 def train(folder: Path) -> None:
-    """Train the run of a folder in this process and its peers, from the newest checkpoint to the end.
+    """Train a folder's run in this process and its peers, from the newest checkpoint to the end.
 
     Raises:
         MocoError: as of the loop, or the folder holds no job that is known.

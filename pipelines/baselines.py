@@ -1,4 +1,4 @@
-"""What stage linear keeps in the runs folder: the baselines' results, and features for as long as a stage uses them."""
+"""What stage linear keeps in runs: the baselines' results, and features while a stage uses them."""
 
 import contextlib
 import fcntl
@@ -21,10 +21,10 @@ from pipelines import stage
 
 
 def kept(identity: Any, settings: Linear, data_hash: str, evaluate: Callable[[], Evaluation]) -> Evaluation:
-    """The result of features that no training changes, evaluated once and then read from runs/baselines.
+    """Evaluate features that no training changes, once, and keep the result.
 
-    Another processor, number of threads or version of torch may round differently, so each has its own result: what is read
-    is equal to the bit to what would be computed.
+    Another processor, number of threads or version of torch may round differently, so each has its
+    own result: what is read is equal to the bit to what would be computed.
 
     Args:
         identity: names the features, in JSON values.
@@ -48,7 +48,9 @@ def kept(identity: Any, settings: Linear, data_hash: str, evaluate: Callable[[],
 
 @contextlib.contextmanager
 def features_in_use(folder: Path) -> Iterator[None]:
-    """While this stage runs, no other removes features that it has used; at its end, those that no running stage has.
+    """While this stage runs, no other removes features that it has used.
+
+    At its end, those that no running stage has.
 
     Args:
         folder: of the cached features; each file's time is that of its last use.

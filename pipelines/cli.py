@@ -1,4 +1,4 @@
-"""The command `moco`. Each part imports what it needs when it runs, so `moco --help` answers at once."""
+"""The command `moco`. Parts import what they need as they run, so `moco --help` is immediate."""
 
 import argparse
 import sys
@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_stage(options: argparse.Namespace) -> None:
-    """The same as `python -m pipelines.STAGE`."""
+    """Do the same as `python -m pipelines.STAGE`."""
     params = load_params(options.params, options.set)
     extra = {"restart": options.restart} if options.command == "pretrain" else {}
     getattr(import_module(f"pipelines.{options.command}"), options.command)(params, **extra)

@@ -1,4 +1,4 @@
-"""Stage fetch: a source of images becomes data/raw, a manifest of every image: its label, split and hash."""
+"""Stage fetch: a source of images becomes data/raw, a manifest with label, split and hash."""
 
 from moco import tracking
 from moco.config import Fetch, Params
@@ -28,7 +28,7 @@ def _fetch(settings: Fetch) -> Manifest:
 
 
 def metrics(manifest: Manifest) -> dict[str, object]:
-    """The tracked figures."""
+    """Compute the tracked figures."""
     return {
         "images": manifest.images,
         **manifest.splits,
@@ -40,7 +40,7 @@ def metrics(manifest: Manifest) -> dict[str, object]:
 
 
 def summary(manifest: Manifest) -> str:
-    """What a person wants to know first."""
+    """Say what a person wants to know first."""
     sides = ", ".join(
         f"{split} {count['images']}"
         + ("" if count["labelled"] == count["images"] else f" ({count['labelled']} labelled)")

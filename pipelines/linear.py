@@ -1,4 +1,4 @@
-"""Stage linear: what the frozen features are worth, beside random initialization and raw pixels (outputs/linear)."""
+"""Stage linear: what frozen features are worth, beside baselines (outputs/linear)."""
 
 import csv
 import hashlib
@@ -27,7 +27,7 @@ METRICS = ("linear_top1", "linear_top5", "knn_top1")
 
 
 def linear(params: Params) -> None:
-    """Run the stage: outputs/linear/{metrics.json, confusion.csv, sweep.csv}, and the registered model."""
+    """Run the stage: outputs/linear/{metrics.json, confusion.csv, sweep.csv}, and the model."""
     encoder = load_encoder(stage.ENCODER, "cuda" if torch.cuda.is_available() else "cpu")
     train, val, test = (Labelled.of(open_split(stage.SHARDS, split)) for split in ("train", "val", "test"))
     in_use = baselines.features_in_use(stage.runs_folder() / "features")
@@ -125,7 +125,8 @@ def _register(
     tracked: tracking.TrackedRun,
 ) -> None:
     """Register the encoder; it becomes champion if validation says that it is strictly better."""
-    # The figure depends on the images and on how the classifier is trained: both name what is compared.
+    # The figure depends on the images and on how the classifier is trained: both name what is
+    # compared.
     measured_on = settings_hash(settings, val.images.data_hash)
     notes = stage.runs_folder() / f"pretrain-{encoder.spec.training_hash}" / "mlflow.json"
     model = json.loads(notes.read_text()).get("model") if notes.exists() else None

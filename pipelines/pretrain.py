@@ -1,7 +1,8 @@
 """Stage pretrain: the unlabelled training images become an encoder (outputs/pretrain).
 
-This process drives: a launcher trains (here, in processes of this host, on several hosts, in a Slurm job), while this
-process follows the run's files for MLflow; then it makes the stage's outputs of the last checkpoint.
+This process drives: a launcher trains (here, in processes of this host, on several hosts, in a
+Slurm job), while this process follows the run's files for MLflow; then it makes the stage's outputs
+of the last checkpoint.
 """
 
 import json
@@ -67,7 +68,7 @@ def pretrain(params: Params, restart: bool = False) -> None:
 
 
 def run_of(params: Params) -> Run:
-    """The run that a parameter file describes, checked against this machine."""
+    """Make the run that a parameter file describes, checked against this machine."""
     run = Run.of(params.pretrain, stage.SHARDS, stage.runs_folder(), load_machine())
     run.check()
     return run
@@ -105,7 +106,7 @@ def write_outputs(run: Run, tracked: tracking.TrackedRun) -> None:
 
 
 def _example(run: Run) -> Pixels:
-    """An image for the model's signature: the first one, or a gray where the tars are elsewhere."""
+    """Give an image for the model's signature: the first, or a gray one for a stream."""
     if (run.images.folder / run.images.shards[0]).exists():
         return read_image(run.images, 0)
     return np.full((run.settings.image_size, run.settings.image_size, 3), 128, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Stage report: everything the stages found, as one page with tables and pictures (outputs/report)."""
+"""Stage report: what the stages found, as one page with tables and pictures (outputs/report)."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Stage shard: the images of data/raw/manifest.csv become WebDataset tars and their index in data/shards."""
+"""Stage shard: the images of data/raw/manifest.csv become WebDataset tars in data/shards."""
 
 import time
 

@@ -79,7 +79,7 @@ def _finished(trial: Trial, sets: Sets, machine: Machine) -> Path:
 
 
 def _processes(comparison: Comparison, machine: Machine) -> int:
-    """Training processes on this host: as machine.yaml says, else one a GPU as far as the batch can be shared."""
+    """Count training processes here: as machine.yaml says, else one a GPU as the batch divides."""
     if machine.launcher.kind == "slurm":
         raise MocoError(
             "machine.yaml: launcher.kind = slurm submits pretraining only; run this command within a job (sbatch, srun), with"

@@ -1,4 +1,4 @@
-"""Small real material for all tests: a project folder whose shards were made by the stages themselves."""
+"""Small real material for all tests: a project folder whose shards the stages made."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 
 @pytest.fixture(scope="session")
 def small_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with params.yaml, data/raw and data/shards of 360 labelled images; not to be written to."""
+    """A read-only folder with params.yaml, data/raw and data/shards of 360 labelled images."""
     from moco.config import load_params
     from pipelines.fetch import fetch
     from pipelines.shard import shard
@@ -31,7 +31,10 @@ def small_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(small_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: a copy of the small project that a test may write to; the shards are shared."""
+    """The working folder: a copy of the small project that a test may write to.
+
+    The shards are shared.
+    """
     (tmp_path / "data").mkdir()
     (tmp_path / "data/shards").symlink_to(small_project / "data/shards")
     (tmp_path / "params.yaml").write_bytes((small_project / "params.yaml").read_bytes())

@@ -1,4 +1,4 @@
-"""A web server of files for tests: with or without ranges, and with the faults that real ones have."""
+"""A web server of files for tests: with or without ranges, and with the faults of real ones."""
 
 import contextlib
 import re

@@ -1,7 +1,7 @@
 """The demo in a fresh clone, and every command block of README.md and docs/ run there, in order.
 
-A block that is not run carries its reason in a comment above it: <!-- not run: why -->. Blocks of a page share
-one shell; pages share the clone, in which the demo has run once.
+A block that is not run carries its reason in a comment above it: <!-- not run: why -->. Blocks of a
+page share one shell; pages share the clone, in which the demo has run once.
 """
 
 import json
@@ -42,7 +42,7 @@ class Demo:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """A newcomer's shell, but for the virtual environment, which is the one at hand."""
+    """A newcomer's shell, except for the virtual environment, which is the tests'."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MOCO_", "MLFLOW_", "PREFECT_"))}
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -27,7 +27,8 @@ RENDEZVOUS = {
     "keep_alive_max_attempt": 5,
     "read_timeout": 60,
 }
-"""Seconds. With torchrun's own values a lost host costs 40 s instead of 7; hosts have 10 minutes to meet."""
+"""Seconds. With torchrun's own values a lost host costs 40 s instead of 7; hosts have 10 minutes to
+meet."""
 
 ENVIRONMENT = {
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else torch's agents crash when a lost host comes back
@@ -40,7 +41,7 @@ SUPERVISED = "MOCO_SUPERVISED"
 
 
 def shell_line(folder: Path, processes: int, meeting: list[str], nnodes: str = "1") -> str:
-    """Give the shell line that does the same as `run_agent` on a host where there is torch alone."""
+    """Give the shell line that does the same as `run_agent` on a host that has only torch."""
     words = [
         "torchrun",
         f"--nnodes={nnodes}",
@@ -56,8 +57,9 @@ def shell_line(folder: Path, processes: int, meeting: list[str], nnodes: str = "
 def run_agent(folder: Path, processes: int, fewest: int = 1, most: int = 1, endpoint: str | None = None) -> None:
     """Run this host's share of a run's processes, and wait for all hosts.
 
-    Processes that fail are started again, on all hosts, from the newest checkpoint; a host that is lost or comes
-    back likewise where the number of hosts is a range. SIGINT and SIGTERM are passed on, and waited for.
+    Processes that fail are started again, on all hosts, from the newest checkpoint; a host that is
+    lost or comes back likewise where the number of hosts is a range. SIGINT and SIGTERM are passed
+    on, and waited for.
 
     Args:
         folder: the run's, with its job.
@@ -74,7 +76,8 @@ def run_agent(folder: Path, processes: int, fewest: int = 1, most: int = 1, endp
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
     os.environ.update(ENVIRONMENT)
     os.environ[SUPERVISED] = "1"
-    # One thread a process, as torchrun sets it, would leave cores idle where there are fewer processes than cores.
+    # One thread a process, as torchrun sets it, would leave cores idle where there are fewer
+    # processes than cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -137,7 +140,7 @@ def _reason(folder: Path) -> MocoError | None:
 
 
 def _stop_on_error(folder: Path, ended: threading.Event) -> None:
-    """Stop the agent, which would start the processes again, once one of them has left a reason not to."""
+    """Stop the agent, which would restart the processes, once one of them has left a reason."""
     while not ended.wait(0.2):
         if error_left(folder):
             time.sleep(0.5)  # let the others leave by themselves

@@ -1,7 +1,8 @@
 """A pretraining run as a Kubeflow TrainJob, for clusters with the Trainer 2.3 or later installed.
 
-Only the manifest is made here, from plain mappings; the Trainer's controller turns it into one pod a node, tells each
-pod its rank and where pod 0 is (PET_NODE_RANK, PET_MASTER_ADDR, …), and replaces pods that are lost.
+Only the manifest is made here, from plain mappings; the Trainer's controller turns it into one pod
+a node, tells each pod its rank and where pod 0 is (PET_NODE_RANK, PET_MASTER_ADDR, …), and replaces
+pods that are lost.
 """
 
 import re
@@ -16,27 +17,33 @@ from moco.settings import Settings
 
 API = "trainer.kubeflow.org/v1alpha1"
 NODE = "node"
-"""What the Trainer calls the job of the training pods in its runtimes, and the container in them."""
+"""What the Trainer calls the job of the training pods in its runtimes, and the container in
+them."""
 
 LONGEST = 63
-"""Characters in a pod's name, which is the TrainJob's with `-node-0-`, the pod's index and a suffix of six."""
+"""Characters in a pod's name, which is the TrainJob's with `-node-0-`, the pod's index and a suffix
+of six."""
 
 MAX_RESTARTS = 20
-"""Of the processes, within the same pods. A run that no restart mends costs minutes until its containers end."""
+"""Of the processes, within the same pods. A run that no restart repairs costs minutes until its
+containers end."""
 
 SECONDS_TO_SAVE = 60
 SECONDS_TO_LEAVE = 30
-"""What a pod that is told to go gets: time for the checkpoint of the step at hand, then for everything else."""
+"""Time for a pod that has to stop: for the checkpoint of the current step, then for everything
+else."""
 
 RENDEZVOUS = "join_timeout=600,read_timeout=600,keep_alive_interval=1,keep_alive_max_attempt=5"
-"""Seconds. Pods have ten minutes to pull their images and meet; one that vanishes is missed after five seconds."""
+"""Seconds. Pods have ten minutes to pull their images and meet; one that vanishes is missed after
+five seconds."""
 
 START = (
     'cd "$0" && if [ "$PET_NODE_RANK" = 0 ]; then host=1; else host=0; fi'
     f' && exec torchrun --rdzv-conf="is_host=$host,{RENDEZVOUS}" "$@"'
 )
-"""Neither the Trainer's API nor torchrun has a working directory; and pod 0 cannot tell that the address it is given
-is its own before the cluster's DNS knows it. `exec` makes torchrun the process that gets the pod's SIGTERM."""
+"""Neither the Trainer's API nor torchrun has a working directory; and pod 0 cannot tell that the
+address it is given is its own before the cluster's DNS knows it. `exec` makes torchrun the process
+that gets the pod's SIGTERM."""
 
 Label = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 Subdomain = Annotated[str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)]
@@ -74,7 +81,7 @@ class Kubernetes(Settings):
 
 
 def train_job(settings: Kubernetes, name: str, run_folder: str, processes_per_node: int) -> str:
-    """The manifest of a TrainJob whose processes each run `python -m moco.worker RUN_FOLDER`.
+    """Write the manifest of a TrainJob whose processes each run `python -m moco.worker RUN_FOLDER`.
 
     Args:
         settings: the pods.
@@ -86,8 +93,8 @@ def train_job(settings: Kubernetes, name: str, run_folder: str, processes_per_no
         YAML for `kubectl apply -f -`.
 
     Raises:
-        MocoError: Kubernetes would refuse the name, the run's folder is not on the volume, or there are more processes
-            than GPUs.
+        MocoError: Kubernetes would refuse the name, the run's folder is not on the volume, or there
+            are more processes than GPUs.
     """
     check_name(name, settings.nodes)
     folder = PurePosixPath(run_folder)
@@ -142,7 +149,7 @@ def train_job(settings: Kubernetes, name: str, run_folder: str, processes_per_no
 
 
 def check_name(name: str, nodes: int) -> None:
-    """Refuse a name that Kubernetes would refuse for the TrainJob (an RFC 1035 label) or for its last pod.
+    """Refuse a name that Kubernetes would refuse for the TrainJob (RFC 1035) or its last pod.
 
     Raises:
         MocoError: the name, and what is allowed.
@@ -160,7 +167,7 @@ def _env(name: str, value: int) -> dict[str, str]:
 
 
 def _resources(settings: Kubernetes) -> dict[str, str]:
-    """Requested and granted alike, so that the pods are the last that a node short of memory evicts."""
+    """Request what is granted, so that a node short of memory evicts these pods last."""
     resources = {"cpu": str(settings.cpus_per_node), "memory": settings.memory_per_node}
     if settings.gpus_per_node:
         resources["nvidia.com/gpu"] = str(settings.gpus_per_node)
@@ -168,7 +175,7 @@ def _resources(settings: Kubernetes) -> dict[str, str]:
 
 
 def _pods(settings: Kubernetes) -> dict[str, Any]:
-    """What the pods have beyond the runtime's: the project, and more shared memory than the usual 64 MB."""
+    """Give the pods what the runtime lacks: the project, and shared memory beyond 64 MB."""
     pod = {
         "terminationGracePeriodSeconds": SECONDS_TO_SAVE + SECONDS_TO_LEAVE,
         "containers": [

@@ -56,7 +56,10 @@ class Launcher(Settings):
         return None
 
     def help(self, work: Work, held: Callable[[], bool]) -> bool:
-        """Train for a driver on another host that holds the run; False where this launcher cannot."""
+        """Train for a driver on another host that holds the run.
+
+        False where this launcher cannot.
+        """
         return False
 
     def run(self, work: Work, found: Found | None) -> None:
@@ -69,7 +72,10 @@ class Launcher(Settings):
         raise NotImplementedError
 
     def stop(self, folder: Path, found: Found) -> None:
-        """End what trains a run elsewhere, after it has saved its state; processes here end with their signals."""
+        """End what trains a run elsewhere, after it has saved its state.
+
+        Processes here end with their signals.
+        """
 
     def line(self, folder: Path, processes: int) -> str:
         """Give the shell line that starts a host's share where there is torch alone.

@@ -1,4 +1,4 @@
-"""machine.yaml: what this machine should do with the work, which no result depends on and DVC does not track."""
+"""machine.yaml: how this machine does the work; no result depends on it, DVC does not track it."""
 
 import os
 from pathlib import Path
@@ -45,7 +45,7 @@ class Machine(Settings):
     max_batch_per_process: int | None = Field(
         None,
         ge=2,
-        description="Images that fit into a process's memory at once; its share of a step is taken in parts of so many, to the same result. null: its whole share.",
+        description="Images that fit into a process's memory at once; its share of a step is taken in parts of this size, to the same result. null: its whole share.",
     )
     shards_from: str | None = Field(
         None,
@@ -74,11 +74,11 @@ class Machine(Settings):
     def training_processes(self, groups: int) -> int:
         """How many processes train on a host.
 
-        On a CPU several processes of few threads are steadier than one of many: its threads wait for each
-        other hundreds of times a step, which any other load on the machine draws out.
+        On a CPU several processes of few threads are steadier than one of many: its threads wait
+        for each other hundreds of times a step, which any other load on the machine draws out.
 
         Args:
-            groups: batch-norm groups of a global batch, each of which one process holds whole.
+            groups: batch-norm groups of a global batch; one process holds each of them whole.
         """
         if self.processes is not None:
             return self.processes

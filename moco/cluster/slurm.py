@@ -1,7 +1,8 @@
 """Training as a Slurm job that survives its driver, its time limit, preemption and lost nodes.
 
-submitit submits and requeues; torchrun's engine starts the processes on each node. The job carries the run's
-folder in its comment, so that the next driver of the run finds the job instead of submitting a second one.
+submitit submits and requeues; torchrun's engine starts the processes on each node. The job carries
+the run's folder in its comment, so that the next driver of the run finds the job instead of
+submitting a second one.
 """
 
 import contextlib
@@ -58,7 +59,10 @@ class SlurmJob:
 
 
 class Slurm(Launcher):
-    """A Slurm job; `moco pretrain` submits and follows it. Anything else sbatch knows goes into `options`."""
+    """A Slurm job.
+
+    `moco pretrain` submits and follows it. Anything else sbatch knows goes into `options`.
+    """
 
     kind: Literal["slurm"]
     nodes: int = Field(1, ge=1, description="Nodes.")

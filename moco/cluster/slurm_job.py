@@ -1,4 +1,4 @@
-"""What a Slurm job does on its nodes: train, save before the nodes are taken away, and return to the queue."""
+"""What a Slurm job does on its nodes: train, save before they are taken away, requeue."""
 
 import os
 import shlex
@@ -53,7 +53,7 @@ class Training:
             sys.exit(error.exit_code)
 
     def checkpoint(self) -> Any:
-        """Called on the first node before the job loses its nodes: save, then go back into the queue.
+        """Save on the first node before the job loses its nodes, then requeue.
 
         Stopping the processes of one node is enough: all of them save at the same step.
         """
@@ -69,7 +69,7 @@ class Training:
 
 
 def teardown(folder: Path) -> list[str]:
-    """What the job's script does after the last process has ended: back into the queue, unless a reason was left.
+    """Give the script lines that requeue the job at its end, unless a reason was left.
 
     Slurm itself does so only where it has noticed that a node is down, not after a quick reboot.
     """
@@ -84,12 +84,12 @@ def teardown(folder: Path) -> list[str]:
 
 
 def cancelled(folder: Path, number: str) -> Path:
-    """The file that tells a job's nodes that nobody wants it back in the queue."""
+    """Give the file that tells a job's nodes that nobody wants it back in the queue."""
     return folder / LOGS / f"{number}_cancelled"
 
 
 def ask(*command: str, check: bool = True) -> str:
-    """The output of a Slurm command; a controller that is being restarted is waited for.
+    """Give the output of a Slurm command; a controller that is being restarted is waited for.
 
     Raises:
         MocoError: it does not answer for a minute.

@@ -1,1 +1,1 @@
-"""Dictionaries of keys for contrastive learning: MoCo's queue, its two rivals, and its successor's batch."""
+"""Dictionaries of keys: MoCo's queue, its two rivals, and its successor's batch."""

@@ -1,4 +1,4 @@
-"""The end-to-end mechanism: the batch is the dictionary, and keys take gradient too (paper, figure 2a)."""
+"""The end-to-end mechanism: the batch is the dictionary, keys take gradient (paper, figure 2a)."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,16 @@ from moco.encoders.normalize import normalize
 class EndToEnd(nn.Module):
     """Queries and keys come from one encoder, which back-propagation reaches through both.
 
-    The paper lets the two encoders be identical or different (section 3.1); here they share their weights. K is tied
-    to the batch: B - 1 negatives. The gradient passes through the shuffle and, between processes, through the gather.
+    The paper lets the two encoders be identical or different (section 3.1); here they share their
+    weights. K is tied to the batch: B - 1 negatives. The gradient passes through the shuffle and,
+    between processes, through the gather.
     """
 
     def update_encoder(self, encoder_q: nn.Module) -> None:
         """Nothing follows the query encoder: it is the key encoder."""
 
     def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:
-        """Keys of the step's images with their gradient, encoded in the company that the shuffle gives them."""
+        """Give keys of the step's images with their gradient, encoded in shuffled groups."""
         shuffled = to_slots(batch.views[view], batch.positions, batch.processes)  # N x 3 x S x S
         return from_slots(encode(normalize(shuffled)), batch.positions, batch.processes)
 

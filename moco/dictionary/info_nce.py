@@ -18,8 +18,8 @@ class Contrast:
 
     Attributes:
         loss: scalar, mean over the batch, float32.
-        rank_of_positive: int64 [N], how many negatives are more similar to the query than its own key
-            (0: the pretext task is solved for this query).
+        rank_of_positive: int64 [N], how many negatives are more similar to the query than its own
+            key (0: the pretext task is solved for this query).
     """
 
     loss: Tensor
@@ -27,7 +27,7 @@ class Contrast:
 
 
 def info_nce(queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Contrast:
-    """InfoNCE: the log loss of a (1+K)-way softmax classifier that tries to pick out the positive key.
+    """Compute InfoNCE, the log loss of a (1+K)-way softmax that picks out the positive key.
 
     Args:
         queries: N x C, L2-normalized; the gradient flows to them alone.
@@ -35,8 +35,8 @@ def info_nce(queries: Tensor, positives: Tensor, negatives: Tensor, temperature:
         negatives: K x C, L2-normalized, keys of other images.
         temperature: tau, above 0.
 
-    Chance is ln(1+K). The arithmetic is done in float32 (float64 for float64 input), whatever the encoders ran in, within
-    `torch.autocast` too.
+    Chance is ln(1+K). The arithmetic is done in float32 (float64 for float64 input), whatever the
+    encoders ran in, within `torch.autocast` too.
     """
     if queries.dtype != torch.float64:
         queries, positives, negatives = queries.float(), positives.float(), negatives.float()
@@ -69,11 +69,11 @@ def _no_autocast(queries: Tensor) -> torch.autocast:
 
 
 class _LogLoss(torch.autograd.Function):
-    """Loss, ranks and the loss's gradient in one pass over the keys, of which it sees a block at a time.
+    """Compute loss, ranks and gradient in one pass over the keys, a block at a time.
 
-    The N x (1+K) logits are never stored. With p the softmax of a query's logits and k+ its positive, the
-    gradient is (sum over keys of p k - k+) / (tau N): the sum is accumulated, in units of the largest
-    logit so far, along with the normalizer of p.
+    The N x (1+K) logits are never stored. With p the softmax of a query's logits and k+ its
+    positive, the gradient is (sum over keys of p k - k+) / (tau N): the sum is accumulated, in
+    units of the largest logit so far, along with the normalizer of p.
     """
 
     @staticmethod

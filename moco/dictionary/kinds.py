@@ -1,7 +1,7 @@
-"""The mechanisms as settings: what each needs, what it is for a step, and what to change when it fails.
+"""The mechanisms as settings: what each needs, what a step does, what to change when it fails.
 
-Nothing here imports torch: the schema, the report, the alarms and the studies read these descriptions. A new mechanism
-is a class here and its module beside this one; nothing else names it.
+Nothing here imports torch: the schema, the report, the alarms and the studies read these
+descriptions. A new mechanism is a class here and its module beside this one; nothing else names it.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,8 @@ class Mechanism:
         sentence: where its keys come from.
         momentum: what its momentum is of; None: it has none.
         against_collapse: remedy for queries or features that collapse.
-        unfilled: what is wrong when random first keys are left at the end; {share} is that of the real ones.
+        unfilled: what is wrong when random first keys are left at the end; {share} is that of the
+            real ones.
         against_unfilled: remedy for that.
         divisible: whether a step can be taken in parts that fit into memory.
         predictor: whether the query encoder ends in a predictor.
@@ -91,7 +92,8 @@ class MomentumQueue(Kind):
         fills="queue",
         sentence="keys of earlier steps, from an encoder that follows slowly",
         momentum="m, how slowly the key encoder follows the query encoder",
-        # Queries are farthest from random keys when all point in one direction, and deep encoders stay there.
+        # Queries are farthest from random keys when all point in one direction, and deep encoders
+        # stay there.
         against_collapse=f"{_SLOWER}, or, for a deep encoder, lower {{size}}, whose keys are random at first",
         unfilled="the queue never fills ({share} at the end)",
         against_unfilled="raise {epochs} or lower {size}",
@@ -110,7 +112,7 @@ class MomentumQueue(Kind):
 
 
 class MemoryBank(Kind):
-    """One key for every training image, as it was when last seen (paper, figure 2b; Wu et al. 2018)."""
+    """A key for every training image, from when it was last seen (figure 2b; Wu et al. 2018)."""
 
     about = Mechanism(
         name="memory bank",

@@ -1,4 +1,4 @@
-"""The memory bank: one key for every training image, as it was when last seen (paper, figure 2b; Wu et al. 2018)."""
+"""The memory bank: a key for each image, from when it was last seen (figure 2b; Wu et al. 2018)."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,9 @@ _PURPOSE = 0xBA  # keeps this draw apart from the epoch plan's under the same se
 
 
 class MemoryBank(nn.Module):
-    """Keys of all images, of which each step samples K; no key encoder, no shuffling, no second view.
+    """Keys of all images; each step samples K of them.
+
+    No key encoder, no shuffling, no second view.
 
     Args:
         dim: C, length of a key.
@@ -42,7 +44,7 @@ class MemoryBank(nn.Module):
         """There is no key encoder."""
 
     def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:
-        """The images' own rows, from the last epoch."""
+        """Give the images' own rows, from the last epoch."""
         return self.bank.index_select(0, indices_on(self.bank.device, batch.samples))
 
     def negatives(self, batch: Batch) -> Tensor:
@@ -50,7 +52,9 @@ class MemoryBank(nn.Module):
         return self.bank.index_select(0, indices_on(self.bank.device, self.drawn(batch.samples, batch.step)))
 
     def drawn(self, samples: Integers, step: int) -> Integers:
-        """Which rows are a step's negatives: int64 [K], distinct, none of `samples`; a function of seed and step.
+        """Which rows are a step's negatives: int64 [K], distinct, none of `samples`.
+
+        A function of seed and step.
 
         Raises:
             ValueError: the bank has no K rows beside those of `samples`.
@@ -65,7 +69,7 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, batch: Batch, keys: Sequence[Tensor], queries: Tensor) -> None:
-        """Every process moves the rows of all its peers' images towards their queries, back to length 1."""
+        """Move the rows of all peers' images towards their queries, back to length 1."""
         rows = indices_on(self.bank.device, batch.samples)
         everyones = batch.processes.gather(queries, batch.processes.in_step)  # B x C
         moved = self.momentum * self.bank[rows] + (1 - self.momentum) * everyones.to(self.bank.dtype)

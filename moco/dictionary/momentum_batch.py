@@ -1,4 +1,4 @@
-"""No queue: the keys of the batch alone, from a momentum encoder (Chen, Xie & He 2021, "MoCo v3")."""
+"""The batch's keys alone, without a queue, from a momentum encoder (MoCo v3, Chen et al. 2021)."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,11 @@ from moco.dictionary.protocol import Batch, Encode
 
 
 class MomentumBatch(MomentumEncoder):
-    """The positive of a query is its own image's key, its negatives are the batch's B - 1 other keys.
+    """A dictionary of the batch: the positive is the own image's key, negatives the B - 1 others.
 
-    With a predictor behind the query encoder alone, and both views in both parts (`symmetric`), this is the
-    arrangement of MoCo v3 (its algorithm 1); the optimizer and its factor 2 tau on the loss are not part of it.
+    With a predictor behind the query encoder alone, and both views in both parts (`symmetric`),
+    this is the arrangement of MoCo v3 (its algorithm 1); the optimizer and its factor 2 tau on the
+    loss are not part of it.
     """
 
     def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:

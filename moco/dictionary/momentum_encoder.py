@@ -29,7 +29,9 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def update_encoder(self, encoder_q: nn.Module) -> None:
-        """theta_k <- m theta_k + (1 - m) theta_q (paper, equation 2), for parameters; batch-norm statistics are its own.
+        """theta_k <- m theta_k + (1 - m) theta_q (paper, equation 2), for parameters.
+
+        Batch-norm statistics are its own.
 
         Parameters that the query encoder has beyond the key encoder's (a predictor) are left out.
         """
@@ -39,7 +41,7 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, batch: Batch, view: int) -> Tensor:
-        """Keys of a view of the step's images: B x C of length 1, encoded in the company that the shuffle gives them."""
+        """Give keys of a view of the step's images: B x C of length 1, from shuffled groups."""
         shuffled = to_slots(batch.views[view], batch.positions, batch.processes)  # N x 3 x S x S
         slots = [
             self.encoder_k(normalize(shuffled[part]))

@@ -1,4 +1,4 @@
-"""MoCo's dictionary: a queue of keys and the momentum encoder that makes them (paper, section 3.2)."""
+"""MoCo's dictionary: a queue of keys and the momentum encoder that makes them (section 3.2)."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from moco.dictionary.protocol import Batch, Encode
 
 
 class MomentumQueue(MomentumEncoder):
-    """A first-in first-out dictionary of K keys, larger than any batch, kept consistent by a slow encoder.
+    """A first-in first-out dictionary of K keys, larger than any batch, made by a slow encoder.
 
     Args:
         encoder_q: the query encoder, images to unit vectors; the key encoder starts as its copy.
@@ -36,16 +36,16 @@ class MomentumQueue(MomentumEncoder):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:
-        """The positives: keys of the other view of the same images, from the momentum encoder."""
+        """Give the positives: keys of the same images' other view, from the momentum encoder."""
         return self.encode(batch, view)
 
     def negatives(self, batch: Batch) -> Tensor:
-        """The whole queue: keys of the images of the steps before."""
+        """Give the whole queue: keys of the images of the steps before."""
         return self.keys
 
     @torch.no_grad()
     def enqueue(self, batch: Batch, keys: Sequence[Tensor], queries: Tensor) -> None:
-        """The step's keys take the place of the oldest ones."""
+        """Put the step's keys where the oldest ones are."""
         for new in keys:
             self.push(new)
 

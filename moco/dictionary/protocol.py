@@ -1,4 +1,4 @@
-"""What every mechanism is to a training step: the source of the keys that queries are compared with."""
+"""The protocol of a mechanism: the source of the keys that queries are compared with."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,13 +60,13 @@ class Keys:
 
 
 class Dictionary(Protocol):
-    """A mechanism of the paper's figure 2. Implementations are modules: their state is saved with the run."""
+    """A mechanism of the paper's figure 2: a module, whose state is saved with the run."""
 
     def update_encoder(self, encoder_q: nn.Module) -> None:
         """Move what follows the query encoder; called first in every step."""
 
     def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:
-        """Give the keys of the step's own images, B x C in the order of positions, the same on every process.
+        """Give the keys of the step's own images, B x C by position, the same on every process.
 
         Args:
             batch: of the step.
@@ -75,7 +75,10 @@ class Dictionary(Protocol):
         """
 
     def negatives(self, batch: Batch) -> Tensor | None:
-        """Give K x C keys of other images; None: the negatives of an image are the batch's other keys."""
+        """Give K x C keys of other images.
+
+        None: the negatives of an image are the batch's other keys.
+        """
 
     def enqueue(self, batch: Batch, keys: Sequence[Tensor], queries: Tensor) -> None:
         """Take in what the step has made; called after backward.

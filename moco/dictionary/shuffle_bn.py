@@ -1,11 +1,12 @@
-"""Shuffling BN (paper, section 3.3): keys are encoded in other company than their queries.
+"""Shuffling BN (paper, section 3.3): a key and its query share no batch-norm statistics.
 
-A step's key images lie at positions 0 … B-1 of the global batch, process r holding the r-th slice. A
-permutation assigns each to a slot; process r encodes the r-th slice of slots, so the batch-norm groups of
-the keys (consecutive slots) are other images than the groups of the queries (consecutive positions).
+A step's key images lie at positions 0 … B-1 of the global batch, process r holding the r-th slice.
+A permutation assigns each to a slot; process r encodes the r-th slice of slots, so the batch-norm
+groups of the keys (consecutive slots) are other images than the groups of the queries (consecutive
+positions).
 
-The official code gathers all key images on every process, and picks. Here each image goes only to the
-process that encodes it, so that traffic per process does not grow with their number.
+The official code gathers all key images on every process, and picks. Here each image goes only to
+the process that encodes it, so that traffic per process does not grow with their number.
 """
 
 import numpy as np
@@ -20,7 +21,7 @@ _PURPOSE = 0x5B  # keeps this permutation apart from the epoch plan's under the 
 
 
 def positions_of_slots(seed: int, step: int, global_batch: int) -> Integers:
-    """Which position each slot encodes: int64 [B], a permutation that depends on seed and step alone."""
+    """Draw which position each slot encodes: int64 [B], a function of seed and step alone."""
     return permute(np.arange(global_batch), global_batch, key_of(seed, _PURPOSE, step))
 
 
@@ -68,8 +69,9 @@ def _pick(rows: Tensor, order: Integers) -> Tensor:
 
 
 def indices_on(device: torch.device, order: Integers) -> Tensor:
-    """Indices on a device, without making the host wait for it."""
-    # From page-locked memory, because the host would wait for any other copy until the GPU has done all before it.
+    """Put indices on a device without making the host wait."""
+    # From page-locked memory, because the host would wait for any other copy until the GPU has done
+    # all before it.
     indices = torch.from_numpy(order)
     return indices.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else indices
 
@@ -81,7 +83,8 @@ def from_slots(keys: Tensor, positions: Integers, processes: Processes) -> Tenso
         keys: N x C, the keys of this process's slots.
 
     Returns:
-        B x C, the keys of all positions, the same on every process. Their gradient flows back, if they take one.
+        B x C, the keys of all positions, the same on every process. Their gradient flows back, if
+        they take one.
     """
     counts = np.diff(bounds(len(positions), processes.world_size))
     longest = int(counts.max())

@@ -1,8 +1,8 @@
 """Batch normalization over groups of a batch.
 
-In the paper each GPU normalizes with the statistics of its own images (section 3.3, "Shuffling BN").
-Here the number of images that share statistics is a setting, so that one process, or any number of them
-that hold whole groups, computes what the paper's GPUs compute.
+In the paper each GPU normalizes with the statistics of its own images (section 3.3, "Shuffling
+BN"). Here the number of images that share statistics is a setting, so that one process, or any
+number of them that hold whole groups, computes what the paper's GPUs compute.
 """
 
 from collections.abc import Iterator
@@ -18,9 +18,10 @@ from moco.processes import Processes
 class GroupBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics are those of consecutive groups of `group_size` images.
 
-    The running statistics move once a batch, by the mean of the groups' statistics. They are linear in
-    those, so averaging them over processes gives what one process with all groups would hold. A batch may
-    come in parts (`set_batch_part`). Parameters and state are named as in `nn.BatchNorm2d`.
+    The running statistics move once a batch, by the mean of the groups' statistics. They are linear
+    in those, so averaging them over processes gives what one process with all groups would hold. A
+    batch may come in parts (`set_batch_part`). Parameters and state are named as in
+    `nn.BatchNorm2d`.
 
     Args:
         num_features: C, channels.
@@ -71,10 +72,10 @@ class GroupBatchNorm1d(GroupBatchNorm2d):
 
 
 def split_batch_norm(model: nn.Module, group_size: int) -> nn.Module:
-    """Replace a network's `nn.BatchNorm2d` by norms over groups of a batch ("split BN"), its weights and statistics kept.
+    """Replace a network's `nn.BatchNorm2d` by norms over groups ("split BN"), its state kept.
 
-    One device then computes what several would, and keys that are shuffled over the groups do not give themselves
-    away (paper, section 3.3).
+    One device then computes what several would, and keys that are shuffled over the groups do not
+    give themselves away (paper, section 3.3).
 
     Args:
         model: any module; changed in place.
@@ -94,10 +95,11 @@ def split_batch_norm(model: nn.Module, group_size: int) -> nn.Module:
 
 
 def set_batch_part(model: nn.Module, first: bool, share: float) -> None:
-    """Tell a model's batch norms what the next call holds, so that parts move the statistics as the whole would.
+    """Tell a model's norms what the next call holds, so that parts move statistics as a whole.
 
     Args:
-        model: any module; batch norms over one group only (`group_size` None) cannot be parted and are left alone.
+        model: any module; batch norms over one group only (`group_size` None) cannot be parted and
+            are left alone.
         first: whether this is a batch's first part.
         share: of the batch, in (0, 1]; the shares of a batch's parts add up to 1.
     """
@@ -107,7 +109,9 @@ def set_batch_part(model: nn.Module, first: bool, share: float) -> None:
 
 
 def micro_batches(model: nn.Module, count: int, micro_batch_size: int | None) -> Iterator[slice]:
-    """Slices of a batch of `count` images to be encoded one after the other; the batch norms are told which one comes.
+    """Slices of a batch of `count` images to be encoded one after the other.
+
+    The batch norms are told which one comes.
 
     Args:
         model: the encoder.
@@ -124,10 +128,12 @@ def micro_batches(model: nn.Module, count: int, micro_batch_size: int | None) ->
 
 @contextmanager
 def averaged_running_statistics(model: nn.Module, processes: Processes) -> Iterator[Tensor]:
-    """While the context lasts, batch norms hold the mean of all processes' running statistics; their own afterwards.
+    """While the context lasts, batch norms hold the mean of all processes' running statistics.
 
-    Training goes on with each process's own, so that when and how often a run is evaluated or saved changes
-    nothing, not even by rounding.
+    Their own afterwards.
+
+    Training continues with each process's own, so that when and how often a run is evaluated or
+    saved changes nothing, not even by rounding.
 
     Yields:
         float32, world_size x n: every process's statistics, for `set_running_statistics`.
@@ -142,7 +148,7 @@ def averaged_running_statistics(model: nn.Module, processes: Processes) -> Itera
 
 
 def set_running_statistics(model: nn.Module, values: Tensor) -> None:
-    """Give a model's batch norms these running statistics, float32 [n], in the order of its buffers."""
+    """Give a model's batch norms these running statistics, float32 [n], in its buffers' order."""
     buffers = _running_statistics(model)
     for buffer, part in zip(buffers, values.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(part.view_as(buffer))

@@ -12,7 +12,7 @@ from moco.errors import MocoError
 
 
 class Backbone(Protocol):
-    """What every encoder is beside an `nn.Module`: images N x 3 x H x W, normalized, to features N x D.
+    """What an encoder is beside an `nn.Module`: normalized images N x 3 x H x W to features N x D.
 
     Attributes:
         feature_dim: D.
@@ -21,14 +21,15 @@ class Backbone(Protocol):
     feature_dim: int
 
     def stages(self, last: int) -> nn.Module:
-        """Give a copy of the first stages, 1 … `last`: images to a list of N x C x H' x W', the finest first.
+        """Give a copy of stages 1 … `last`: images to a list of N x C x H' x W', the finest first.
 
         It has `channels` and `strides`, one of each for every stage.
         """
 
 
 FAMILIES: tuple[tuple[Iterable[str], Callable[..., nn.Module]], ...] = ((ARCHITECTURES, ResNet),)
-"""Each family: its names, and its constructor of name, stem and bn_group_size. A new family is a line here."""
+"""Each family: its names, and its constructor of name, stem and bn_group_size. A new family is a
+line here."""
 
 
 def encoder_names() -> list[str]:

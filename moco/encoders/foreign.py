@@ -1,4 +1,4 @@
-"""Other people's checkpoint files: ResNets with torchvision's parameter names, the official MoCo file among them."""
+"""Checkpoints of others: ResNets with torchvision's names, the official MoCo file among them."""
 
 import argparse
 import codecs
@@ -41,19 +41,21 @@ class ForeignEncoder:
 def read_encoder(path: Path) -> ForeignEncoder:
     """Read a ResNet from a file of any of these forms.
 
-    - a state dict with torchvision's names, alone or under "state_dict", "model" or "backbone", in a file of
-      `torch.save` (of any age) or safetensors;
-    - each name behind any of `module.`, `model.`, `backbone.`, `encoder.` and `encoder_q.`, one or several: what
-      DistributedDataParallel and self-supervised frameworks add;
-    - so also the official MoCo file ({epoch, arch, state_dict, optimizer} with `module.encoder_q.*`), whole or as
-      it was released, without `optimizer`, `encoder_k`, `queue` or `module.`.
+    - a state dict with torchvision's names, alone or under "state_dict", "model" or "backbone", in
+      a file of `torch.save` (of any age) or safetensors;
+    - each name behind any of `module.`, `model.`, `backbone.`, `encoder.` and `encoder_q.`, one or
+      several: what DistributedDataParallel and self-supervised frameworks add;
+    - so also the official MoCo file ({epoch, arch, state_dict, optimizer} with
+      `module.encoder_q.*`), whole or as it was released, without `optimizer`, `encoder_k`, `queue`
+      or `module.`.
 
-    Classifiers and projection heads (`fc.*`), key encoders, queues and optimizers are left out. Nothing in the file
-    is run: it is read with `weights_only=True`, and of other classes than torch's only `argparse.Namespace` and
-    NumPy's numbers, strings and arrays are let in.
+    Classifiers and projection heads (`fc.*`), key encoders, queues and optimizers are left out.
+    Nothing in the file is run: it is read with `weights_only=True`, and of other classes than
+    torch's only `argparse.Namespace` and NumPy's numbers, strings and arrays are let in.
 
     Raises:
-        MocoError: the file cannot be read, holds a class that is not let in, or fits no known architecture.
+        MocoError: the file cannot be read, holds a class that is not let in, or fits no known
+            architecture.
     """
     weights = _encoder_of(_load(path), path)
     architecture, stem = _architecture_of(weights, path)
@@ -91,7 +93,10 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 
 def _harmless() -> list[Any]:
-    """Classes that settings and metrics in checkpoints are made of; building one runs nothing of the file's choice."""
+    """Classes that settings and metrics in checkpoints are made of.
+
+    Building one runs nothing of the file's choice.
+    """
     makers = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.empty(0).__reduce__()[0]}
     renamed = [  # NumPy 1 and 2 call the module differently
         (maker, f"numpy.{core}.multiarray.{name}") for name, maker in makers.items() for core in ("core", "_core")
@@ -101,7 +106,7 @@ def _harmless() -> list[Any]:
 
 
 def _encoder_of(loaded: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The entries of the one ResNet in a file, without what stands before their names."""
+    """Find the entries of the one ResNet in a file, without what stands before their names."""
     state = loaded
     while root := next((root for root in _ROOTS if isinstance(state.get(root), Mapping)), None):
         state = state[root]
@@ -124,7 +129,7 @@ def _encoder_of(loaded: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def _architecture_of(weights: dict[str, Tensor], path: Path) -> tuple[str, str]:
-    """The architecture whose names and shapes are exactly the file's."""
+    """Find the architecture whose names and shapes are exactly the file's."""
     stem = "imagenet" if weights["conv1.weight"].shape[-1] == 7 else "small"
     found = {name: tuple(value.shape) for name, value in weights.items() if not name.endswith(_COUNTER)}
 

@@ -104,7 +104,7 @@ def load_encoder(folder: Path | str, device: torch.device | str = "cpu") -> Froz
 
 
 def random_encoder(spec: EncoderSpec, seed: int) -> FrozenEncoder:
-    """The same architecture with untrained weights, the baseline that every result stands beside."""
+    """Make the same architecture with untrained weights, the baseline of every result."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = build_encoder(spec.architecture, spec.stem)

@@ -8,11 +8,12 @@ from moco.encoders.batch_norm import GroupBatchNorm1d
 
 
 def projection_head(kind: str, feature_dim: int, dim: int, bn_group_size: int | None = None) -> nn.Module:
-    """The head between features and contrastive vectors.
+    """Make the head between features and contrastive vectors.
 
     Args:
-        kind: "linear" (MoCo v1), "mlp", a hidden layer as wide as the features and ReLU (MoCo v2), or "mlp-bn", two
-            such layers and batch norm after each of the three (MoCo v3, section 3).
+        kind: "linear" (MoCo v1), "mlp", a hidden layer as wide as the features and ReLU (MoCo v2),
+            or "mlp-bn", two such layers and batch norm after each of the three (MoCo v3, section
+            3).
         feature_dim: D, length of the input.
         dim: length of the output (128 in the paper).
         bn_group_size: as of the `ResNet` before it.
@@ -25,7 +26,7 @@ def projection_head(kind: str, feature_dim: int, dim: int, bn_group_size: int | 
 
 
 def prediction_head(dim: int, hidden: int, bn_group_size: int | None = None) -> nn.Module:
-    """What follows the query encoder's projection alone: N x dim to N x dim in two layers (MoCo v3, section 3)."""
+    """Make what follows the query's projection: N x dim to N x dim (MoCo v3, section 3)."""
     return _mlp_with_norms([dim, hidden, dim], bn_group_size)
 
 

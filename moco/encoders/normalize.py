@@ -10,7 +10,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalize(images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
-    """Images uint8 N x 3 x H x W in [0, 255] to float32 with the given mean and deviation (of values in [0, 1]).
+    """Normalize images, uint8 N x 3 x H x W in [0, 255], to float32 by mean and deviation.
+
+    Mean and deviation are of values in [0, 1].
 
     Images of floats are taken to be normalized already.
     """

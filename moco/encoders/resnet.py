@@ -21,7 +21,8 @@ class Architecture:
     Attributes:
         blocks: residual blocks in each of the stages.
         bottleneck: 1x1, 3x3, 1x1 blocks with four times the channels at their end; else two 3x3.
-        width: multiple of the 64 channels of the first stage (the paper's w2x and w4x widen every layer).
+        width: multiple of the 64 channels of the first stage (the paper's w2x and w4x widen every
+            layer).
         groups: groups of the 3x3 convolution (ResNeXt).
         group_width: channels a group in the first stage, for a bottleneck.
     """
@@ -106,7 +107,8 @@ class ResNet(nn.Module):
 
     Args:
         name: a key of `ARCHITECTURES`.
-        stem: "imagenet" (7x7 stride 2, max-pooling), "small" (3x3 stride 1, no pooling) or "small-stride2".
+        stem: "imagenet" (7x7 stride 2, max-pooling), "small" (3x3 stride 1, no pooling) or
+            "small-stride2".
         bn_group_size: images that share batch-norm statistics in training; None: the whole batch.
 
     Attributes:
@@ -154,12 +156,12 @@ class ResNet(nn.Module):
         return self.avgpool(x).flatten(1)
 
     def stages(self, last: int) -> "Stages":
-        """Give a copy of stages 1 … `last` (res2 … res5 in Detectron's count) that hands out each one's features."""
+        """Give a copy of stages 1 … `last` (res2 … res5) that gives each one's features."""
         return Stages(self, last)
 
 
 class Stages(nn.Module):
-    """The first stages of a network, each of which hands out its features.
+    """The first stages of a network; each hands out its features.
 
     Args:
         network: is copied, not used up.
@@ -182,7 +184,7 @@ class Stages(nn.Module):
             self.add_module(f"layer{number}", network.get_submodule(f"layer{number}"))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Encode images N x 3 x H x W, normalized, as N x C x H' x W' of each stage, the finest first."""
+        """Encode images N x 3 x H x W, normalized, as N x C x H' x W' a stage, finest first."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         features = []
         for number in range(1, len(self.strides) + 1):

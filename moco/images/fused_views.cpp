@@ -1,5 +1,5 @@
 // The random views of an image in one pass over memory: what `paint` of moco/images/views.py does with plain
-// libraries, from the same drawn parameters, where a compiler and libjpeg-turbo are at hand.
+// libraries, from the same drawn parameters, where a compiler and libjpeg-turbo are installed.
 //
 // A JPEG is decoded only where the crops of its views lie. Until the end pixels have four bytes, one unused.
 //
@@ -281,7 +281,7 @@ EXPORT int moco_views_of_jpeg(const uint8_t* data, size_t size, const View* view
             make_view(region, views[i], side, memory, out + i * step);
         forget_large(memory);
     } catch (const std::bad_alloc&) {
-        result = DAMAGED;  // the ordinary decoder says what it thinks of such an image
+        result = DAMAGED;  // the ordinary decoder judges an image like this
     }
     jpeg_destroy_decompress(&decoder.jpeg);  // aborts: the rows below the crops are never read
     return result;

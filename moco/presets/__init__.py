@@ -20,9 +20,12 @@ COMPLETE = "small"
 
 
 def apply(name: str, path: Path) -> list[str]:
-    """Write a preset's pretrain values into a parameter file; its other values and its comments stay.
+    """Write a preset's pretrain values into a parameter file.
 
-    A file that does not exist yet or is empty, or that lacks a section, gets it from the small preset.
+    Its other values and its comments stay.
+
+    A file that does not exist yet or is empty, or that lacks a section, gets it from the small
+    preset.
 
     Args:
         name: one of `NAMES`.
@@ -68,7 +71,7 @@ def _overwrite(target: Any, source: Any, prefix: str) -> list[str]:
 
 
 def _round_trip() -> Any:
-    """A YAML reader and writer that keeps comments, order and layout."""
+    """Make a YAML reader and writer that keeps comments, order and layout."""
     from ruamel.yaml import YAML
     from ruamel.yaml.representer import RoundTripRepresenter
 

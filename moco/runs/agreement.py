@@ -16,8 +16,8 @@ from moco.processes import Processes
 class Agreement:
     """Wishes of single processes that all of them follow at the same step.
 
-    Each step's wishes travel while the next step computes, so that neither a GPU nor a peer is waited for;
-    they are followed one step late. A process alone follows its own at once.
+    Each step's wishes travel while the next step computes, so that neither a GPU nor a peer is
+    waited for; they are followed one step late. A process alone follows its own at once.
 
     Args:
         processes: this process and its peers.
@@ -57,11 +57,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class StopRequests:
-    """Whether this process has been told to stop: by one of `SIGNALS`, or by the end of what started it."""
+    """Tell whether this process shall stop: by one of `SIGNALS`, or as its parent has ended."""
 
     def __init__(self) -> None:
         self._told = threading.Event()
-        # torchrun's agent, killed, cannot pass anything on; without it nobody would ever end this process.
+        # torchrun's agent, killed, cannot pass anything on; without it nobody would ever end this
+        # process.
         self._agent = os.getppid() if "WORLD_SIZE" in os.environ else None
 
     def __call__(self) -> bool:

@@ -17,8 +17,8 @@ _NAME = re.compile(r"step-(\d{9})\.pt")
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write step-NNNNNNNNN.pt and delete all but the newest `keep`.
 
-    The bytes go to a temporary name, reach the disk, and only then take the final name, so that a crash or
-    a full disk leaves the earlier checkpoints as they were.
+    The bytes go to a temporary name, reach the disk, and only then take the final name, so that a
+    crash or a full disk leaves the earlier checkpoints as they were.
 
     Args:
         folder: made if missing.
@@ -42,23 +42,25 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Remove every checkpoint of a run that nobody will go on with."""
+    """Remove every checkpoint of a run that nobody will resume."""
     for path in _newest_first(folder):
         path.unlink(missing_ok=True)
 
 
 def name_of(step: int) -> str:
-    """File name of the checkpoint after so many steps."""
+    """File name of the checkpoint after this many steps."""
     return f"step-{step:09d}.pt"
 
 
 def newest_step(folder: Path) -> int:
-    """Steps done at the newest checkpoint, read or not; 0 without one."""
+    """Count the steps done at the newest checkpoint, readable or not; 0 without one."""
     return next((int(_NAME.fullmatch(path.name)[1]) for path in _newest_first(folder)), 0)  # type: ignore[index]
 
 
 def load_newest(folder: Path, say: bool = True) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, or None; one that cannot is named and passed over.
+    """Load the newest checkpoint that can be read, or None.
+
+    One that cannot is named and passed over.
 
     Args:
         say: whether to name them; one of several processes is enough.
@@ -90,7 +92,7 @@ def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 class _File(io.FileIO):
-    """A file to write that remembers why it could not: torch says only that something went wrong."""
+    """A file to write that keeps the reason for a failure, which torch does not name."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w")

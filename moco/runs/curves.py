@@ -32,7 +32,7 @@ class Curve:
             csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
 
     def last(self) -> dict[str, str] | None:
-        """The newest row, if any."""
+        """Give the newest row, if any."""
         rows = read_rows(self.path)
         return rows[-1] if rows else None
 

@@ -1,4 +1,4 @@
-"""The untracked folder of one training run: named by settings and data, written by one process group at a time."""
+"""The untracked folder of one training run, named by settings and data, written by one group."""
 
 import contextlib
 from collections.abc import Iterator
@@ -30,7 +30,8 @@ DECIDES_NOTHING = frozenset(
         "worker",
     ]
 )
-"""Rooms and modules of the library that leave a training's result as it is: another one of these is no other code."""
+"""Rooms and modules of the library that leave a training's result as it is: another one of these is
+no other code."""
 _CODE = "code"
 
 
@@ -40,7 +41,7 @@ def training_hash(settings: Pretrain, data_hash: str) -> str:
 
 
 def decides_nothing(module: str) -> bool:
-    """Whether a module, such as `transfer.config`, leaves a result as it is: it is listed, or its room is."""
+    """Tell whether a module, such as `transfer.config`, or its room leaves a result as it is."""
     return module in DECIDES_NOTHING or module.partition(".")[0] in DECIDES_NOTHING
 
 
@@ -53,10 +54,10 @@ def code_hash() -> str:
 
 
 def prepare(folder: Path, restart: bool) -> None:
-    """Decide whether the folder's checkpoints may be gone on from; if not, set them aside.
+    """Decide whether a run may resume from the folder's checkpoints; if not, set them aside.
 
-    An unfinished run is gone on with, under changed code too (and says so): a mended crash should not cost
-    the hours before it. A finished run counts only under the code that made it.
+    An unfinished run resumes, under changed code too (and says so): a corrected mistake should not
+    cost the hours before it. A finished run counts only under the code that made it.
     """
     code = folder / _CODE
     same_code = code.exists() and code.read_text() == code_hash()
@@ -64,10 +65,10 @@ def prepare(folder: Path, restart: bool) -> None:
     if folder.exists() and (restart or (finished and not same_code)):
         aside = next(path for n in range(1, 10**6) if not (path := folder.with_name(f"{folder.name}.old{n}")).exists())
         folder.rename(aside)
-        print(f"{folder.name}: begins anew; the checkpoints from before are in {aside.name}", flush=True)
+        print(f"{folder.name}: starts from step 0; the checkpoints from before are in {aside.name}", flush=True)
     elif code.exists() and not same_code and not finished:
         print(
-            f"{folder.name}: the code has changed since these checkpoints were written; going on with them (--restart begins anew)",
+            f"{folder.name}: the code has changed since these checkpoints were written; resuming from them (--restart starts from step 0)",
             flush=True,
         )
     folder.mkdir(parents=True, exist_ok=True)

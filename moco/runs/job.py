@@ -1,4 +1,4 @@
-"""A run's folder as an order that any process of any host can carry out: `python -m moco.worker FOLDER`."""
+"""A run's folder as a job that any process on any host can do: `python -m moco.worker FOLDER`."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ def write_job(folder: Path, job: Job) -> None:
 
 
 def read_job(folder: Path) -> Job:
-    """The order that `write_job` left.
+    """Read the job that `write_job` left.
 
     Raises:
         MocoError: there is none, or it was changed by hand.
@@ -54,7 +54,7 @@ def read_job(folder: Path) -> Job:
 
 
 def leave_error(folder: Path, error: MocoError) -> bool:
-    """Tell whoever started the processes why another try is of no use. The first of several reasons stays.
+    """Tell whoever started the processes why another try is of no use; the first reason stays.
 
     Returns:
         Whether there is a reason in the folder now.
@@ -68,7 +68,7 @@ def leave_error(folder: Path, error: MocoError) -> bool:
 
 
 def error_left(folder: Path) -> str | None:
-    """The reason that a process left, if any."""
+    """Read the reason that a process left, if any."""
     try:
         return str(json.loads((folder / ERROR).read_text(encoding="utf-8")))
     except (OSError, ValueError):

@@ -26,9 +26,9 @@ _CHUNK = 1 << 25  # bytes a message: none may outlast the time-out of the group
 def writing(folder: Path, processes: Processes) -> Iterator[bool]:
     """Decide whether this process writes the run's files, and let nobody else write them meanwhile.
 
-    The first process of each file system writes. Hosts may share a disk or not, and the first process of
-    all may be on another host after every restart, so each host without a common disk keeps a full set of
-    files of its own.
+    The first process of each file system writes. Hosts may share a disk or not, and the first
+    process of all may be on another host after every restart, so each host without a common disk
+    keeps a full set of files of its own.
 
     Raises:
         MocoError: another run's process holds the folder, and did not let go within a minute.
@@ -44,7 +44,8 @@ def writing(folder: Path, processes: Processes) -> Iterator[bool]:
 def _first_of_file_system(folder: Path, processes: Processes) -> bool:
     if processes.world_size == 1:
         return True
-    # A name nobody has looked for before: network file systems remember for a while what was not there.
+    # A name nobody has looked for before: network file systems remember for a while what was not
+    # there.
     token = f".seen-{processes.gather_objects(uuid.uuid4().hex)[0]}"
     (folder / f"{token}-{processes.rank}").touch()
     processes.barrier()
@@ -78,7 +79,9 @@ def save(
     keep: int,
     about: dict[str, Any],
 ) -> None:
-    """Write a checkpoint with running statistics averaged over the processes; all of them must call this.
+    """Write a checkpoint with running statistics averaged over the processes.
+
+    All of them must call this.
 
     Args:
         folder: the run's, on this host.
@@ -103,13 +106,15 @@ def save(
 def resume(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes, writer: bool
 ) -> dict[str, Any] | None:
-    """Load the newest checkpoint that any host can read; hosts without it receive it, and the curves so far.
+    """Load the newest checkpoint that any host can read.
+
+    Hosts without it receive it, and the curves so far.
 
     Args:
         folder: the run's, on this host.
         model: receives its state.
         optimizer: receives its state.
-        processes: this process and its peers, all of which call this.
+        processes: this process and its peers; all of them call this.
         writer: whether this process writes there.
 
     Returns:
@@ -144,7 +149,7 @@ def resume(
 
 
 def _spread(path: Path, source: int, processes: Processes) -> bytes:
-    """A small or large file of one process, on all."""
+    """Send a file of one process, small or large, to all."""
     content = path.read_bytes() if processes.rank == source and path.exists() else b""
     size = processes.gather_objects(len(content))[source]
     data = torch.empty(size, dtype=torch.uint8)

@@ -50,7 +50,8 @@ class Steps:
         total: steps of the run.
         processes: this process and its peers, which stop and save at the same steps.
         save: writes a checkpoint after this many steps; all processes call it.
-        every_steps: steps between checkpoints; None: by time only. The first process decides for all.
+        every_steps: steps between checkpoints; None: by time only. The first process decides for
+            all.
         every_minutes: minutes between checkpoints.
 
     Attributes:
@@ -82,12 +83,15 @@ class Steps:
         self._context.close()
 
     def run(self, batches: Generator[Batch], first: int, last: int) -> Iterator[tuple[int, Batch]]:
-        """Yield (step, batch) for steps first to last - 1; what the loop's body did counts when it comes back.
+        """Yield (step, batch) for steps first to last - 1.
+
+        What the loop's body did counts when it comes back.
 
         Steps from `total` on are passes that train nothing: they stop when asked, and save nothing.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came to a process, or its time ends; a checkpoint is saved.
+            Interrupted: SIGINT or SIGTERM came to a process, or its time ends; a checkpoint is
+                saved.
             RuntimeError: a peer is gone or silent.
         """
         for step in range(first, last):

@@ -1,8 +1,8 @@
 """Does batch norm tell the encoder which key belongs to which query? (paper, section 3.3)
 
-A batch-norm group leaves the traces of its own statistics in all its outputs. Where a query's group and its key's
-group hold the same images, an encoder can match the traces and need not look at the image. Shuffled keys take that
-way out. The probe asks an encoder both ways, and compares.
+A batch-norm group leaves the traces of its own statistics in all its outputs. Where a query's group
+and its key's group hold the same images, an encoder can match the traces and need not look at the
+image. Shuffled keys take that way out. The probe asks an encoder both ways, and compares.
 """
 
 import copy
@@ -26,7 +26,7 @@ from moco.momentum_contrast import MoCo
 from moco.permutation import Integers
 
 GROUPS, FEWEST_IMAGES = 8, 256
-"""A probe takes so many batch-norm groups, or as many as so many images fill."""
+"""A probe takes at most this many batch-norm groups, and at most this many images."""
 _EPOCH = 0x1EA5  # of the probe's views: far from those that training draws under the same seed
 
 
@@ -56,7 +56,9 @@ class LeakProbe:
         return cls(images, settings.views, settings.image_size, settings.bn_group_size, settings.seed, compiled)
 
     def __call__(self, model: MoCo, autocast: torch.autocast) -> float | None:
-        """The leak of a model, as `leak`; None where it has no keys to shuffle, or there are not two groups of images.
+        """Measure the leak of a model, as `leak`.
+
+        None where it has no keys to shuffle, or there are not two groups of images.
 
         The model's copies are asked: nothing of it moves.
         """
@@ -73,7 +75,10 @@ class LeakProbe:
             return leak(encoder_q, encoder_k, normalize(views[0]), normalize(views[1]), self.group_size, negatives)
 
     def paint(self, samples: Integers) -> Tensor:
-        """Two views of some images, uint8 2 x N x 3 x S x S, channels-last; the same whenever they are asked for."""
+        """Two views of some images, uint8 2 x N x 3 x S x S, channels-last.
+
+        The same whenever they are asked for.
+        """
         batch = np.empty((2, len(samples), self.size, self.size, 3), dtype=np.uint8)
         drawn = draw(self.views, self.seed, _EPOCH, samples)
         for i, sample in enumerate(samples):
@@ -83,7 +88,7 @@ class LeakProbe:
 
 
 def groups_of(images: int, group_size: int) -> int:
-    """Batch-norm groups that a probe takes of so many images."""
+    """Count the batch-norm groups that a probe takes of `images` images."""
     return min(images // group_size, max(GROUPS, FEWEST_IMAGES // group_size))
 
 
@@ -96,7 +101,8 @@ def leak(
     Near 0 for an encoder that looks at the image; up to 1 for one that reads batch-norm statistics.
 
     Args:
-        encoder_q: images to unit vectors; it is put into training mode, and its running statistics move.
+        encoder_q: images to unit vectors; it is put into training mode, and its running statistics
+            move.
         encoder_k: likewise, of the keys; may be the same.
         queries: float, N x 3 x S x S, N a multiple of the group size.
         keys: other views of the same images.
@@ -104,7 +110,7 @@ def leak(
         negatives: K x C keys of other images; None: each query's are the other N - 1 keys.
 
     Returns:
-        Top-1 in the same company less top-1 in other company, in [-1, 1].
+        Top-1 with keys in their queries' groups less top-1 with keys spread, in [-1, 1].
     """
     q = _encode(encoder_q, queries, group_size)
     groups = len(queries) // group_size
@@ -116,7 +122,7 @@ def leak(
 
 
 def other_company(groups: int, group_size: int) -> Tensor:
-    """Which position each slot encodes, int64 [N]: every group of slots holds as equal a share of each group as can be."""
+    """Draw which position each slot encodes, int64 [N], each group of slots with equal shares."""
     return torch.arange(groups * group_size).view(groups, group_size).T.flatten()
 
 

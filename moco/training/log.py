@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes: curves on disk, a progress line, and when to stop for good."""
+"""What a run says as it trains: curves on disk, a progress line, and when to stop for good."""
 
 import math
 
@@ -134,7 +134,7 @@ def _say(alarms: list[Verdict]) -> None:
 
 
 def queue_fill(settings: Pretrain, images: int, done: int) -> float:
-    """Share of the dictionary's keys that are real ones after some steps, and not the random ones it began with."""
+    """Compute the share of the dictionary's keys that are real after some steps, not random."""
     if settings.dictionary.about.fills is None:
         return 1.0
     size = images if settings.dictionary.about.fills == "images" else settings.negatives

@@ -32,8 +32,8 @@ def pretrain(run: Run, processes: Processes) -> None:
     The last checkpoint is the result; its running statistics are averaged over the processes.
 
     Raises:
-        MocoError: too few images, a process that cannot hold whole batch-norm groups, a loss that is
-            not finite.
+        MocoError: too few images, a process that cannot hold whole batch-norm groups, a loss that
+            is not finite.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
         RuntimeError: a peer is gone or silent.
     """
@@ -105,9 +105,12 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
 
 
 def accumulate(model: MoCo, batch: Batch, encode_queries: Encode, autocast: torch.autocast) -> tuple[Contrast, Tensor]:
-    """Take a step up to the loss's gradient, which is left in `encoder_q`; the dictionary then holds its keys.
+    """Take a step up to the loss's gradient, which is left in `encoder_q`.
 
-    Parts that are encoded one after the other (`batch.micro_batch_size`) add up to the gradient of the whole.
+    The dictionary then holds its keys.
+
+    Parts that are encoded one after the other (`batch.micro_batch_size`) add up to the gradient of
+    the whole.
 
     Args:
         model: query encoder and dictionary.
@@ -116,7 +119,8 @@ def accumulate(model: MoCo, batch: Batch, encode_queries: Encode, autocast: torc
         autocast: the precision of the encoders.
 
     Returns:
-        The contrast of all N queries (2N if symmetric), its loss without graph, and the queries likewise.
+        The contrast of all N queries (2N if symmetric), its loss without graph, and the queries
+        likewise.
     """
     with autocast:
         keys = model.keys(batch, encode_queries)
@@ -138,5 +142,5 @@ def accumulate(model: MoCo, batch: Batch, encode_queries: Encode, autocast: torc
 
 
 def _gradients_stay_here(encode: Encode) -> AbstractContextManager[None]:
-    """A context in which gradients add up on this process, to be averaged with the last part's."""
+    """Give a context in which gradients add up here, to be averaged with the last part's."""
     return encode.no_sync() if isinstance(encode, DistributedDataParallel) else nullcontext()

@@ -1,4 +1,4 @@
-"""Readings while training: kNN, which tells learning from cheating, the shape of the features, and the BN leak."""
+"""Readings while training: kNN, which tells learning from cheating, feature shape, BN leak."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,8 @@ from moco.verdicts import Validation
 BANK = 10_000  # labelled training images at most; enough to rank epochs, and seconds even for ImageNet
 QUERIES = 10_000
 SHAPE = 2048
-"""Validation images, at most, whose features are measured for collapse: the rank takes their square times D."""
+"""Validation images, at most, whose features are measured for collapse: the rank takes their square
+times D."""
 K, TEMPERATURE = 20, 0.07
 
 
@@ -42,7 +43,7 @@ class Reading:
 
 
 def validation_of(images: int, labelled: int, group_size: int) -> Validation:
-    """What stands behind the readings of a validation split.
+    """Count the images behind the readings of a validation split.
 
     Args:
         images: of the split.
@@ -77,12 +78,12 @@ class Monitor:
         return bool((np.asarray(self.train.labels) >= 0).any() and (np.asarray(self.val.labels) >= 0).any())
 
     def validation(self, group_size: int) -> Validation:
-        """How many images stand behind its readings, and behind the leak of norms over groups of that size."""
+        """Count the images behind its readings, and behind the leak of norms over such groups."""
         labelled = int((np.asarray(self.val.labels) >= 0).sum()) if self.labelled else 0
         return validation_of(len(self.val), labelled, group_size)
 
     def due(self, epoch: int, settings: Pretrain) -> bool:
-        """Whether a reading is taken after this epoch: every `knn_every_epochs`, and after the last."""
+        """Tell whether a reading follows this epoch: every `knn_every_epochs`, and the last."""
         every = settings.knn_every_epochs
         return self.possible and bool(every) and (epoch % every == 0 or epoch == settings.epochs)
 
@@ -108,7 +109,7 @@ class Monitor:
                 )
 
     def read(self, backbone: nn.Module, spec: EncoderSpec, processes: Processes, num_workers: int) -> Reading:
-        """A reading, the same on every process; each encodes a share of the images."""
+        """Take a reading, the same on every process; each encodes a share of the images."""
         copy = build_encoder(spec.architecture, spec.stem).to(processes.device)
         copy.load_state_dict(backbone.state_dict())
         encoder = FrozenEncoder(copy, spec)

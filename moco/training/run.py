@@ -1,4 +1,4 @@
-"""One pretraining run: what decides its result, where it stands, and whether it can work on this machine."""
+"""One pretraining run: what decides its result, where it stands, whether it can work here."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ class Run:
         return self.machine.training_processes(self.settings.global_batch // self.settings.bn_group_size)
 
     def check(self) -> None:
-        """Name what cannot work, on any number of hosts that may train together, before time is spent on it.
+        """Name what cannot work, on any number of hosts that may train together, before it starts.
 
         Raises:
             MocoError: too few images, or processes that cannot hold whole batch-norm groups.

@@ -9,8 +9,9 @@ from moco.dictionary.kinds import Kind
 def learning_rate(settings: Pretrain, step: int, total_steps: int) -> float:
     """Give the rate of a step.
 
-    The base is lr_per_256 x global_batch / 256 (the linear scaling rule). Cosine: half a period from the
-    base to 0 (MoCo v2). Steps: a tenth after each milestone, a share of training (v1: 0.6 and 0.8).
+    The base is lr_per_256 x global_batch / 256 (the linear scaling rule). Cosine: half a period
+    from the base to 0 (MoCo v2). Steps: a tenth after each milestone, a share of training (v1: 0.6
+    and 0.8).
 
     Args:
         settings: of the run.
@@ -24,7 +25,7 @@ def learning_rate(settings: Pretrain, step: int, total_steps: int) -> float:
 
 
 def momentum(dictionary: Kind, step: int, total_steps: int) -> float:
-    """Give m of a step: constant, or half a cosine up to 1 (Grill et al. 2020, "BYOL", section 3.3).
+    """Give m of a step: constant, or half a cosine up to 1 (BYOL, Grill et al. 2020, section 3.3).
 
     Args:
         dictionary: settings of a mechanism with a momentum encoder.

@@ -59,7 +59,8 @@ def images_in_order(
     """Which images make up which step, and where they are read as streams, their reader.
 
     Raises:
-        MocoError: tars that are elsewhere without the order that they can be read in, or too few images for it.
+        MocoError: tars that are elsewhere without the order that they can be read in, or too few
+            images for it.
     """
     if settings.stream is None and machine.shards_from is not None:
         raise MocoError(
@@ -76,7 +77,7 @@ def images_in_order(
 
 
 def remedy_for_waiting(machine: Machine, compiled: bool, streaming: bool) -> str:
-    """What to change, in words, where training waits for its images."""
+    """Say what to change where training waits for its images."""
     workers, share = machine.workers(), cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if workers < share:
         return f"raise num_workers in machine.yaml (now {workers}; there are {share} cores for each training process)"
@@ -88,7 +89,7 @@ def remedy_for_waiting(machine: Machine, compiled: bool, streaming: bool) -> str
 
 
 def micro_batch_size(settings: Pretrain, world_size: int, max_batch: int | None) -> int:
-    """Images that one process encodes together: its share of a step, or as many whole groups as it can hold.
+    """Count the images that one process encodes together: its share, or what it can hold.
 
     Args:
         settings: global batch and group size.
@@ -134,7 +135,7 @@ def build(settings: Pretrain, images: int) -> MoCo:
 
 
 def sgd(model: MoCo, settings: Pretrain) -> torch.optim.SGD:
-    """The optimizer of the query encoder; its rate is set at each step."""
+    """Make the optimizer of the query encoder; its rate is set at each step."""
     return torch.optim.SGD(
         model.encoder_q.parameters(),
         lr=0.0,
@@ -145,7 +146,7 @@ def sgd(model: MoCo, settings: Pretrain) -> torch.optim.SGD:
 
 
 def specification(settings: Pretrain, model: MoCo, training_hash: str) -> EncoderSpec:
-    """What the encoder's file says of it."""
+    """Describe the encoder as its file does."""
     return EncoderSpec(
         architecture=settings.encoder,
         stem=settings.stem,
@@ -159,10 +160,10 @@ def specification(settings: Pretrain, model: MoCo, training_hash: str) -> Encode
 
 
 def average_gradients(encoder_q: nn.Module, settings: Pretrain, processes: Processes) -> Callable[[Tensor], Tensor]:
-    """The query encoder, wrapped so that its gradients are averaged over processes.
+    """Wrap the query encoder so that its gradients are averaged over processes.
 
-    Neither the key encoder nor the queue is wrapped: they follow from what all processes know already, and
-    are never sent.
+    Neither the key encoder nor the queue is wrapped: they follow from what all processes know
+    already, and are never sent.
     """
     if processes.world_size == 1:
         return encoder_q
@@ -176,8 +177,9 @@ def average_gradients(encoder_q: nn.Module, settings: Pretrain, processes: Proce
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
         )
-    # DDP orders its gradient buckets anew after the first backward pass, and sums in another order from then on. One
-    # pass that is thrown away puts fresh and resumed runs in the same state, so that they agree to the bit.
+    # DDP orders its gradient buckets again after the first backward pass, and sums in another order
+    # from then on. One pass that is thrown away puts fresh and resumed runs in the same state, so
+    # that they agree to the bit.
     before = {name: value.clone() for name, value in encoder_q.state_dict().items()}
     size = settings.image_size
     wrapped(torch.zeros(settings.bn_group_size, 3, size, size, device=processes.device)).sum().backward()
@@ -187,7 +189,7 @@ def average_gradients(encoder_q: nn.Module, settings: Pretrain, processes: Proce
 
 
 def view_backend(before: str | None, processes: Processes) -> str:
-    """Choose what paints the views: the same on every process and, if possible, as before the run was stopped.
+    """Choose the view backend: the same on every process and, if possible, as before the stop.
 
     Two backends round differently, so that single pixels of their views differ by a level or two.
     """
@@ -205,7 +207,7 @@ def view_backend(before: str | None, processes: Processes) -> str:
 
 
 def about(done: int, settings: Pretrain, plan: EpochPlan | StreamPlan, backend: str, bf16: bool) -> dict[str, Any]:
-    """Say what a checkpoint needs beside the model's state: where in the plan the run stands, and how it computes.
+    """Give what a checkpoint needs beside the model's state: where the run stands, how it computes.
 
     Args:
         done: steps done.

@@ -14,7 +14,7 @@ ENVIRONMENT = {**os.environ, "MOCO_TRACKING": "off", "OMP_NUM_THREADS": "1"}
 
 
 def project_of(folder: Path, small_project: Path, epochs: int, **machine: object) -> Path:
-    """A project's folder with the small project's shards, its machine.yaml, and runs of so many epochs of ten steps."""
+    """A project's folder: the small project's shards, a machine.yaml, epochs of ten steps."""
     (folder / "data").mkdir(parents=True)
     (folder / "data/shards").symlink_to(small_project / "data/shards")
     params = yaml.safe_load((small_project / "params.yaml").read_text())

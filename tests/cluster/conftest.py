@@ -1,4 +1,4 @@
-"""Real clusters for the tests of this folder, all of which are marked `cluster`."""
+"""Real clusters for the tests of this folder, which are all marked `cluster`."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -24,7 +24,7 @@ class NetworkHosts:
         self.power_on = self._sandbox.power_on
         self.power_off = self._sandbox.power_off
         self.cut = self._sandbox.cut
-        self.mend = self._sandbox.mend
+        self.reconnect = self._sandbox.reconnect
         self.close = self._sandbox.close
 
     def start(self, name: str, command: Sequence[str | Path], **options: Any) -> subprocess.Popen:

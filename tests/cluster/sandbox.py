@@ -1,8 +1,9 @@
-"""A throw-away world for tests: several hosts on one Linux machine, each with its own network, name and processes.
+"""A throw-away world for tests: hosts on one Linux machine, each with its network and processes.
 
-Everything in it descends from one process that ends as soon as the pipe to its standard input closes, and with that
-process the kernel ends all others, mounts and interfaces. So nothing survives the tests, even if they are killed, and
-two worlds never meet. Files are shared: a path means the same on every host and outside, but for /run and /dev/shm.
+Everything in it descends from one process that ends as soon as the pipe to its standard input
+closes, and with that process the kernel ends all others, mounts and interfaces. So nothing survives
+the tests, even if they are killed, and two worlds never meet. Files are shared: a path means the
+same on every host and outside, except in /run and /dev/shm.
 """
 
 import contextlib
@@ -49,7 +50,7 @@ def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None
 
 
 class Host:
-    """Namespaces of its own for network, mounts, host name and processes, within those of another host if given.
+    """Namespaces for network, mounts, host name and processes, within another host's if given.
 
     `setup` is a bash script that runs in the new namespaces.
 
@@ -86,8 +87,9 @@ class Host:
     ) -> subprocess.Popen:
         """Start a command on this host.
 
-        The process returned is the command itself, so signals sent to it need no messenger. What it prints is appended
-        to `log`, or printed; `env` is the whole environment, the tests' own by default.
+        The process returned is the command itself, so signals sent to it need no messenger. What it
+        prints is appended to `log`, or printed; `env` is the whole environment, the tests' own by
+        default.
         """
         with self._children_inside(), log.open("ab") if log else contextlib.nullcontext() as output:
             process = subprocess.Popen(
@@ -141,7 +143,7 @@ class Host:
 
     @contextlib.contextmanager
     def _children_inside(self) -> Iterator[None]:
-        """What this thread starts meanwhile is born among the host's processes, and is still the tests' child.
+        """Let what this thread starts be born among the host's processes, still the tests' child.
 
         `nsenter --pid` would stay in between as a parent that passes no signals on.
         """
@@ -159,7 +161,7 @@ class Host:
                 _join_process_table(own)
 
     def _entering(self, cwd: Path | None) -> list[str]:
-        """The words before a command that runs in the host's other namespaces; each replaces itself by the next."""
+        """The words before a command to run in the host's namespaces, each replaced by the next."""
         of_host = f"/proc/{self._first.pid}/ns"
         spaces = [f"--{name}={of_host}/{file}" for name, file in (("mount", "mnt"), ("net", "net"), ("uts", "uts"))]
         return ["nsenter", *spaces, "--", "env", f"--chdir={(cwd or Path.cwd()).absolute()}"]
@@ -171,9 +173,10 @@ def _join_process_table(namespace: int) -> None:
 
 
 class Sandbox(Host):
-    """A host `head` (10.77.0.1) and a switch that joins it to the hosts named, which are off at first.
+    """A host `head` (10.77.0.1) and a switch that joins it to the hosts named, off at first.
 
-    Every name leads to its address on every host, its own too. There is no way out to other networks.
+    Every name leads to its address on every host, its own too. There is no way out to other
+    networks.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -215,7 +218,7 @@ class Sandbox(Host):
     def power_off(self, name: str) -> None:
         """SIGKILL to everything on the host, which then answers no more.
 
-        The others see its connections close; cut the cable before for a host that dies without a word.
+        The others see its connections close; cut the cable before for a host that dies silently.
         """
         self.hosts.pop(name).close()
         # The kernel would remove it too, a little later than the next power_on could come.
@@ -225,7 +228,7 @@ class Sandbox(Host):
         """Pull the host's cable: what is sent is lost in silence, and no connection is closed."""
         self.run(["ip", "link", "set", "dev", name, "down"], check=True)
 
-    def mend(self, name: str) -> None:
+    def reconnect(self, name: str) -> None:
         """Put the host's cable back."""
         self.run(["ip", "link", "set", "dev", name, "up"], check=True)
 

@@ -1,4 +1,4 @@
-"""A real Slurm cluster for tests: a head (controller and login host) and four nodes, n1 to n4, with two CPUs each."""
+"""A real Slurm cluster for tests: a head and four nodes, n1 to n4, with two CPUs each."""
 
 import signal
 from pathlib import Path
@@ -9,8 +9,9 @@ from sandbox import HEAD, Sandbox, wait_until
 NODES = ("n1", "n2", "n3", "n4")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sinfo", "scontrol")
 
-# A job of partition `urgent` takes nodes from those of `ci`: they are told (preempt_send_user_signal), have GraceTime
-# seconds, and are queued again. Times are short, and what is not tested (accounting, cgroups) is left out.
+# A job of partition `urgent` takes nodes from those of `ci`: they are told
+# (preempt_send_user_signal), have GraceTime seconds, and are queued again. Times are short, and
+# what is not tested (accounting, cgroups) is left out.
 SLURM_CONF = f"""
 ClusterName=testbed
 SlurmctldHost=head({HEAD})
@@ -76,7 +77,7 @@ class SlurmCluster:
         self.run = self._sandbox.run
         self.power_off = self._sandbox.power_off
         self.cut = self._sandbox.cut
-        self.mend = self._sandbox.mend
+        self.reconnect = self._sandbox.reconnect
         self.close = self._sandbox.close
 
     def _bring_up(self) -> None:
@@ -108,7 +109,7 @@ class SlurmCluster:
         self._controller = self._sandbox.start(["slurmctld", "-D"], log=self._folder / "slurmctld.log")
 
     def restart_controller(self) -> None:
-        """Stop the controller, start it again, and wait until it answers; jobs go on meanwhile."""
+        """Restart the controller and wait until it answers; jobs continue meanwhile."""
         self._controller.send_signal(signal.SIGTERM)
         self._controller.wait(30)
         self._start_controller()
@@ -120,12 +121,15 @@ class SlurmCluster:
         self._sandbox.hosts[name].start(["slurmd", "-D", "-N", name], log=self._folder / f"{name}.log")
 
     def jobs(self) -> list[Job]:
-        """What the controller still knows: jobs that wait or run, and those that ended in the last minutes."""
+        """What the controller knows: waiting and running jobs, and those that ended lately."""
         lines = self._sandbox.run(["squeue", "-h", "-t", "all", "-o", "%i|%T|%N"], check=True).stdout.splitlines()
         return [Job(*line.split("|")) for line in lines]
 
     def node_states(self) -> dict[str, str]:
-        """The state of each node in Slurm's words; `down*` with its star is a node that does not answer."""
+        """The state of each node in Slurm's words.
+
+        `down*` with its star is a node that does not answer.
+        """
         lines = self._sandbox.run(["sinfo", "-h", "-N", "-p", "ci", "-o", "%N|%T"], check=True).stdout.splitlines()
         return dict(line.split("|") for line in lines)
 

@@ -33,7 +33,7 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def marked(mark: str) -> set[str]:
-    """The processes on this machine that carry the mark, but for the tests' own."""
+    """The processes on this machine that carry the mark, except the tests' own."""
     found = set()
     for environment in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -72,7 +72,7 @@ def test_a_cut_cable_is_silent_and_can_be_mended(hosts: NetworkHosts, tmp_path: 
     hosts.cut("b")
     assert not reaches(hosts, "a", "b")
     assert talker.poll() is None
-    hosts.mend("b")
+    hosts.reconnect("b")
     wait_until(lambda: reaches(hosts, "a", "b"), 10, "b is reached again")
 
 
@@ -138,7 +138,10 @@ def test_a_job_outlives_its_controller(slurm: SlurmCluster) -> None:
 
 
 def hold_and_kill(program: str, mark: str) -> None:
-    """Kill a process that holds another bed; all that it held must go, and what stood here before must stay."""
+    """Kill a process that holds another bed.
+
+    All that it held must go, and what stood here before must stay.
+    """
     before = marked(mark)
     mounts = Path("/proc/self/mounts").read_text()
     holder = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""A Slurm job that is preempted, cut short, loses a node or its driver, and finishes the run all the same."""
+"""A Slurm job that is preempted, cut short, loses a node or its driver, and still finishes."""
 
 import os
 import signal
@@ -105,7 +105,7 @@ def test_stopping_the_driver_cancels_the_job_which_saves_first(slurm, start, sma
     assert driver.wait(20) == 130
     assert [job.state for job in slurm.jobs()] == ["CANCELLED"]
     assert checkpoints(folder)[-1] >= len(rows(folder)) - 1 > 20
-    assert "error: pretrain: job 1 is cancelled; the same command goes on" in (tmp_path / "log").read_text()
+    assert "error: pretrain: job 1 is cancelled; the same command resumes" in (tmp_path / "log").read_text()
 
 
 def test_a_request_that_cannot_be_met_is_one_line(slurm, small_project, tmp_path):
@@ -114,7 +114,7 @@ def test_a_request_that_cannot_be_met_is_one_line(slurm, small_project, tmp_path
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
     assert "Slurm refuses the job: sbatch: error: " in refused.stderr
-    assert "mend the section slurm" in refused.stderr
+    assert "correct the section launcher" in refused.stderr
     without = {**ENVIRONMENT, "PATH": str(tmp_path)}
     nowhere = subprocess.run(PRETRAIN, cwd=folder, env=without, capture_output=True, text=True)
     assert nowhere.stderr.startswith("error: machine.yaml: launcher.kind = slurm, but there is no `sbatch`")

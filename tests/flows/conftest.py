@@ -14,7 +14,7 @@ from small_pipeline import Pipeline, free_port, make_pipeline, wait_until
 
 @pytest.fixture(scope="session")
 def plain_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """None of the person's own settings: no Prefect server, no MLflow, a git identity of its own."""
+    """Keep the person's settings out: no Prefect server, no MLflow, a git identity of its own."""
     home = tmp_path_factory.mktemp("home")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MOCO_", "GIT_"))}
     return kept | {

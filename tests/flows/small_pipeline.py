@@ -56,7 +56,7 @@ def wait_until(true: Callable[[], object], seconds: float, what: str) -> None:
 
 
 def processes_with(mark: str) -> list[str]:
-    """Command lines of the running processes that have `mark` in their command or working directory."""
+    """Command lines of running processes that have `mark` in their command or folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

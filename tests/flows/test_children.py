@@ -37,8 +37,8 @@ def test_carriage_returns_and_terminal_codes_end_up_as_plain_lines(tmp_path: Pat
 
 
 def test_the_error_line_of_a_stage_is_kept_apart_from_the_rest(tmp_path: Path) -> None:
-    result = run("import sys; print('busy'); sys.exit('error: params.yaml: mend this')", tmp_path)
-    assert (result.code, result.error) == (1, "params.yaml: mend this")
+    result = run("import sys; print('busy'); sys.exit('error: params.yaml: correct this')", tmp_path)
+    assert (result.code, result.error) == (1, "params.yaml: correct this")
     assert "busy" in result.tail
 
 

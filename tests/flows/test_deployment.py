@@ -1,4 +1,4 @@
-"""Server, work pool, worker, `prefect deploy --all`, `prefect deployment run`: the commands of docs/prefect.md."""
+"""Server, pool, worker, `prefect deploy --all` and deployment runs, as in docs/prefect.md."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The flow as a process of its own, against a real server: what a person sees, and what is left behind."""
+"""The flow as a process of its own, against a real server: what a person sees, what is left."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Studies as a person runs them, on a few images: experiments, going on, failures, left-out runs, MLflow."""
+"""Studies as a person runs them, on a few images: experiments, resuming, failures, MLflow."""
 
 import json
 import os
@@ -73,7 +73,8 @@ def test_every_run_is_an_experiment_that_dvc_lists_and_applies(project: Pipeline
     assert len(project.git("worktree", "list").splitlines()) == 1
     assert project.git("status", "--porcelain") == "?? dvc.lock"
     before = (project.folder / "params.yaml").read_text()
-    # It names outputs of pipelines that were never run, such as transfer's, as missing; what there is it brings.
+    # It names outputs of pipelines that were never run, such as transfer's, as missing; what there
+    # is it brings.
     project.run(sys.executable, "-m", "dvc", "exp", "apply", NAMES[0], check=False)
     assert yaml.safe_load((project.folder / "params.yaml").read_text())["pretrain"]["dictionary"]["size"] == 32
     assert project.dvc("status", "pretrain", "linear") == "Data and pipelines are up to date.\n"
@@ -334,7 +335,7 @@ def test_mlflow_holds_the_study_its_runs_and_their_stages(tmp_path: Path, server
     write(pipeline, with_runs([{"series": "MoCo", "x": 64, "set": {"pretrain.dictionary.size": 64}}]))
     pipeline.commit()
     study(pipeline, "tiny", "--seeds", "0")
-    study(pipeline, "tiny", "--seeds", "0", "1")  # goes on with the same study
+    study(pipeline, "tiny", "--seeds", "0", "1")  # resumes the same study
     client = mlflow.MlflowClient(f"sqlite:///{pipeline.folder}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("moco").experiment_id], max_results=1000)
     children = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in runs}

@@ -35,7 +35,7 @@ TINY = {
 
 
 def clone(folder: Path, env: dict[str, str]) -> Pipeline:
-    """The project's files as they are now in a git repository of their own, with a few images in data/inbox."""
+    """The project's files as they are in a git repository, with a few images in data/inbox."""
     copy_project(folder)
     random = np.random.default_rng(0)
     for label in ("cats", "dogs"):

@@ -17,7 +17,7 @@ def test_the_projects_own_file_is_valid():
 
 
 def test_overrides_are_typed_by_the_schema():
-    params = load_params(PARAMS, ["pretrain.epochs=3", "pretrain.views.blur_p=.25", "shard.max_side=null"])
+    params = load_params(PARAMS, ["pretrain.epochs=3", "pretrain.views.blur_p=0.25", "shard.max_side=null"])
     assert (params.pretrain.epochs, params.pretrain.views.blur_p, params.shard.max_side) == (3, 0.25, None)
 
 
@@ -25,7 +25,7 @@ def test_overrides_are_typed_by_the_schema():
     ("override", "told"),
     [
         ("pretrain.epochs=0", "pretrain.epochs = 0: input should be greater than or equal to 1"),
-        ("pretrain.temprature=.1", "pretrain.temprature is no known key"),
+        ("pretrain.temprature=0.1", "pretrain.temprature is no known key"),
         ("pretrain.dictionary.momentum=1.0", "pretrain.dictionary.momentum = 1.0"),
         (
             "pretrain.dictionary.kind=queue",

@@ -48,10 +48,10 @@ def test_kept_baselines_are_equal_to_the_bit_to_computed_ones(project: Path) -> 
     mark = {path: path.stat().st_mtime_ns for path in kept}
     for path in kept:
         path.unlink()
-    again, anew = run(params)
+    again, fresh = run(params)
     assert again == computed
-    assert anew == kept
-    assert {path.stat().st_mtime_ns for path in anew}.isdisjoint(mark.values())
+    assert fresh == kept
+    assert {path.stat().st_mtime_ns for path in fresh}.isdisjoint(mark.values())
 
 
 def test_another_training_of_the_same_network_has_the_same_baselines(project: Path) -> None:
@@ -68,8 +68,8 @@ def test_another_training_of_the_same_network_has_the_same_baselines(project: Pa
     assert scores["moco"]["linear_top1"] != 0.125
 
 
-@pytest.mark.parametrize(("changed", "anew"), [("settings", 2), ("network", 1), ("size", 2)])
-def test_what_a_baseline_depends_on_makes_another_one(project: Path, changed: str, anew: int) -> None:
+@pytest.mark.parametrize(("changed", "fresh"), [("settings", 2), ("network", 1), ("size", 2)])
+def test_what_a_baseline_depends_on_makes_another_one(project: Path, changed: str, fresh: int) -> None:
     params = load_params()
     untrained("a")
     run(params)
@@ -79,7 +79,7 @@ def test_what_a_baseline_depends_on_makes_another_one(project: Path, changed: st
         untrained("a", stem="small")
     else:
         untrained("a", image_size=20)
-    assert len(run(params)[1]) == 2 + anew
+    assert len(run(params)[1]) == 2 + fresh
 
 
 def test_a_damaged_baseline_is_made_again(project: Path) -> None:

@@ -167,7 +167,7 @@ def test_ctrl_c_or_sigterm_leaves_a_checkpoint_one_line_and_no_process(project, 
     os.killpg(process.pid, number)  # the whole group, as a terminal and the flow do
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert "a checkpoint is saved; the same command goes on from there" in output
+    assert "a checkpoint is saved; the same command resumes from there" in output
     assert "Traceback" not in output
     time.sleep(0.5)
     assert left_in_session(process.pid) == []

@@ -1,4 +1,4 @@
-"""The report stage, on a real encoder and real shards: complete, deterministic, never half-written."""
+"""The report stage, on a real encoder and shards: complete, deterministic, never half-written."""
 
 import json
 from pathlib import Path
@@ -42,15 +42,16 @@ def make_project(root: Path, labels: str) -> Params:
     save_encoder(root / "outputs/pretrain/encoder", backbone, spec)
     kinds = ("moco", "random", "pixels")
     known = labels == "folders"
-    sweep = [f"{kind},{rate},.5\n" for kind in kinds for rate in (0.1, 1)] if known else []
+    sweep = [f"{kind},{rate},0.5\n" for kind in kinds for rate in (0.1, 1)] if known else []
     files = {
         "pretrain/metrics.json": "{}",
         "pretrain/curves.csv": "step,epoch,loss,chance,top1,top5,queue_fill,learning_rate,feature_std\n"
         + "".join(
-            f"{step},{step / 60},{8 - step / 50},8.3,.1,.2,{min(1, step / 40)},.06,.9\n" for step in range(20, 200, 20)
+            f"{step},{step / 60},{8 - step / 50},8.3,0.1,0.2,{min(1, step / 40)},0.06,0.9\n"
+            for step in range(20, 200, 20)
         ),
         "pretrain/readings.csv": "epoch,knn_top1,spread,effective_rank,leak\n"
-        + f"2,{'.5' if known else ''},.6,30,.01\n",
+        + f"2,{'0.5' if known else ''},0.6,30,0.01\n",
         "linear/metrics.json": json.dumps({kind: SCORES if known else dict.fromkeys(SCORES) for kind in kinds}),
         "linear/sweep.csv": "features,learning_rate,val_top1\n" + "".join(sweep),
         "linear/confusion.csv": "actual,predicted\n" + ("warm,warm\ncold,warm\n" if known else ""),

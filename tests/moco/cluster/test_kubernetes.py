@@ -1,4 +1,4 @@
-"""The TrainJob that is rendered: what the Trainer's own models make of it, and what its command does."""
+"""The rendered TrainJob: what the Trainer's own models make of it, and what its command does."""
 
 import os
 import re

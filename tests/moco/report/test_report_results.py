@@ -8,7 +8,7 @@ import pytest
 from moco.errors import MocoError
 from moco.report.results import read_results
 
-CURVES = "step,epoch,loss,chance,top1,top5,queue_fill,learning_rate,feature_std\n20,0,8.0,8.3,.1,.2,.6,.06,.9\n"
+CURVES = "step,epoch,loss,chance,top1,top5,queue_fill,learning_rate,feature_std\n20,0,8.0,8.3,0.1,0.2,0.6,0.06,0.9\n"
 SCORES = {"linear_top1": 0.8, "linear_top5": 0.9, "knn_top1": 0.7}
 
 
@@ -19,9 +19,9 @@ def outputs(tmp_path: Path) -> Path:
         "shard/metrics.json": "{}",
         "pretrain/metrics.json": "{}",
         "pretrain/curves.csv": CURVES,
-        "pretrain/readings.csv": "epoch,knn_top1,spread,effective_rank,leak\n2,.5,.6,30,\n",
+        "pretrain/readings.csv": "epoch,knn_top1,spread,effective_rank,leak\n2,0.5,0.6,30,\n",
         "linear/metrics.json": json.dumps(dict.fromkeys(("pixels", "moco", "random"), SCORES)),
-        "linear/sweep.csv": "features,learning_rate,val_top1\nmoco,3,.5\nmoco,.1,.4\nrandom,.1,.3\npixels,.1,.3\n",
+        "linear/sweep.csv": "features,learning_rate,val_top1\nmoco,3,0.5\nmoco,0.1,0.4\nrandom,0.1,0.3\npixels,0.1,0.3\n",
         "linear/confusion.csv": "actual,predicted\na,b\n",
     }
     for name, text in files.items():

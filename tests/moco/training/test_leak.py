@@ -97,10 +97,10 @@ def test_fewer_images_than_two_groups_give_no_reading(project):
 
 
 def sizes_of_checks(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two views each of images that differ in the strength of a pattern, whose sign every view draws anew.
+    """Two views each of images with a pattern of their own strength, its sign drawn a view.
 
-    The border is always 1. After batch norm over a group it says what the group's variance was, which is the same for
-    both views: far easier to read than the image's own strength.
+    The border is always 1. After batch norm over a group it says what the group's variance was,
+    which is the same for both views: far easier to read than the image's own strength.
     """
     checks = (torch.arange(6)[:, None] + torch.arange(6)) % 2 * 2.0 - 1
     strength = torch.exp(0.5 * torch.randn(count, 3, 1, 1, generator=generator))

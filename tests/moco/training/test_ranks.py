@@ -1,4 +1,4 @@
-"""One run by 1, 2 and 4 processes, whole or in parts: the same batches, keys, losses and encoder."""
+"""One run by 1, 2 and 4 processes, whole or in parts: the same batches, keys and losses."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ COLLECTIVES = ("all_reduce", "all_gather", "all_to_all_single", "broadcast", "al
 
 
 def spawn(task, world_size: int, *arguments: object) -> None:
-    """Run a task in so many processes that find each other as torchrun's do."""
+    """Run a task in processes that find each other as torchrun's do."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -68,9 +68,12 @@ def _in_float64(normalize, images: torch.Tensor, *arguments) -> torch.Tensor:
 
 
 def train(project: Path, folder: Path, max_batch: int | None) -> None:
-    """The small run in float64; the first process leaves what all of them saw at each step in seen.json.
+    """The small run in float64.
 
-    In float32 a rounding error now and then decides on which side of 0 a ReLU is, and the curves part by 1e-3.
+    The first process leaves what all of them saw at each step in seen.json.
+
+    In float32 a rounding error now and then decides on which side of 0 a ReLU is, and the curves
+    part by 1e-3.
     """
     torch.set_default_dtype(torch.float64)
     for module in (loop, momentum_encoder, frozen):

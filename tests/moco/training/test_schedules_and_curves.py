@@ -45,7 +45,7 @@ def test_reopening_a_curve_drops_rows_that_will_come_again_and_a_row_cut_short(t
     for step in (10, 20, 30):
         curve.add({"step": step, "loss": step / 7})
     with path.open("a") as file:
-        file.write("40")  # a crash amid a line
+        file.write("40")  # a crash within a line
     Curve(path, ["step", "loss"], upto=20).add({"step": 30, "loss": 1.5})
     assert [row["step"] for row in read_rows(path)] == ["10", "20", "30"]
     assert float(read_rows(path)[0]["loss"]) == 10 / 7
