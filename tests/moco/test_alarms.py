@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from small_material import ROOT
 
-from moco import presets
 from moco.alarms import Watch
 from moco.config import load_params
 from moco.report.reading import judged
@@ -14,7 +14,7 @@ from moco.report.results import Results
 from moco.training.monitor import validation_of
 
 EPOCHS, KNN = 3, {"fine": [0.75, 0.80, 0.77], "fallen": [0.75, 0.80, 0.72], "unlabelled": [math.nan] * 3}
-SETTINGS = load_params(presets.FOLDER / "small.yaml").pretrain.model_copy(update={"epochs": EPOCHS})
+SETTINGS = load_params(ROOT / "params.yaml").pretrain.model_copy(update={"epochs": EPOCHS})
 GRID = [
     dict(zip(("loss", "top1", "feature_std", "full", "knn", "leak"), values, strict=True))
     for values in itertools.product((5.0, 8.29), (0.4, 0.999), (0.9, 0.01), (0.5, 2, 9), KNN, (0.01, 0.6))

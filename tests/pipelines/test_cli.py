@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from small_material import ROOT
 
-from moco import presets
 from moco.config import load_params
 from moco.encoders.frozen import EncoderSpec, save_encoder
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
@@ -30,7 +30,7 @@ def made(tmp_path_factory) -> Path:
         image = rng.integers(0, 90, (20, 20, 3), dtype=np.uint8)
         image[..., 2 if number % 2 else 0] += 150
         cv2.imwrite(str(path), image)
-    (root / "params.yaml").write_bytes((presets.FOLDER / "small.yaml").read_bytes())
+    (root / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         cli.main(["fetch", "--set", "fetch.source=folder", "--set", "fetch.path=photos"])
