@@ -142,6 +142,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(project, monkeypatch, capsys):
 
 def test_preset_rewrites_the_file_and_says_what_changed(project, tmp_path, capsys):
     path = tmp_path / "params.yaml"
+    path.write_bytes((ROOT / "params.yaml").read_bytes())
     cli.main(["preset", "v2", "--params", str(path)])
     assert "pretrain.encoder: thin -> resnet50" in capsys.readouterr().out
     assert load_params(path).pretrain.dictionary.size == 65536
