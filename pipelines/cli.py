@@ -27,7 +27,7 @@ on other machines:
 
 with a trained encoder:
   embed        features of a folder of images, to Parquet or NumPy
-  neighbors   the images of the data set that are most like a given one
+  neighbors    the images of the data set that are most like a given one
 
 settings and data:
   preset       write a published recipe into params.yaml
@@ -43,7 +43,7 @@ examples:
   moco neighbors photos/cat.jpg --k 12
 
 `moco COMMAND --help` says more.
-Exit codes: 0 done, 1 something to correct, 2 wrong usage, 130 stopped (the same command resumes).
+Exit codes: 0 done, 1 an error, 2 wrong usage, 130 stopped (the same command resumes).
 """
 
 

@@ -1,0 +1,1 @@
+"""Reading images: index, decode, plan, views, loader, streams."""

@@ -21,6 +21,8 @@ from moco.transfer.networks.necks import ANCHOR_SIZES, LEVELS, Features
 
 
 class AlignedPool(RoIAlign):
+    """Pools regions from the one level of a C4 network."""
+
     def forward(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
         return super().forward(features["0"], boxes)
 
