@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-import moco
 from benchmarks.measure import timed
 from benchmarks.photographs import KEPT, sharded
 from benchmarks.quality_sides import lightly_weights, our_weights, pixels_of
@@ -91,7 +90,7 @@ class Run:
 
 def fashion_mnist(fraction: float, epochs: int, labelled: int) -> Case:
     """Give the demo's settings on a part of its images."""
-    params = load_params(Path(moco.__file__).parent / "presets/small.yaml")
+    params = load_params(Path(__file__).parents[1] / "params.yaml")
     settings = {"images_fraction": fraction, "epochs": epochs, "knn_every_epochs": 0}
     shards = sharded(params.fetch, KEPT / "fashion-mnist-split")
     return Case("Fashion-MNIST", shards, params.pretrain.model_copy(update=settings), params.linear, labelled)
@@ -99,7 +98,7 @@ def fashion_mnist(fraction: float, epochs: int, labelled: int) -> Case:
 
 def cifar10(folder: Path, fraction: float, epochs: int, labelled: int) -> Case:
     """Give the same encoder on CIFAR-10, with its preset's views but larger crops."""
-    small, views = load_params(Path(moco.__file__).parent / "presets/small.yaml"), preset("cifar").views
+    small, views = load_params(Path(__file__).parents[1] / "params.yaml"), preset("cifar").views
     fetch = Fetch(source="cifar10", path=str(folder), labels="folders", val_fraction=0.1, test_fraction=0, split_seed=0)
     settings = {
         "images_fraction": fraction,

@@ -29,14 +29,14 @@ class Case:
     Attributes:
         name: as in the table.
         images: that a run sees.
-        train: works on `at_once` images.
-        at_once: see there.
+        train: trains on a batch.
+        batch: images in it.
     """
 
     name: str
     images: int
     train: Callable[[], None]
-    at_once: int = 1
+    batch: int = 1
 
 
 def count(train: Callable[[], None]) -> float:
@@ -97,7 +97,7 @@ def main() -> None:
     ]
     print(f"| | images | TFLOP an image | PFLOP a run | GPU hours at {sustained:g} TFLOP/s |\n|---|---|---|---|---|")
     for case in cases:
-        each = count(case.train) / case.at_once
+        each = count(case.train) / case.batch
         hours = each * case.images / sustained / 3600
         print(
             f"| {case.name} | {case.images:,} | {each:.2g} | {each * case.images / 1000:,.0f} | {hours:,.0f} |",

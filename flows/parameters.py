@@ -4,6 +4,8 @@ What a caller leaves out keeps the value in params.yaml, at any depth: `{"epochs
 `pretrain`.
 """
 
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, create_model
@@ -23,7 +25,8 @@ def with_defaults(section: type[Settings], values: Settings) -> Any:
         kind: Any = field.rebuild_annotation()
         if isinstance(value, Settings):
             inner = with_defaults(type(value), value)
-            kind = inner | None if type(None) in get_args(kind) else inner
+            others = [other for other in get_args(kind) if other is type(None) or other is not type(value)]
+            kind = reduce(or_, others, inner)  # the other kinds of a union, or none, may be chosen instead
             value = inner()
         fields[name] = (kind, FieldInfo(default=value, description=field.description))
     return create_model(section.__name__, __base__=section, __doc__=section.__doc__, **fields)
@@ -32,11 +35,7 @@ def with_defaults(section: type[Settings], values: Settings) -> Any:
 if TYPE_CHECKING:
     from moco.config import Fetch, Linear, Pretrain, Report, Shard
 else:
-    _now = load_params()
-    Fetch, Shard, Pretrain, Linear, Report = (
-        with_defaults(type(values), values)
-        for values in (_now.fetch, _now.shard, _now.pretrain, _now.linear, _now.report)
-    )
+    Fetch, Shard, Pretrain, Linear, Report = (with_defaults(type(values), values) for _, values in load_params())
 
 
 def unchanged(section: type[Section]) -> Section:
@@ -62,7 +61,7 @@ def overrides(given: dict[str, Settings], workspace: Params) -> dict[str, Any]:
 def _differences(given: BaseModel, present: BaseModel, key: str, found: dict[str, Any]) -> None:
     for name in sorted(given.model_fields_set):
         new, old = getattr(given, name), getattr(present, name)
-        if isinstance(new, Settings) and isinstance(old, Settings):
+        if isinstance(new, Settings) and isinstance(new, type(old)):
             _differences(new, old, f"{key}.{name}", found)
         elif new != old:
             found[f"{key}.{name}"] = new.model_dump() if isinstance(new, Settings) else new

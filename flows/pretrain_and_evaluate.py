@@ -18,7 +18,7 @@ from prefect.runtime import flow_run
 from flows import result, worktree
 from flows.running import MOST_RETRIES, Retries, no_child_left, run_stages, tracked
 from flows.stages import environment, save_experiment
-from moco.config import load_params
+from moco.config import Params, load_params
 from moco.errors import MocoError
 from pipelines.stage import errors_in_one_line, whole
 
@@ -53,7 +53,8 @@ def pretrain_and_evaluate(
     **Cancelling** ends all processes within ten seconds.
     """
     workspace = Path.cwd()
-    given = {"fetch": fetch, "shard": shard, "pretrain": pretrain, "linear": linear, "report": report}
+    here = locals()
+    given = {section: here[section] for section in Params.model_fields}
     changes = overrides(given, load_params(workspace / "params.yaml"))
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", flow_run.get_name() or "run").strip("-")
     run_id = str(flow_run.get_id())
@@ -111,14 +112,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     params = load_params(overrides=arguments.set)
-    pretrain_and_evaluate(
-        fetch=Fetch(**params.fetch.model_dump()),
-        shard=Shard(**params.shard.model_dump()),
-        pretrain=Pretrain(**params.pretrain.model_dump()),
-        linear=Linear(**params.linear.model_dump()),
-        report=Report(**params.report.model_dump()),
-        retries=arguments.retries,
-    )
+    forms = (Fetch, Shard, Pretrain, Linear, Report)
+    given = {name: form(**values.model_dump()) for form, (name, values) in zip(forms, params, strict=True)}
+    pretrain_and_evaluate(**given, retries=arguments.retries)
 
 
 if __name__ == "__main__":

@@ -22,15 +22,15 @@ REPORT = Path("outputs/transfer/report")
 
 @flow(name="transfer", persist_result=False)
 def transfer(side_by_side: SideBySide = None, retries: Retries = 1) -> None:
-    """Judge the encoder by fine-tuning it on other tasks, beside random and supervised weights.
+    """Fine-tune the encoder on other tasks, beside random and supervised weights.
 
-    Runs the stages of `transfer/dvc.yaml`, and those of `dvc.yaml` that they build on where these
-    are out of date: every task from every initialization, side by side, then one page with the
-    table and with predictions beside ground truth. A stage whose inputs did not change is skipped.
-    What is trained, on what and how, is in `transfer/params.yaml`.
+    Runs the stages of `transfer/dvc.yaml`, and those of `dvc.yaml` that they need if these are out
+    of date: every task from every initialization, side by side, then one page with the table and
+    predictions beside ground truth. A stage whose inputs did not change is skipped.
+    `transfer/params.yaml` says what is trained, on what and how.
 
-    **If a stage fails**, the run's message is the line that says what to correct. Run it again
-    then: trials that are finished are not run again, the others resume from their last checkpoint.
+    **If a stage fails**, the run's message is one line with the cause and the remedy. Then run it
+    again: finished trials are not run again, the others resume from their last checkpoint.
     **Cancelling** ends all processes within ten seconds.
     """
     folder = Path.cwd()

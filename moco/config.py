@@ -26,7 +26,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Fetch(Settings):
-    """Where the images come from and how they are split."""
+    """Find the images, with their labels, and split them into train, val and test."""
 
     source: Literal["fashion-mnist", "folder", "cifar10", "stl10", "imagenet", "list"] = Field(
         description="Kind of source. `folder`: any tree of images; `list`: a CSV or Parquet file with the"
@@ -56,7 +56,7 @@ class Fetch(Settings):
 
 
 class Shard(Settings):
-    """How images become WebDataset tars."""
+    """Pack the images into WebDataset tars with an index."""
 
     samples_per_shard: int = Field(ge=1, description="Most images that a shard holds.")
     megabytes_per_shard: int = Field(
@@ -115,7 +115,7 @@ class Stream(Settings):
 
 
 class Pretrain(Settings):
-    """Momentum Contrast: encoder, dictionary, views, optimization."""
+    """Train the encoder by Momentum Contrast; resumes from the last checkpoint."""
 
     moved: ClassVar[dict[str, str]] = {
         "mechanism": "dictionary.kind",
@@ -211,7 +211,7 @@ class Pretrain(Settings):
 
 
 class Linear(Settings):
-    """Linear classification on frozen features (paper, section 4.1), and weighted kNN."""
+    """Measure the features: a linear classifier (paper, section 4.1) and weighted kNN."""
 
     views: Literal["center", "augmented"] = Field(
         description="center: features of one center view, extracted once. augmented: the paper's random crops and flips, extracted again each epoch."
@@ -229,7 +229,7 @@ class Linear(Settings):
 
 
 class Report(Settings):
-    """The page of tables and pictures."""
+    """Write outputs/report: one page of tables and pictures."""
 
     views: int = Field(ge=1, le=32, description="Images whose views are shown.")
     queries: int = Field(ge=1, le=32, description="Images whose nearest neighbors are shown.")

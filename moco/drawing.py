@@ -1,4 +1,4 @@
-"""How the report's pictures look: one palette, one set of type sizes, the same bytes every time."""
+"""How the report's pictures look: one palette, one set of type sizes, the same bytes each time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,9 +55,9 @@ _RC: dict[Any, Any] = {
 
 @contextmanager
 def picture(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """Open a figure to draw on, saved as PNG at the block's end; equal drawings give equal bytes.
+    """Give a figure to draw on, saved as PNG when the block ends: the same drawing, the same bytes.
 
-    The figure belongs to no window system and to no global state, so this also works in threads.
+    The figure needs no window system and no global state, so this also works in threads.
 
     Args:
         path: of the PNG.
@@ -70,7 +70,7 @@ def picture(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
 
 
 def class_colors(count: int) -> list[str]:
-    """Choose a color for each class: ten distinct ones, beyond that around the circle."""
+    """Give each class a color: ten that differ clearly, beyond that around the color circle."""
     if count <= len(_TEN):
         return list(_TEN[:count])
     hues = np.linspace(0, 1, count, endpoint=False)
@@ -79,6 +79,6 @@ def class_colors(count: int) -> list[str]:
 
 
 def bare(axes: Axes) -> Axes:
-    """Take away axes, ticks and grid, where only a picture is shown."""
+    """Remove axes, ticks and grid, where only a picture is shown."""
     axes.set_axis_off()
     return axes

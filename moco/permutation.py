@@ -1,7 +1,8 @@
-"""Pseudo-random numbers and permutations as functions of a key: nothing stored, any part at once.
+"""Pseudo-random numbers and permutations as pure functions of a key.
 
-A keyed bijection (a Feistel network, narrowed to the number of elements by walking its cycles)
-permutes a thousand million positions in the memory of one, and resuming at any step costs nothing.
+Nothing is stored, and any part costs the same: a keyed bijection (a Feistel network, narrowed to
+the number of elements by cycle walking) permutes a billion positions in the memory of one, and
+resuming at any step is free.
 """
 
 import numpy as np
@@ -28,15 +29,15 @@ def _mix(word: np.uint64) -> np.uint64:
 
 
 def key_of(*parts: int) -> Words:
-    """One 64-bit key from several numbers; another order or value gives an unrelated key."""
-    key = np.asarray(0x243F6A8885A308D3, dtype=np.uint64)  # not of mix's own making, which would cancel
+    """Make one 64-bit key of several numbers; another order or value gives an unrelated key."""
+    key = np.asarray(0x243F6A8885A308D3, dtype=np.uint64)  # no output of mix, which would cancel
     for part in parts:
         key = mix(key ^ mix(part))
     return key
 
 
 def permute(positions: Integers, size: int, key: Words) -> Integers:
-    """Where a keyed permutation of range(size) sends each position.
+    """Send each position where a keyed permutation of range(size) puts it.
 
     Args:
         positions: int64 in [0, size), any shape.

@@ -1,10 +1,10 @@
-"""What a run's curves and readings say: one judge for the alarms and for the report.
+"""One judge of a run's curves and readings, for the alarms on the way and the report at the end.
 
 Thresholds were set by measurement (docs/report.md, "What the detectors read").
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from moco.config import Pretrain
@@ -18,18 +18,15 @@ AT_CHANCE = 0.99
 SATURATED = 0.99
 """Pretext top-1 above which the task is solved."""
 LEAK = 0.1
-"""By how much more often queries may find keys that share their batch-norm groups; more where few
-are asked."""
+"""By how much more often keys in their queries' norm groups may be found (see `leak_limit`)."""
 KNN_FALL = 0.05
 """Fraction of 1 that kNN may lie below its best."""
 COLLAPSED_SPREAD = 0.1
 """Spread of the queries below which they are one point."""
 COLLAPSED_RANK, SHRUNK_RANK = 2.0, 0.25
-"""Effective rank below which nothing is left of the features; share of the first reading below
-which most is lost."""
+"""Effective ranks that are too low: a number, and a share of the first reading."""
 FEWEST_STEPS = 100
-"""Steps before an epoch says anything: small sets have epochs of ten steps, in which nothing
-settles."""
+"""Steps before an epoch says anything: nothing settles in the epochs of small sets."""
 _EPSILON = 1e-9  # epochs are sums of fractions
 
 
@@ -54,8 +51,7 @@ class Verdict:
         name: of what is judged: chance, filling, shortcut, leak, knn, collapse or rank.
         good: whether it is as it should be.
         what: a clause that gives the figures.
-        remedy: a clause that names the settings to change and their values; empty where all is
-            well.
+        remedy: a clause that names the settings to change and their values; empty if good.
     """
 
     name: str
@@ -81,8 +77,7 @@ class History:
         settings: of the run.
         validation: the images behind its readings.
         row: the last row of its curves.
-        at_chance: the row since which its loss is at chance, the dictionary being full; None: it is
-            not.
+        at_chance: the row since which its loss is at chance with a full dictionary, or None.
         knn, ranks, leaks: the readings that were taken, in order.
     """
 
@@ -111,11 +106,12 @@ class History:
 
 def verdicts(history: History) -> list[Verdict]:
     """Judge a run by what it has shown so far; nothing is said of what cannot be told yet."""
-    return [verdict for judge in _JUDGES if (verdict := judge(history))]
+    judges = (_chance, _filling, _shortcut, _leak, _knn, _collapse, _rank)
+    return [verdict for judge in judges if (verdict := judge(history))]
 
 
 def leak_limit(probed: int) -> float:
-    """Give the leak beyond chance: `LEAK`, or two standard errors of a difference of accuracies.
+    """Give the largest leak that may be chance: `LEAK`, or two standard errors of the difference.
 
     Args:
         probed: images that the probe takes.
@@ -183,7 +179,9 @@ def _leak(history: History) -> Verdict | None:
     points = 100 * history.leaks[-1]
     if history.leaks[-1] <= leak_limit(history.validation.probed):
         return Verdict("leak", True, f"batch norm gives no keys away: leak {points:+.0f} points".replace("-", "−"))
-    what = f"batch norm gives keys away: queries find those that share their groups {points:.0f} points more often"
+    what = (
+        f"batch norm gives keys away: those encoded in their queries' groups are found {points:.0f} points more often"
+    )
     return Verdict("leak", False, what, _fairer(history.settings))
 
 
@@ -223,18 +221,12 @@ def _rank(history: History) -> Verdict | None:
     return Verdict("rank", False, what, _calmer(history.settings))
 
 
-_JUDGES: tuple[Callable[[History], Verdict | None], ...] = (_chance, _filling, _shortcut, _leak, _knn, _collapse, _rank)
-
-
 def _settled(row: Row) -> bool:
     return row["epoch"] >= 1 - _EPSILON and row["step"] >= FEWEST_STEPS
 
 
 def _solved(history: History) -> bool:
-    """Whether keys of real images are told apart.
-
-    Even an untrained encoder tells them from random keys.
-    """
+    """Whether the task is solved among real keys; random ones are no task even untrained."""
     row = history.row
     return row is not None and row["queue_fill"] >= 1 and row["top1"] > SATURATED
 
@@ -267,7 +259,7 @@ def _fairer(settings: Pretrain) -> str:
 
 
 def _named(settings: Pretrain) -> dict[str, str]:
-    """Give the settings that remedies name, each with its key and its value."""
+    """The settings that remedies name, each with its key and its value."""
     found = {
         "momentum": ("dictionary.momentum", getattr(settings.dictionary, "momentum", None)),
         "rate": ("lr_per_256", settings.lr_per_256),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from moco import presets
-from moco.config import load_params
+from moco.config import Params, load_params
 from moco.errors import MocoError
 from pipelines import stage
 
@@ -16,11 +16,7 @@ PAGE = """\
 Pretrain an image encoder by Momentum Contrast, without labels, and see what it learned.
 
 stages, in the order of dvc.yaml (`dvc repro` runs what is out of date):
-  fetch        find the images that params.yaml names; split train, val and test
-  shard        pack them into WebDataset tars with an index
-  pretrain     train the encoder; resumes from the last checkpoint
-  linear       measure its features: linear classifier and nearest neighbors
-  report       write outputs/report/report.html
+{stages}
 
 on other machines:
   launch       print the line that starts a run there (torchrun), or a Kubernetes manifest
@@ -64,7 +60,14 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """Every command with its options."""
     raw = argparse.RawDescriptionHelpFormatter
-    top = Parser(prog="moco", description=PAGE, epilog=EXAMPLES, formatter_class=raw, usage="moco COMMAND [OPTION…]")
+    stages = "\n".join(f"  {name:<12} {_first_line(field)}" for name, field in Params.model_fields.items())
+    top = Parser(
+        prog="moco",
+        description=PAGE.format(stages=stages),
+        epilog=EXAMPLES,
+        formatter_class=raw,
+        usage="moco COMMAND [OPTION…]",
+    )
     commands = top.add_subparsers(dest="command", prog="moco", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
 
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
@@ -72,11 +75,13 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for name, text in STAGES.items():
-        command = add(name, run_stage, text)
+    for name, section in Params.model_fields.items():
+        command = add(name, run_stage, f"Stage {name}. {_first_line(section)}")
         stage.with_parameters(command)
         if name == "pretrain":
-            command.add_argument("--restart", action="store_true", help="start from step 0; checkpoints are set aside")
+            command.add_argument(
+                "--restart", action="store_true", help="train from the start; checkpoints are set aside"
+            )
 
     command = add(
         "launch",
@@ -125,23 +130,11 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-STAGES = {
-    "fetch": "Stage fetch: list the images that params.yaml names, with labels and splits, in data/raw.",
-    "shard": "Stage shard: pack the images of data/raw into WebDataset tars with an index in data/shards.",
-    "pretrain": "Stage pretrain: train the encoder on data/shards; resumes from the last checkpoint.",
-    "linear": "Stage linear: measure the features, beside random initialization and raw pixels.",
-    "report": "Stage report: write one page with tables and pictures to outputs/report.",
-}
-
-
 def run_stage(options: argparse.Namespace) -> None:
     """Do the same as `python -m pipelines.STAGE`."""
     params = load_params(options.params, options.set)
-    module = import_module(f"pipelines.{options.command}")
-    if options.command == "pretrain":
-        module.run(params, restart=options.restart)
-    else:
-        getattr(module, options.command)(params)
+    extra = {"restart": options.restart} if options.command == "pretrain" else {}
+    getattr(import_module(f"pipelines.{options.command}"), options.command)(params, **extra)
 
 
 def launch(options: argparse.Namespace) -> None:
@@ -173,65 +166,36 @@ def launch(options: argparse.Namespace) -> None:
 
 def embed(options: argparse.Namespace) -> None:
     """Features of a folder."""
-    from moco.evaluation.embed import embed_files, find_files, write_features
-    from moco.progress import Progress
+    from moco.encoders.frozen import load_encoder
+    from moco.evaluation.embed import embed_folder, find_files
 
-    files = find_files(options.folder)
-    encoder = _load(options.encoder)
-    progress = Progress("embed", len(files))
-    bad = 0
-
-    def skipped(path: Path, reason: str) -> None:
-        nonlocal bad
-        bad += 1
-        print(f"skipped {path}: {reason}", file=sys.stderr)
-
-    def counted() -> Any:
-        done = 0
-        for batch in embed_files(encoder, options.folder, files, skipped):
-            yield batch
-            done += len(batch.paths)
-            progress.update(done + bad, f"{done} images")
-
-    written = write_features(options.output, counted(), encoder.spec.feature_dim)
-    print(
-        f"{options.output}: {written} images, {encoder.spec.feature_dim} numbers each" + f", {bad} skipped" * (bad > 0)
-    )
+    find_files(options.folder)  # a folder that is not there is told before the encoder is read
+    encoder = load_encoder(options.encoder, _device())
+    written, bad = embed_folder(encoder, options.folder, options.output)
+    numbers = f"{encoder.spec.feature_dim} numbers each"
+    print(f"{options.output}: {written} images, {numbers}" + f", {bad} skipped" * (bad > 0))
 
 
 def neighbors(options: argparse.Namespace) -> None:
     """Print and draw the nearest images."""
-    from moco.features.extract import embed_images
-    from moco.features.neighbors import nearest
-    from moco.images.batches import read_image
-    from moco.images.decode import UndecodableError, decode
+    from moco.cluster.machine import load_machine
+    from moco.evaluation.search import most_similar, read_file
+    from moco.files import whole_file
     from moco.images.index import open_split
     from moco.report.pictures import Shown
     from moco.report.pictures import neighbors as draw
 
-    try:
-        image = decode(options.image.read_bytes())
-    except (OSError, UndecodableError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise MocoError(f"{options.image}: {reason}; give an image file") from None
+    image = read_file(options.image)
     if options.output.suffix != ".png" or not options.output.parent.is_dir():
         raise MocoError(f"{options.output}: cannot be written; name a .png in an existing folder")
-    split = open_split(options.shards, options.split)
-    if not len(split):
-        raise MocoError(f"{options.shards}: its {options.split} split is empty; choose another with --split")
-    encoder = _load(options.encoder)
-    rows, similarities = nearest(
-        embed_images(encoder, [image]), _features_of(split, encoder, options.encoder), options.k
-    )
-    found = []
-    for row, similarity in zip(rows[0], similarities[0], strict=True):
-        label = int(split.labels[row])
-        name = split.classes[label] if label >= 0 else ""
-        print(f"{split.key(int(row))}  {similarity:.4f}  {name}".rstrip())
-        found.append(Shown(read_image(split, int(row)), name or split.key(int(row)), float(similarity)))
-    partial = options.output.with_name(options.output.name + ".part.png")
-    draw(partial, [(Shown(image, options.image.name), found)], "query", f"nearest images of {options.split}")
-    partial.replace(options.output)
+    split, kept = open_split(options.shards, options.split), stage.runs_folder() / "features"
+    workers = load_machine().workers()
+    found = most_similar(image, split, options.encoder, options.k, _device(), kept, workers)
+    for one in found:
+        print(f"{one.key}  {one.similarity:.4f}  {one.label}".rstrip())
+    shown = [Shown(one.pixels, one.label or one.key, one.similarity) for one in found]
+    with whole_file(options.output) as part:
+        draw(part, [(Shown(image, options.image.name), shown)], "query", f"nearest images of {options.split}")
     print(f"{options.output}: the picture")
 
 
@@ -270,31 +234,15 @@ def _encoder(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _load(folder: Path) -> Any:
+def _first_line(section: Any) -> str:
+    """What a section of params.yaml is about, which is what its stage does."""
+    return str(section.annotation.__doc__).splitlines()[0]
+
+
+def _device() -> str:
     import torch
 
     from moco.cluster.machine import load_machine
-    from moco.encoders.frozen import load_encoder
 
     wanted = load_machine().device
-    return load_encoder(folder, ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
-
-
-def _features_of(split: Any, encoder: Any, folder: Path) -> Any:
-    """Load features of a whole split, kept in the runs folder for the next question."""
-    import numpy as np
-
-    from moco.cluster.machine import load_machine
-    from moco.features.extract import extract
-    from moco.files import file_sha256
-
-    weights = file_sha256(folder / "encoder.safetensors")
-    kept = stage.runs_folder() / "features" / f"{weights[:16]}-{split.data_hash[:16]}-{split.split}.npy"
-    if not kept.exists():
-        print(f"encoding {len(split)} images, once for this encoder", file=sys.stderr)
-        features = extract(encoder, split, num_workers=load_machine().workers())
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_name(kept.name + ".part.npy")
-        np.save(partial, features)
-        partial.replace(kept)
-    return np.load(kept, mmap_mode="r")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted

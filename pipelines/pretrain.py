@@ -29,7 +29,7 @@ from moco.worker import train
 from pipelines import stage
 
 
-def run(params: Params, restart: bool = False) -> None:
+def pretrain(params: Params, restart: bool = False) -> None:
     """Run the stage: outputs/pretrain/{encoder/, metrics.json, curves.csv, readings.csv}.
 
     Args:
@@ -113,4 +113,4 @@ def _example(run: Run) -> Pixels:
 
 
 if __name__ == "__main__":
-    stage.main(run, __doc__)
+    stage.main(pretrain, __doc__)

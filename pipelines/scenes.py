@@ -1,4 +1,4 @@
-"""Stage scenes: a small set for detection and segmentation of Fashion-MNIST items (data/scenes)."""
+"""Stage scenes: a small annotated set, composed of Fashion-MNIST items (data/scenes)."""
 
 import time
 from pathlib import Path

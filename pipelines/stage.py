@@ -27,7 +27,7 @@ def outputs(stage: str) -> Path:
 
 
 def runs_folder() -> Path:
-    """Give the folder of untracked state: checkpoints, ids, timings, logs; `MOCO_RUNS` moves it."""
+    """Give the folder of untracked state: checkpoints, ids, timings, logs. `MOCO_RUNS` moves it."""
     folder = Path(os.environ.get("MOCO_RUNS", "runs")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -68,7 +68,7 @@ def with_parameters(parser: argparse.ArgumentParser, file: Path = PARAMS) -> arg
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Make the type of an argument: a whole number from `least` on, or up to `most`."""
+    """Make the type of an argument: a whole number of at least `least`, and at most `most`."""
 
     def read(text: str) -> int:
         if not text.strip().lstrip("+").isdecimal() or not least <= int(text) <= (most or int(text)):
@@ -80,10 +80,7 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 class errors_in_one_line:  # noqa: N801 - reads as a phrase where it is used
-    """Context: a MocoError becomes one line on stderr and its exit code.
-
-    SIGTERM acts like Ctrl-C.
-    """
+    """Make a MocoError one line on stderr and an exit code, and SIGTERM act like Ctrl-C."""
 
     def __enter__(self) -> None:
         self._before = signal.signal(signal.SIGTERM, _interrupt) or signal.SIG_DFL

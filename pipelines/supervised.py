@@ -1,4 +1,4 @@
-"""Stage weights-supervised: weights trained with the labels of a shard set, or from a file."""
+"""Stage weights-supervised: weights that were trained with labels, here or elsewhere."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ from pipelines.weights import keep, place, specification
 
 
 def supervised(params: TransferParams) -> None:
-    """Run the stage: weights/supervised, and supervised.json where they are trained here."""
+    """Run the stage: outputs/transfer/{weights/supervised, supervised.json}."""
     if isinstance(params.supervised, Trained):
         _train(params.supervised, params.random)
     else:

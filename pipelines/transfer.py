@@ -1,4 +1,4 @@
-"""Stage transfer: one task from one initialization (outputs/transfer/results/TASK-INIT)."""
+"""Stage transfer: one task from one initialization, in several trials."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ from pipelines import stage
 
 
 def transfer(params: TransferParams, task: str, init: str) -> None:
-    """Run the stage: metrics.json, trials.csv, curves.csv, predictions/ in results/TASK-INIT.
+    """Run the stage: metrics.json, CSV files and predictions in outputs/transfer/results/TASK-INIT.
 
     Args:
         params: all of transfer/params.yaml.
@@ -59,7 +59,7 @@ def transfer(params: TransferParams, task: str, init: str) -> None:
 
 
 def _finished(trial: Trial, sets: Sets, machine: Machine) -> Path:
-    """Run a trial unless that has been done, and give its folder."""
+    """Run a trial unless it is finished, and give its folder."""
     start = trial.start()
     folder = stage.runs_folder() / f"transfer-{name_of(trial, sets, start)}"
     with only_writer(folder):
@@ -98,9 +98,9 @@ def _follow(folder: Path, number: int, tracked: tracking.TrackedRun) -> None:
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Average over the trials; beside each, where there are several, NAME_std of the sample.
+    """Average each figure over the trials; NAME_std is its standard deviation.
 
-    Figures of single classes are left to `trials.csv`.
+    Figures of single classes are only in `trials.csv`.
     """
     found: dict[str, Any] = {}
     for kind in results[0]:
@@ -109,7 +109,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
             values = [result[kind][name] for result in results]
             if isinstance(first, dict):
                 continue
-            if any(value is None for value in values):  # there are none of that size, for one
+            if any(value is None for value in values):  # for example, no object is of that size
                 found[kind][name] = None
                 continue
             found[kind][name] = mean(values)

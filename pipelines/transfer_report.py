@@ -1,4 +1,4 @@
-"""Stage report of the transfer pipeline: table and predictions (outputs/transfer/report)."""
+"""Stage report of the transfer pipeline: the table, and predictions beside ground truth."""
 
 from moco import tracking
 from moco.files import whole_folder

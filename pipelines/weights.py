@@ -24,7 +24,7 @@ def weights(params: TransferParams, init: Init) -> None:
 
 
 def keep(source: str, init: Init, network: Random) -> None:
-    """Leave weights that exist as an encoder's folder; of random ones the description alone.
+    """Write weights that exist as an encoder's folder; of random ones only the description.
 
     Args:
         source: as for `start_from`.
@@ -47,7 +47,7 @@ def keep(source: str, init: Init, network: Random) -> None:
 
 
 def place(init: Init) -> Path:
-    """Where an initialization's weights are."""
+    """Give the folder of an initialization's weights."""
     return stage.outputs("transfer") / "weights" / init
 
 

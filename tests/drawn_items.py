@@ -1,4 +1,4 @@
-"""Drawn stand-ins for Fashion-MNIST, for tests without a download: five gray shapes on black."""
+"""Drawn stand-ins for Fashion-MNIST, without download: five shapes in gray on black."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ CLASSES = ["T-shirt/top", "Ring & chain", "Bar", "Boot", "Ball"]
 
 
 def drawn_items(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8, count x 28 x 28, and labels uint8 [count] in turn; no two images are alike."""
+    """Draw images, uint8 count x 28 x 28, and labels, uint8 [count]; no two images are equal."""
     draw = np.random.default_rng(seed)
     labels = (np.arange(count) % len(CLASSES)).astype(np.uint8)
     images = np.zeros((count, 28, 28), np.uint8)

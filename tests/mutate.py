@@ -1,22 +1,23 @@
-"""Change the library one small thing at a time, and see whether its tests notice; run by hand.
+"""Change the library in one small way at a time, and see whether its tests notice. Run by hand.
 
     python tests/mutate.py moco/permutation.py moco/images/plan.py --sample 40
     python tests/mutate.py moco/images/views.py --lines 50-80 --tests tests/moco/images
 
 A mutant is one file with one operator swapped, one constant off by one, one condition negated or
-one value not returned. Each is tried in a copy of the working tree, against the tests given, or
-those of the module: files in the mirroring folder whose names hold the module's name, else all of
-that folder. It is killed if a test fails or takes far too long. A survivor is either a missing test
-or a change that changes nothing (an equivalent mutant); only a reader can tell which.
+one value not returned. Each is tried in a copy of the working tree, against the tests given or
+those of the
+module: files in the mirroring folder whose names hold the module's name, else all of that folder.
+It is killed if a test fails or takes far too long. A survivor is either a missing test or a change
+that changes nothing (an equivalent mutant); only a reader can tell which.
 """
 
 import argparse
 import ast
+import importlib
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,13 +26,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import cv2  # noqa: F401  # imported once, for each mutant is tried in a fork of this process
-import numba  # noqa: F401
-import pydantic  # noqa: F401
 import pytest
-import torch  # noqa: F401
+from small_material import ROOT, copy_project
 
-ROOT = Path(__file__).parents[1]
 BOTH_WAYS = "Lt LtE, Gt GtE, Eq NotEq, Is IsNot, In NotIn, And Or, Add Sub, Mult FloorDiv, LShift RShift, BitAnd BitOr"
 SWAPS = {"Div": "Mult", "Mod": "Mult", "Pow": "Mult", "BitXor": "BitOr", "MatMult": "Add"}
 for one, other in (pair.split() for pair in BOTH_WAYS.split(", ")):
@@ -79,6 +76,25 @@ def tests_of(module: Path) -> list[str]:
     return [str(file) for file in sorted(folder.glob("test_*.py")) if module.stem in file.stem] or [str(folder)]
 
 
+def preload(copy: Path, module: Path, tests: list[str]) -> None:
+    """Import what a module and its tests import from elsewhere: once, because mutants are tried in forks."""
+    files = [
+        copy / module,
+        *(file for name in tests for file in (copy / name).rglob("*.py")),
+        *map(copy.joinpath, tests),
+    ]
+    for node in (node for file in files if file.is_file() for node in ast.walk(ast.parse(file.read_text()))):
+        names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+        for name in [node.module] if isinstance(node, ast.ImportFrom) else names:
+            if name and not (copy / name.split(".")[0]).is_dir():
+                with suppress(ImportError):
+                    importlib.import_module(name)
+    for name, found in list(sys.modules.items()):
+        file = Path(getattr(found, "__file__", None) or "/")
+        if file.is_relative_to(ROOT) and ".venv" not in file.parts and name != "__main__":
+            del sys.modules[name]
+
+
 def passes(copy: Path, tests: list[str], seconds: float) -> bool:
     """Whether tests pass in a copy of the project, within a time."""
     child = os.fork()
@@ -90,7 +106,8 @@ def passes(copy: Path, tests: list[str], seconds: float) -> bool:
         sys.dont_write_bytecode = True
         for stream in (1, 2):
             os.dup2(os.open(copy / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]))
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        os._exit(pytest.main(["-x", "-q", "-p", "pytest_timeout", "-p", "no:cacheprovider", *tests]))
     deadline = time.monotonic() + seconds
     while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -113,13 +130,12 @@ def main() -> None:
     results: list[bool] = []
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch)
-        listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True)
-        for name in [*listed.split("\n"), *(str(so.relative_to(ROOT)) for so in ROOT.glob("moco/images/*.so"))]:
-            if (ROOT / name).is_file():
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, copy / name)
+        copy_project(copy)
+        for compiled in ROOT.glob("moco/images/*.so"):
+            shutil.copy2(compiled, copy / compiled.relative_to(ROOT))
         for module in given.modules:
             source, tests = (ROOT / module).read_text(), given.tests or tests_of(module)
+            preload(copy, module, tests)
             start = time.monotonic()
             if not passes(copy, tests, 3600):
                 sys.exit(f"{' '.join(tests)}: fail without a mutant\n{(copy / 'output.txt').read_text()[-2000:]}")

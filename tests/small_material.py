@@ -60,6 +60,29 @@ def write_images(folder: Path, classes: int = 3, each: int = 120) -> None:
             Image.fromarray(pixels).save(folder / f"class{label}" / f"{number}.{('png', 'jpg')[number % 2]}")
 
 
+def write_arrays(base: Path, parts: list, classes: list[str], samples_per_shard: int, val_fraction: float) -> Path:
+    """Shards of images from arrays, in `base`/shards, and their manifest in `base`/raw."""
+    from moco.config import Fetch, Shard
+    from moco.shards.write import write_shards
+    from moco.sources.hashing import stream
+    from moco.sources.manifest import write_manifest
+    from moco.sources.source import Arrays
+
+    fetch = Fetch(source="folder", path="x", labels="none", val_fraction=val_fraction, test_fraction=0, split_seed=0)
+    limits = {"samples_per_shard": samples_per_shard, "megabytes_per_shard": 1, "max_side": None}
+    (base / "raw").mkdir()
+    write_manifest(stream(Arrays(parts, classes), base / "raw"), base / "raw", fetch, None, classes)
+    write_shards(base / "raw", base / "shards", base / "runs", Shard(**limits, jpeg_quality=90, max_bad_fraction=0), 1)
+    return base / "shards"
+
+
+def write_gray_numbers(base: Path) -> Path:
+    """Shards of 40 gray images of their own number, the last ten unlabelled, seven in a shard."""
+    images = np.repeat(np.arange(40, dtype=np.uint8), 64).reshape(40, 8, 8)
+    parts = [(images[:30], np.arange(30) % 3, "train"), (images[30:], None, "train")]
+    return write_arrays(base, parts, ["a", "b", "c"], 7, val_fraction=0.2)
+
+
 def write_params(folder: Path, overrides: dict[str, object]) -> None:
     """The project's own params.yaml with some values changed."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from mechanisms import dictionary
 from PIL import Image
+from small_material import ROOT
 
-import moco
 from benchmarks import measure, page
 from benchmarks.measure import Row, apart, interleaved, timed
 from benchmarks.photographs import sharded
@@ -136,7 +136,7 @@ def stripes(tmp_path_factory) -> Case:
             "knn_every_epochs": 0,
         }
     )
-    linear = load_params(Path(moco.__file__).parent / "presets/small.yaml").linear
+    linear = load_params(ROOT / "params.yaml").linear
     return Case("stripes", shards, settings, linear.model_copy(update={"epochs": 5}), 1000)
 
 

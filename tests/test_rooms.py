@@ -1,4 +1,4 @@
-"""dvc.yaml names every room that decides a stage's result, and import-linter's rules hold."""
+"""Both dvc.yaml name exactly the rooms of the library that decide a stage's result."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def decides(stage: str, module: str) -> bool:
 
 
 def closure(imports: grimp.ImportGraph, stage: str) -> set[str]:
-    """Modules that a stage imports, except those that decide no result and their imports."""
+    """Modules that a stage imports, except those that decide no result and what they import."""
     left, found = [f"pipelines.{stage}", *STARTED.get(stage, [])], set[str]()
     while left:
         module = left.pop()

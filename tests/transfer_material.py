@@ -1,4 +1,4 @@
-"""Small annotated sets for tests: colored rectangles on noise, with boxes, masks and keypoints."""
+"""Small annotated sets for tests: colored rectangles on noise, with all kinds of annotations."""
 
 import os
 import socket
@@ -58,7 +58,7 @@ def settings(task: TaskName, **changes: Any) -> Training:
 
 
 def annotated_set(folder: Path, images: int = 12, seed: int = 0) -> AnnotatedSet:
-    """Images of about 64 x 48 pixels with one to three rectangles; every third ignores its last."""
+    """Images of about 64 x 48 pixels with one to three rectangles each; a third one is ignored."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(seed)
     sizes, first, paths, maps = [], [0], [], []
@@ -110,7 +110,7 @@ def annotated_set(folder: Path, images: int = 12, seed: int = 0) -> AnnotatedSet
 
 
 def spawn(task: Callable[..., None], world_size: int, *arguments: object) -> None:
-    """Run a task in processes that find each other as torchrun's do."""
+    """Run a task in `world_size` processes that find each other as torchrun's do."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])

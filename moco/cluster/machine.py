@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
 from pydantic import Field, model_validator
@@ -16,7 +16,7 @@ from moco.cores import cores
 from moco.settings import Settings, read_yaml, validate
 
 AnyLauncher = Annotated[Local | Torchrun | Slurm, Field(discriminator="kind")]
-LAUNCHERS: tuple[type[Launcher], ...] = (Local, Torchrun, Slurm)
+LAUNCHERS: tuple[type[Launcher], ...] = get_args(get_args(AnyLauncher)[0])
 
 
 class Machine(Settings):

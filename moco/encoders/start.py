@@ -23,7 +23,7 @@ class Start:
     """An encoder's weights with what is needed to use them.
 
     Attributes:
-        network: in training mode, every parameter trainable; nobody else's copy.
+        network: in training mode, every parameter trainable; not shared.
         mean: per-channel mean of values in [0, 1].
         std: per-channel deviation of values in [0, 1].
         fingerprint: 16 hexadecimal digits of the SHA-256 of the weights.

@@ -1,5 +1,6 @@
 """Features of any folder of images, streamed to a Parquet or NumPy file."""
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,20 +15,54 @@ from moco.errors import MocoError
 from moco.features.extract import Features
 from moco.images.decode import Pixels, UndecodableError, decode
 from moco.images.views import center_view
+from moco.progress import Progress
 
 BATCH = 256
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """Some images: paths relative to the folder, parts joined by "/", and features N x D."""
+    """Some images: paths relative to the folder, with "/" between its parts, and their features N x D."""
 
     paths: list[str]
     features: Features
 
 
+def embed_folder(encoder: FrozenEncoder, folder: Path, output: Path) -> tuple[int, int]:
+    """Write the features of every image below a folder; files that are no readable image are named on stderr.
+
+    Args:
+        encoder: frozen.
+        folder: of images, at any depth; hidden files and folders are left out.
+        output: a .parquet or .npy file, as in `write_features`.
+
+    Returns:
+        Images written, files skipped.
+
+    Raises:
+        MocoError: there is no such folder, no image in it, or the output cannot be written.
+    """
+    files = find_files(folder)
+    progress = Progress("embed", len(files))
+    done = bad = 0
+
+    def skipped(path: Path, reason: str) -> None:
+        nonlocal bad
+        bad += 1
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+
+    def counted() -> Iterator[Embedded]:
+        nonlocal done
+        for batch in embed_files(encoder, folder, files, skipped):
+            yield batch
+            done += len(batch.paths)
+            progress.update(done + bad, f"{done} images")
+
+    return write_features(output, counted(), encoder.spec.feature_dim), bad
+
+
 def find_files(folder: Path) -> list[Path]:
-    """Every file below a folder, sorted; hidden files and folders are left out.
+    """List every file below a folder, sorted, without hidden files and folders.
 
     Raises:
         MocoError: there is no such folder, or no file in it.
@@ -43,13 +78,13 @@ def find_files(folder: Path) -> list[Path]:
 def embed_files(
     encoder: FrozenEncoder, folder: Path, files: list[Path], skipped: Callable[[Path, str], None]
 ) -> Iterator[Embedded]:
-    """Features of the center views of image files, a batch at a time.
+    """Encode the center views of image files, a batch at a time.
 
     Args:
         encoder: frozen.
         folder: that the paths are relative to.
         files: of any image format.
-        skipped: called with each file that is no readable image, and the reason.
+        skipped: called with each file that is not a readable image, and the reason.
     """
 
     def view(path: Path) -> Pixels | str:
@@ -73,8 +108,8 @@ def embed_files(
 def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
     """Write features as a whole or not at all, in memory for one batch.
 
-    `.parquet`: columns path (string) and features (fixed-size list of D float32). `.npy`: float32 N
-    x D, and beside it a `.txt` with the path of each row.
+    `.parquet`: columns path (string) and features (fixed-size list of D float32). `.npy`: float32 N x D, and
+    beside it a `.txt` with the path of each row.
 
     Returns:
         The number of images written.
@@ -116,7 +151,7 @@ def _write_parquet(path: Path, batches: Iterator[Embedded], feature_dim: int) ->
 
 
 def _write_npy(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
-    """Write an .npy; its header, padded for a growing first axis, is written again last."""
+    """Write row by row; the padded header is rewritten at the end, when the rows are counted."""
     written = 0
     with path.open("wb") as file, _paths_file(path).open("w", encoding="utf-8") as names:
         _npy_header(file, written, feature_dim)

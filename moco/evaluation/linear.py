@@ -1,4 +1,4 @@
-"""Linear classification on frozen features (section 4.1): many learning rates in one pass."""
+"""Linear classification on frozen features (paper, section 4.1): all learning rates in one pass."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,18 +42,18 @@ class LinearProbes:
         self._rates = torch.tensor(settings.learning_rates).repeat_interleave(classes)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Float32 N x D to N x L x C."""
+        """Compute the logits of float32 features N x D: N x L x C."""
         flat = torch.addmm(self.bias, features, self.weight.T)
         return flat.view(len(features), -1, self.classes)
 
     @torch.no_grad()
     def step(self, features: Tensor, labels: Tensor, decay: float) -> None:
-        """One step of SGD with momentum for every classifier, at its rate times `decay`.
+        """Take one step of SGD with momentum for every classifier, at its rate times `decay`.
 
         Args:
             features: float32, N x D.
             labels: int64 [N].
-            decay: the schedule's factor, 1, 0.1 or .01.
+            decay: the schedule's factor, 1, 0.1 or 0.01.
         """
         gradient = self.logits(features).softmax(dim=2)
         gradient[torch.arange(len(labels)), :, labels] -= 1  # d loss / d logits
@@ -66,7 +66,7 @@ class LinearProbes:
         self.bias.addcmul_(self._rates, self._bias_motion, value=-decay)
 
     def ranked(self, features: Features, at_most: int = 5) -> NDArray[np.int64]:
-        """Give the most likely classes of each row for each rate: int64 N x L x min(at_most, C)."""
+        """Rank the most likely classes of each row for each rate: int64 N x L x min(at_most, C)."""
         parts = []
         for block in torch.from_numpy(features).split(4096):
             scores = self.logits(block).nan_to_num(nan=float("-inf"))  # a rate that diverged predicts nothing well
@@ -132,13 +132,13 @@ def _epoch(
 
 
 def validation_accuracies(extractor: Extractor, probes: LinearProbes, val: Labelled) -> list[float]:
-    """Top-1 accuracy on the validation split for each learning rate."""
+    """Measure top-1 accuracy on the validation split for each learning rate."""
     ranked = probes.ranked(extractor.center(val.images, val.indices), at_most=1)
     return [float(accuracy) for accuracy in (ranked[:, :, 0] == val.labels[:, None]).mean(axis=0)]
 
 
 def evaluate(extractor: Extractor, train: Labelled, val: Labelled, test: Labelled, settings: Linear) -> Evaluation:
-    """Run the protocol for one kind of features: train, choose on validation, score test once."""
+    """Evaluate one kind of features: train, choose on validation, score the test split once."""
     probes, bank = train_probes(extractor, train, settings)
     val_top1 = validation_accuracies(extractor, probes, val)
     best = int(np.argmax(val_top1))

@@ -11,7 +11,7 @@ from moco.features.neighbors import unit_rows
 
 
 def feature_spread(features: NDArray[np.float32]) -> float:
-    """Measure how widely features point in different directions, from 0 (a point) to 1.
+    """Measure how widely features point, from 0 (one point) to 1 (all over the sphere).
 
     The standard deviation of each dimension of the L2-normalized features, averaged over the
     dimensions and multiplied by sqrt(D), so that it does not depend on D (Chen & He 2021,
@@ -26,11 +26,11 @@ def feature_spread(features: NDArray[np.float32]) -> float:
 
 
 def effective_rank(features: NDArray[np.float32]) -> float:
-    """How many dimensions the features really use, from 1 to min(N, D).
+    """Measure how many dimensions the features use, from 1 to min(N, D).
 
     exp of the entropy of the singular values of the L2-normalized features, divided by their sum
     (Roy & Vetterli 2007, "The effective rank"). The mean is not subtracted: with it, tiny noise
-    around one point would pass for a rich representation.
+    around one point would look like a rich representation.
 
     Args:
         features: float, N x D.

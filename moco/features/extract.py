@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from moco.config import Views, settings_hash
 from moco.encoders.frozen import FrozenEncoder
+from moco.files import whole_file
 from moco.images import fused_views
 from moco.images.batches import read_image, views_of
 from moco.images.decode import Pixels
@@ -29,8 +30,7 @@ Featurizer = Callable[[Tensor], Tensor]
 BATCH = 256
 PIXELS_SIDE = 32  # the pixel baseline's side at most, for a classifier on 224 x 224 x 3 numbers says no more
 
-# The linear protocol's training views: random resized crop of 8-100 % of the area, and flip (paper,
-# section 4.1).
+# The linear protocol's training views: crops of 8-100 % of the area, and flips (section 4.1).
 LINEAR_VIEWS = Views(
     order="v1",
     crop_scale_min=0.08,
@@ -56,7 +56,7 @@ class SingleViews(Dataset[Tensor]):
         indices: int64, which images, in which order.
         size: S, pixels.
         crop_ratio: of the center view.
-        augmented: (seed, epoch) of random views instead of center views, or None.
+        augmented: (seed, epoch) of random views; None: center views.
         batch: images a batch.
     """
 
@@ -85,13 +85,13 @@ class SingleViews(Dataset[Tensor]):
 
 
 def batches(views: SingleViews, num_workers: int) -> Iterator[Tensor]:
-    """Load the batches of a view set in order, prepared by worker processes."""
+    """Iterate over the batches of a view set in order, prepared by worker processes."""
     workers = num_workers if len(views) > 1 else 0
     return from_workers(DataLoader(views, batch_size=None, num_workers=workers, worker_init_fn=outlive_signals))
 
 
 def extract(encoder: FrozenEncoder, split: ShardSet, indices: Integers | None = None, num_workers: int = 0) -> Features:
-    """Features of the center views of some images.
+    """Encode the center views of some images.
 
     Args:
         encoder: frozen.
@@ -108,7 +108,7 @@ def extract(encoder: FrozenEncoder, split: ShardSet, indices: Integers | None = 
 
 
 def apply(featurizer: Featurizer, views: SingleViews, num_workers: int) -> Features:
-    """Features of every view of a set, float32 N x D, in order."""
+    """Encode every view of a set, float32 N x D, in order."""
     parts = [featurizer(batch).numpy() for batch in batches(views, num_workers)]
     return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
 
@@ -120,8 +120,7 @@ class Extractor:
     Attributes:
         name: of the kind, in what is printed.
         featurizer: images to features.
-        fingerprint: of the featurizer, such as a hash of its weights; another one makes other
-            features.
+        fingerprint: of the featurizer, such as a hash of its weights.
         size: S, pixels.
         crop_ratio: of the center view.
         num_workers: loader processes.
@@ -137,7 +136,7 @@ class Extractor:
     cache: Path | None = None
 
     def center(self, split: ShardSet, indices: Integers) -> Features:
-        """Features of the center views of some images, float32 N x D, in order.
+        """Encode the center views of some images, float32 N x D, in order.
 
         With a cache they are extracted once, written as they come, and memory-mapped, so that they
         may be larger than the memory.
@@ -158,14 +157,13 @@ class Extractor:
                 self._extract_into(path, views)
 
     def augmented(self, split: ShardSet, indices: Integers, epoch: tuple[int, int], batch: int) -> Iterator[Tensor]:
-        """Extract float32 features of random crops, batch by batch; `epoch` is (seed, epoch)."""
+        """Encode random crops of some images, batch by batch, float32; epoch: seed and epoch."""
         views = SingleViews(split, indices, self.size, 1.0, epoch, batch)
         return (self.featurizer(images) for images in batches(views, self.num_workers))
 
     def _extract_into(self, path: Path, views: SingleViews) -> None:
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            features, done = None, 0
+        features, done = None, 0
+        with whole_file(path, shared=True) as part:
             for batch in batches(views, self.num_workers):
                 found = self.featurizer(batch).numpy()
                 if features is None:
@@ -174,16 +172,13 @@ class Extractor:
                 features[done : done + len(found)] = found
                 done += len(found)
             if features is None:
-                np.save(part.open("wb"), np.zeros((0, 0), np.float32))
+                np.save(part, np.zeros((0, 0), np.float32))
             else:
                 features.flush()
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def embed_images(encoder: FrozenEncoder, images: Sequence[Pixels]) -> Features:
-    """Features of decoded images of any sizes (uint8 H x W x 3), float32 N x D."""
+    """Encode decoded images of any sizes (uint8 H x W x 3), float32 N x D."""
     spec = encoder.spec
     parts = []
     for first in range(0, len(images), BATCH):
@@ -194,7 +189,7 @@ def embed_images(encoder: FrozenEncoder, images: Sequence[Pixels]) -> Features:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Make the baseline that any learned feature must beat: the image itself.
+    """Give the baseline that learned features must beat: the image itself.
 
     Args:
         images: uint8, N x 3 x S x S.
@@ -209,7 +204,7 @@ def pixels(images: Tensor) -> Tensor:
 
 
 def sample_indices(count: int, at_most: int, seed: int) -> Integers:
-    """At most `at_most` of range(count), drawn by seed, in rising order; int64."""
+    """At most so many of range(count), drawn without repetition by seed, in rising order; int64."""
     if count <= at_most:
         return np.arange(count)
     return np.sort(permute(np.arange(at_most), count, key_of(seed, 0x5EED)))
@@ -225,6 +220,6 @@ class Labelled:
 
     @classmethod
     def of(cls, images: ShardSet) -> "Labelled":
-        """Those with a label, in the order of the set."""
+        """Choose those with a label, in the order of the set."""
         indices = np.flatnonzero(np.asarray(images.labels) >= 0)
         return cls(images, indices, np.asarray(images.labels)[indices])

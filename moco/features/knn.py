@@ -16,7 +16,7 @@ def knn_predict(
     """Predict a class for each query by the votes of its nearest neighbors.
 
     A neighbor at cosine similarity s votes for its class with exp(s / temperature). Both sides may
-    be memory-mapped; what is held of them does not grow.
+    be memory-mapped; they are read block by block.
 
     Args:
         queries: float32, N x D.

@@ -7,7 +7,7 @@ Features = NDArray[np.float32]
 
 
 def unit_rows(features: Features) -> Features:
-    """Features N x D with every row divided by its L2 norm; a row of zeros stays zeros."""
+    """Divide every row of features N x D by its L2 norm; a row of zeros stays zeros."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.maximum(lengths, np.finfo(np.float32).tiny)
 

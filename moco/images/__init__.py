@@ -1,1 +1,1 @@
-"""Reading images: index, decode, plan, views, loader, streams."""
+"""Reading only: the index, decoding, the order of images, views, and batches prepared ahead."""

@@ -1,4 +1,4 @@
-"""The batches of views that training sees: read, decode once, two views, uint8."""
+"""The batches of views that training sees: read, decode once, make two views, uint8."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from moco.images.views import Drawn, draw, paint
 
 @dataclass
 class ViewBatches:
-    """This process's part of the run's global batches: a pure function of the plan and the step.
+    """This process's part of the global batches: a pure function of the plan and the step.
 
     Attributes:
         images: training images.
@@ -32,7 +32,7 @@ class ViewBatches:
         world_size: number of processes.
         streams: reads the encoded images where the plan is of streams; None: by the index.
         compiled: whether the compiled part paints the views.
-        per_image: V, views of each image; one is the first of two.
+        per_image: V, views of each image; a single one is the first of two.
     """
 
     images: ShardSet
@@ -56,7 +56,7 @@ class ViewBatches:
         Args:
             step: counted from 0 over the whole run.
             rows: which of the N images.
-            batch: uint8, V x N x S x S x 3, queries and keys; is written over in these rows.
+            batch: uint8, V x N x S x S x 3, queries and keys; receives these rows.
         """
         samples = self.plan.batch(step, self.rank, self.world_size)[rows]
         if self.streams:
@@ -81,13 +81,11 @@ def read_image(images: ShardSet, sample: int) -> Pixels:
 
 
 def read(data: bytes, key: str) -> Pixels:
-    """Decode an image of a shard set; a damaged one is an error, for sharding checked them all."""
+    """Decode an image of a shard set; damage is an error, because sharding checked them all."""
     try:
         return decode(data)
     except UndecodableError as error:
-        raise MocoError(
-            f"sample {key}: {error}, but it decoded when it was sharded; find the damage with `moco verify`"
-        ) from None
+        raise MocoError(f"sample {key}: {error}, but sharding decoded it; find the damage with `moco verify`") from None
 
 
 def views_of(data: bytes, key: str, drawn: Drawn, out: Pixels, compiled: bool) -> None:
@@ -97,7 +95,7 @@ def views_of(data: bytes, key: str, drawn: Drawn, out: Pixels, compiled: bool) -
         data: JPEG, PNG or WebP.
         key: its name, for errors.
         drawn: its views [V].
-        out: uint8, V x S x S x 3, each view contiguous; is written over.
+        out: uint8, V x S x S x 3, each view contiguous; receives the views.
         compiled: whether the compiled part paints.
 
     Raises:
@@ -117,5 +115,5 @@ def views_of(data: bytes, key: str, drawn: Drawn, out: Pixels, compiled: bool) -
 
 
 def as_images(batch: Pixels) -> Tensor:
-    """View a batch as torch has it: uint8 … x S x S x 3 as … x 3 x S x S, in the same memory."""
+    """View a batch in torch's layout: uint8 … x S x S x 3 as … x 3 x S x S, in the same memory."""
     return torch.from_numpy(batch).movedim(-1, -3)

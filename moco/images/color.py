@@ -1,8 +1,7 @@
 """Color jitter and grayscale on uint8 images, compiled by numba.
 
-Each operation is one pass over float32 planes, without branches, so that the compiler makes vector
-code of it: all four take a tenth of what a pixel at a time does. Between operations nothing is
-rounded.
+Each operation is one pass over float32 planes, without branches, so the compiler vectorizes it: all
+four take a tenth of the time of a loop over pixels. Between operations nothing is rounded.
 """
 
 import cv2
@@ -19,12 +18,12 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _R, _G, _B = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 _ZERO, _ONE, _FOUR, _SIX, _WHITE, _HALF = (np.float32(x) for x in (0, 1, 4, 6, 255, 0.5))
 _SIXTH, _LEAST = np.float32(1 / 6), np.float32(1e-20)
-# What may be assumed of floats that are never infinite; sums are not reordered.
+# What holds for floats that are never infinite; sums are not reordered.
 _compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "ninf", "nsz", "arcp", "contract"})
 
 
 def jitter(image: Pixels, order: NDArray[np.int32], factors: NDArray[np.float32]) -> None:
-    """Color jitter in place, as torchvision's of a float image.
+    """Jitter the colors in place, as torchvision does with a float image.
 
     Args:
         image: uint8, H x W x 3, contiguous.
@@ -37,7 +36,7 @@ def jitter(image: Pixels, order: NDArray[np.int32], factors: NDArray[np.float32]
 
 
 def grayscale(image: Pixels) -> None:
-    """Three equal channels of luma, in place; uint8, H x W x 3, contiguous."""
+    """Set all three channels to the luma, in place; uint8, H x W x 3, contiguous."""
     planes: Planes = cv2.split(image)  # type: ignore[assignment]
     _grayscale(planes[0].ravel(), planes[1].ravel(), planes[2].ravel())
     cv2.merge((planes[0],) * 3, image)
@@ -101,7 +100,7 @@ def _saturate(r: Plane, g: Plane, b: Plane, factor: np.float32) -> None:
 
 @_compiled
 def _channel(k: np.float32, high: np.float32, spread: np.float32) -> np.float32:
-    """Convert HSV to one channel; k is 5, 3 or 1 for red, green or blue, plus the hue in sixths."""
+    """Turn HSV into a channel; k: 5, 3 or 1 for red, green or blue, plus the hue in sixths."""
     k -= _SIX * np.floor(k * _SIXTH)
     return high - spread * max(_ZERO, min(_ONE, min(k, _FOUR - k)))
 
@@ -112,7 +111,7 @@ def _shift_hue(r: Plane, g: Plane, b: Plane, turns: np.float32) -> None:
         red, green, blue = r[i], g[i], b[i]
         high = max(red, max(green, blue))
         spread = high - min(red, min(green, blue))
-        over = _ONE / max(spread, _LEAST)  # a gray has no hue, and none to change
+        over = _ONE / max(spread, _LEAST)  # a gray has no hue to shift
         hue = _FOUR + (red - green) * over
         hue = np.float32(2) + (blue - red) * over if high == green else hue
         hue = (green - blue) * over if high == red else hue

@@ -17,7 +17,7 @@ Uniforms = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Draws:
-    """Uniform random numbers for some views.
+    """Draw uniform random numbers for some views.
 
     Attributes:
         keys: uint64 [...], one for each view.
@@ -42,11 +42,12 @@ class Draws:
         return cls(mix(bases[:, None] ^ mix(np.arange(views, dtype=np.uint64))))
 
     def __call__(self, name: str, count: int) -> Uniforms:
-        """Draw `count` numbers a view for the operation `name`: float64 [..., count] in [0, 1).
+        """Draw `count` numbers a view for the operation `name`: float64 [count, ...] in [0, 1).
 
         A larger count appends numbers and leaves the first ones as they are.
         """
-        words = mix(self.keys[..., None] ^ mix(_key_of_name(name) + np.arange(count, dtype=np.uint64)))
+        slots = mix(_key_of_name(name) + np.arange(count, dtype=np.uint64))
+        words = mix(self.keys ^ slots.reshape(count, *[1] * self.keys.ndim))
         return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

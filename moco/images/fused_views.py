@@ -1,9 +1,9 @@
-"""The optional compiled part: the random views of an image from its JPEG, decoded where they lie.
+"""The optional compiled view backend: views of a JPEG, decoded only where their crops lie.
 
 `fused_views.cpp` is compiled when the package is installed, if there is a C++ compiler and
-libjpeg-turbo with its header (Debian: g++ libjpeg62-turbo-dev). Its views are those of
-`moco.images.views` from the same drawn parameters, apart from rounding, and the same bytes on every
-processor. Calls release the GIL and may run in several threads at once.
+libjpeg-turbo with its header (Debian: g++ libjpeg62-turbo-dev). From the same drawn numbers it
+paints the views of `moco.images.views`, except for rounding, and the same bytes on every
+processor. Calls release the GIL and may run in several threads.
 """
 
 import ctypes
@@ -22,15 +22,15 @@ _DAMAGED, _INVALID = 1, 2
 
 
 def available() -> bool:
-    """Whether the compiled part was built, finds its libjpeg, and is of this version."""
+    """Tell whether the compiled part is built, finds its libjpeg, and is of this version."""
     return _library() is not None
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width of a JPEG in pixels, EXIF orientation not applied.
+    """Read height and width of a JPEG in pixels, EXIF orientation not applied.
 
     Returns:
-        None if it is no JPEG that `views_of_jpeg` takes: another format, CMYK, a damaged header.
+        None if `views_of_jpeg` cannot take it: another format, CMYK, a damaged header.
     """
     size = (ctypes.c_int32 * 2)()
     if _built().moco_jpeg_size(data, len(data), size) == _DAMAGED:
@@ -39,23 +39,22 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def views_of_jpeg(data: bytes, views: NDArray[Any], out: NDArray[np.uint8]) -> bool:
-    """Make the views of a JPEG, decoding what their crops cover and nothing below it.
+    """Make the views of a JPEG; decode what their crops cover and nothing below.
 
     Args:
         data: the file.
-        views: `moco.images.operations.VIEW` [V], what was drawn; crops in pixels of the whole
-            image.
-        out: uint8 [V, S, S, 3], each view contiguous, to be written; shared memory will do.
+        views: `moco.images.operations.VIEW` [V]; crops in pixels of the whole image.
+        out: uint8 [V, S, S, 3], each view contiguous; receives the views.
 
     Returns:
-        False if the data are damaged where they were read, or cut short: the ordinary decoder is to
-        judge them, and `out` holds nothing of use.
+        False if the data are damaged where they were read, or truncated: the ordinary decoder must
+        judge them, and `out` holds nothing useful.
 
     Raises:
         ValueError: the views do not fit the image, or `out` does not fit the views.
     """
     _require_fit(views, out)
-    if b"\xff\xd9" not in data[-4096:]:  # as `decode` has it: below the crops nothing else would notice
+    if b"\xff\xd9" not in data[-4096:]:  # as in `decode`: nothing else notices damage below the crops
         return False
     result = _built().moco_views_of_jpeg(
         data, len(data), views.ctypes.data, len(views), out.shape[1], out.ctypes.data, out.strides[0]
@@ -64,16 +63,16 @@ def views_of_jpeg(data: bytes, views: NDArray[Any], out: NDArray[np.uint8]) -> b
 
 
 def views_of_pixels(image: Pixels, views: NDArray[Any], out: NDArray[np.uint8]) -> None:
-    """Make the views of an image that another decoder decoded.
+    """Make the views of a decoded image.
 
     Args:
         image: uint8, H x W x 3.
-        views: `moco.images.operations.VIEW` [V], what was drawn.
-        out: uint8 [V, S, S, 3], each view contiguous, to be written.
+        views: `moco.images.operations.VIEW` [V].
+        out: uint8 [V, S, S, 3], each view contiguous; receives the views.
 
     Raises:
         ValueError: the views do not fit the image, or `out` does not fit the views.
-        MemoryError: the memory for a copy of the image cannot be had.
+        MemoryError: there is no memory for a copy of the image.
     """
     _require_fit(views, out)
     image = np.ascontiguousarray(image)
@@ -100,14 +99,14 @@ def _require_fit(views: NDArray[Any], out: NDArray[np.uint8]) -> None:
 
 def _is_done(result: int) -> bool:
     if result == _INVALID:
-        raise ValueError("views: a crop outside the image, or values that cannot have been drawn")
+        raise ValueError("views: a crop outside the image, or values that are never drawn")
     return result != _DAMAGED
 
 
 def _built() -> ctypes.CDLL:
     library = _library()
     if library is None:
-        raise RuntimeError("the compiled part is not there; ask `available` first")
+        raise RuntimeError("the compiled part is not built; ask `available` first")
     return library
 
 
@@ -125,7 +124,7 @@ def _load(path: Path) -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(path))
         if library.moco_views_layout() != _LAYOUT:
             return None
-    except (OSError, AttributeError):  # no libjpeg on this machine; a library of another time
+    except (OSError, AttributeError):  # no libjpeg on this machine; a library of another version
         return None
     pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     views_and_out: list[Any] = [pointer, number, number, pointer, ctypes.c_ssize_t]

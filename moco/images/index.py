@@ -15,15 +15,17 @@ from moco.errors import MocoError
 
 FORMAT = 1
 ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("shard", "<u4"), ("label", "<i4"), ("ordinal", "<u4")])
-"""A line of SPLIT.index.npy. offset, size: the image's bytes in its tar; shard: number of the tar
-in the split; label: class number or -1; ordinal: position in the split's part of the manifest,
-where unreadable images leave gaps."""
+"""A line of SPLIT.index.npy.
+
+offset, size: the image's bytes in its tar; shard: number of the tar in the split; label: class
+number or -1; ordinal: position in the split's part of the manifest, where unreadable images leave
+gaps."""
 COLUMNS_OF_NOTES = ("offset", "size", "label", "ordinal")
-OPEN_FILES = 512  # kept open by a process; the usual limit is 1024, and sets of more shards open one a read
+OPEN_FILES = 512  # that a process keeps open (the usual limit is 1024); beyond, each read opens one
 
 
 def sample_key(split: str, ordinal: int) -> str:
-    """Name the WebDataset key of an image: its files' names in the tar without their extensions."""
+    """Return the WebDataset key of an image: its files' names in the tar without extension."""
     return f"{split}-{ordinal:09d}"
 
 
@@ -31,7 +33,7 @@ def sample_key(split: str, ordinal: int) -> str:
 class ShardSet:
     """The images of one split, by number from 0.
 
-    Safe to pickle, to fork and to use from threads: files are opened where and when they are read.
+    Safe to pickle, to fork and to use from threads: each process opens files when it reads.
     """
 
     folder: Path
@@ -48,7 +50,7 @@ class ShardSet:
 
     @cached_property
     def entries(self) -> NDArray[Any]:
-        """The index, an array of `ENTRY`: memory-mapped, or a copy of the chosen lines."""
+        """The index, `ENTRY` [N]: memory-mapped, or a copy of the chosen lines."""
         entries = load_index(self.folder / f"{self.split}.index.npy")
         return entries if self.chosen is None else entries[self.chosen]
 
@@ -61,7 +63,7 @@ class ShardSet:
         return len(self.entries)
 
     def key(self, i: int) -> str:
-        """Give the WebDataset key of image `i`."""
+        """Return the WebDataset key of image `i`."""
         return sample_key(self.split, int(self.entries["ordinal"][i]))
 
     def read(self, i: int) -> bytes:
@@ -86,7 +88,7 @@ class ShardSet:
 
     @cached_property
     def _places(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Offset, size and shard of every image; a column is read ten times as fast as a row."""
+        """Offset, size and shard of every image; columns are read 10 times as fast as rows."""
         return self.entries["offset"], self.entries["size"], self.entries["shard"]
 
     def _pread(self, shard: int, size: int, offset: int) -> bytes:
@@ -114,7 +116,7 @@ class ShardSet:
 
 
 def open_split(folder: Path | str, split: Split) -> ShardSet:
-    """Open one split of a shard set; a million images take milliseconds.
+    """Open one split of a shard set, in milliseconds for a million images.
 
     Args:
         folder: where index.json lies, data/shards in the project.

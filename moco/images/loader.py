@@ -1,8 +1,8 @@
 """Batches prepared ahead of training by worker processes, in memory that is used again.
 
-Workers write into a ring of batches in shared memory that is made once: nothing is copied or
-allocated for a batch, and what crosses between processes is a number. On a GPU the ring is
-page-locked, so that batches go from there to the device while it computes.
+Workers write into a ring of batches in shared memory: nothing is copied or allocated for a batch,
+and only a number crosses between processes. For a GPU the ring is page-locked, so that batches
+travel to the device while it computes.
 """
 
 import ctypes
@@ -27,18 +27,16 @@ Item = TypeVar("Item")
 AHEAD = 4
 """Batches that workers prepare ahead of training."""
 HELD = 2
-"""Batches that stay unchanged after they are handed over: the newest, and one that may still be
-copied."""
+"""Batches that stay unchanged: the one handed over last, and one that may still be copied."""
 
 
 class _Ring(Dataset[None]):
-    """Batches in shared memory, written in parts: item (step, part) into slot step % slots."""
+    """Batches in shared memory; item (step, part) writes that part into slot step % slots."""
 
     def __init__(self, batches: ViewBatches, parts: int, slots: int) -> None:
         self.batches, self.parts = batches, parts
         self.shape = (slots, batches.per_image, batches.count, batches.size, batches.size, 3)
-        # Of the standard library, because it goes elsewhere where /dev/shm is small, as it is in
-        # containers.
+        # Of the standard library, which avoids a small /dev/shm, as in containers.
         self.memory = multiprocessing.RawArray(ctypes.c_uint8, math.prod(self.shape))
 
     def __getitem__(self, item: tuple[int, int]) -> None:
@@ -48,25 +46,24 @@ class _Ring(Dataset[None]):
         self.batches.fill(step, rows, self.slot(step))
 
     def slot(self, step: int) -> Pixels:
-        """Make the batch of a step, uint8 V x N x S x S x 3."""
+        """Return the batch of a step, uint8 V x N x S x S x 3."""
         whole: Pixels = np.frombuffer(self.memory, np.uint8)  # type: ignore[call-overload]
         return whole.reshape(self.shape)[step % self.shape[0]]
 
 
 def steps(batches: ViewBatches, first: int, last: int, num_workers: int, device: torch.device) -> Generator[Tensor]:
-    """Load the batches of steps first to last - 1 in order, prepared ahead by worker processes.
+    """Yield the batches of steps first to last - 1, prepared ahead by worker processes.
 
     Args:
         batches: what to make.
-        first: step to begin with; beginning in the middle costs nothing.
+        first: step to begin with; any step costs the same.
         last: step to end before.
-        num_workers: processes that make views; each makes its rows of every batch. 0: made when
-            asked for.
+        num_workers: processes that make views; each makes its rows of every batch. 0: this process
+            makes each batch when it is asked for.
         device: where the batches go.
 
     Yields:
-        uint8 V x N x 3 x S x S on `device`; on a CPU the memory is written again after `HELD`
-        batches.
+        uint8 V x N x 3 x S x S on `device`; on a CPU the memory is reused after `HELD` batches.
     """
     parts = min(max(num_workers, 1), batches.count)
     ring = _Ring(batches, parts, HELD + (AHEAD if num_workers else 0))
@@ -79,27 +76,27 @@ def steps(batches: ViewBatches, first: int, last: int, num_workers: int, device:
         collate_fn=lambda nothing: nothing,
         worker_init_fn=outlive_signals,
     )
-    # Item after item goes to the workers in turn, so a worker makes the same rows of every batch.
-    # AHEAD items of each are under way at most: what is written while step n is collected is step n
-    # + AHEAD, in the slot of n - HELD.
+    # Items go to the workers in turn, so each makes the same rows of every batch. At most AHEAD
+    # items of each are under way: while step n is collected, step n + AHEAD is written, into the
+    # slot of n - HELD.
     items = from_workers(loader)
-    on_its_way: deque[torch.cuda.Event] = deque()
+    copies: deque[torch.cuda.Event] = deque()
     with closing(items), _page_locked(ring.memory, device):
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         for step in range(first, last):
-            if len(on_its_way) == HELD:
-                on_its_way.popleft().synchronize()  # before its slot is written again
+            if len(copies) == HELD:
+                copies.popleft().synchronize()  # before its slot is written again
             for _ in range(parts):
                 next(items)
             batch = as_images(ring.slot(step))
             if stream:
                 batch, arrived = _send(batch, stream)
-                on_its_way.append(arrived)
+                copies.append(arrived)
             yield batch
 
 
 def _send(batch: Tensor, stream: torch.cuda.Stream) -> tuple[Tensor, torch.cuda.Event]:
-    """Copy a batch to the device beside its work; its next work waits for it, the host does not."""
+    """Copy a batch to the device; what it computes next waits for the copy, the host does not."""
     computing = torch.cuda.current_stream(stream.device)
     with torch.cuda.stream(stream):
         moved = batch.to(stream.device, non_blocking=True)
@@ -112,17 +109,14 @@ def _send(batch: Tensor, stream: torch.cuda.Stream) -> tuple[Tensor, torch.cuda.
 
 @contextmanager
 def _page_locked(memory: ctypes.Array[ctypes.c_uint8], device: torch.device) -> Iterator[None]:
-    """Let CUDA copy from some memory by itself, once the workers have been started."""
+    """Page-lock memory, so that CUDA copies from it by itself; workers must run already."""
     if device.type != "cuda":
         yield
         return
     runtime, address = torch.cuda.cudart(), ctypes.addressof(memory)
     if int(runtime.cudaHostRegister(address, len(memory), 0)):
-        # such as a limit on locked memory: batches are then copied by the host, to the same result
-        print(
-            "pretrain: batches cannot be page-locked, so that copies to the GPU are slower; raise `ulimit -l`",
-            flush=True,
-        )
+        # for example, a limit on locked memory; the host copies the batches, to the same result
+        print("pretrain: batches cannot be page-locked, so copies to the GPU are slower; raise `ulimit -l`", flush=True)
         yield
         return
     try:
@@ -132,10 +126,9 @@ def _page_locked(memory: ctypes.Array[ctypes.c_uint8], device: torch.device) -> 
 
 
 def from_workers(loader: DataLoader[Item]) -> Generator[Item]:
-    """Yield the items of a loader, whose workers end with the iteration, however that ends.
+    """Yield the items of a loader, and end its workers with the iteration, however that ends.
 
-    They would otherwise live as long as some traceback holds on to the iterator, and heed no
-    signal.
+    Otherwise they live as long as a traceback holds the iterator, and ignore signals.
     """
     items = iter(loader)
     try:
@@ -146,9 +139,9 @@ def from_workers(loader: DataLoader[Item]) -> Generator[Item]:
 
 
 def outlive_signals(worker: int) -> None:
-    """Leave signals that ask to stop, which reach the whole process group, to the main process.
+    """Ignore the signals that ask to stop, which reach the whole process group or Slurm job.
 
-    It decides what is still to be saved, and the workers end with it.
+    The main process decides what is still to be saved, and ends its workers.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

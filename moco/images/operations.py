@@ -18,8 +18,7 @@ from moco.images.decode import Pixels
 from moco.images.draws import Draws
 
 Chosen = NDArray[np.void]
-"""Drawn views, an array of `VIEW`, or of its fields and those of the operations added to
-`OPERATIONS`."""
+"""Drawn views: an array of `VIEW`, with further fields for operations added to `OPERATIONS`."""
 
 
 class Operation(NamedTuple):
@@ -38,15 +37,18 @@ _BEFORE_JITTER, _AFTER_JITTER = 1, 2
 
 
 def _choose_color(draws: Draws, settings: Views, chosen: Chosen) -> None:
-    happens, order, *factors, hue = np.moveaxis(draws("jitter", 6), -1, 0)
+    happens, order, brightness, contrast, saturation, hue = draws("jitter", 6)
     orders = _ORDERS[(order * len(_ORDERS)).astype(np.int64)]
     chosen["order"] = np.where(happens[..., None] < settings.jitter_p, orders, -1)
-    for at, strength in enumerate((settings.brightness, settings.contrast, settings.saturation)):
+    strengths = (brightness, settings.brightness), (contrast, settings.contrast), (saturation, settings.saturation)
+    for at, (number, strength) in enumerate(strengths):
         least = max(0.0, 1 - strength)
-        chosen["factors"][..., at] = least + (1 + strength - least) * factors[at]
+        chosen["factors"][..., at] = least + (1 + strength - least) * number
     chosen["factors"][..., 3] = settings.hue * (2 * hue - 1)
-    place = _BEFORE_JITTER if settings.order == "v1" else _AFTER_JITTER
-    chosen["grayscale"] = place * (draws("grayscale", 1)[..., 0] < settings.grayscale_p)
+    (happens,) = draws("grayscale", 1)
+    chosen["grayscale"] = np.where(
+        happens < settings.grayscale_p, _BEFORE_JITTER if settings.order == "v1" else _AFTER_JITTER, 0
+    )
 
 
 def _paint_color(image: Pixels, view: np.void) -> None:
@@ -59,7 +61,7 @@ def _paint_color(image: Pixels, view: np.void) -> None:
 
 
 def _choose_blur(draws: Draws, settings: Views, chosen: Chosen) -> None:
-    happens, sigma = np.moveaxis(draws("blur", 2), -1, 0)
+    happens, sigma = draws("blur", 2)
     sigma = settings.blur_sigma_min + (settings.blur_sigma_max - settings.blur_sigma_min) * sigma
     chosen["sigma"] = np.where(happens < settings.blur_p, sigma, 0)
 
@@ -72,7 +74,8 @@ def _paint_blur(image: Pixels, view: np.void) -> None:
 
 
 def _choose_flip(draws: Draws, settings: Views, chosen: Chosen) -> None:
-    chosen["flip"] = draws("flip", 1)[..., 0] < settings.flip_p
+    (happens,) = draws("flip", 1)
+    chosen["flip"] = happens < settings.flip_p
 
 
 def _paint_flip(image: Pixels, view: np.void) -> None:
@@ -87,8 +90,7 @@ FLIP = Operation([("flip", "<i4")], _choose_flip, _paint_flip)
 FUSED = (COLOR, BLUR, FLIP)
 """What the compiled part paints too, in this order."""
 OPERATIONS: tuple[Operation, ...] = FUSED
-"""All operations, in order. Those added after the fused ones are painted by plain libraries
-everywhere."""
+"""All operations, in order. Plain libraries paint those after the fused ones."""
 
 _CROP = [(name, "<i4") for name in ("top", "left", "height", "width")]
 
@@ -98,10 +100,12 @@ def _fields(operations: Sequence[Operation]) -> np.dtype[np.void]:
 
 
 VIEW = _fields(FUSED)
-"""What is drawn for one view, as the compiled part takes it. top, left, height, width: the crop,
-pixels of the whole image; order: the jitter's operations (brightness 0, contrast 1, saturation 2,
-hue 3), or -1 first for none; factors: of each operation, the hue's in turns; grayscale: 0 no, 1
-before the jitter, 2 after it; sigma: of the blur, pixels, 0 for none; flip: 1 for left to right."""
+"""What is drawn for one view, as the compiled part takes it.
+
+top, left, height, width: the crop, pixels of the whole image; order: the jitter's operations
+(brightness 0, contrast 1, saturation 2, hue 3), or -1 first for none; factors: of each operation,
+the hue's in turns; grayscale: 0 no, 1 before the jitter, 2 after it; sigma: of the blur, pixels, 0
+for none; flip: 1 for left to right."""
 
 
 def choose(draws: Draws, settings: Views) -> Chosen:
@@ -117,7 +121,7 @@ def choose(draws: Draws, settings: Views) -> Chosen:
 
 
 def fused(chosen: Chosen) -> Chosen:
-    """Give the part of drawn views that the compiled part paints, `VIEW` [...]."""
+    """The part of drawn views that the compiled part paints, `VIEW` [...]."""
     if chosen.dtype == VIEW:
         return chosen
     only = np.empty(chosen.shape, VIEW)

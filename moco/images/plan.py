@@ -1,7 +1,7 @@
-"""Which images make up which step: a function of seed, epoch, number of images and batch.
+"""Which images make up which step: a function of seed, epoch, number of images and global batch.
 
 Each epoch visits the images in the order of a fresh pseudo-random permutation (`moco.permutation`);
-only its part that a step needs is ever computed.
+each step computes only its own part.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from moco.permutation import Integers, key_of, permute
 class EpochPlan:
     """The sequence of global batches of a run.
 
-    Each image comes at most once an epoch; the tail that fills no global batch is left out, and the
-    fresh permutation makes it another tail every epoch.
+    Each image comes at most once an epoch. The tail that fills no global batch is left out; it
+    differs from epoch to epoch.
 
     Attributes:
         images: number of images.
@@ -34,14 +34,14 @@ class EpochPlan:
         return self.images // self.global_batch
 
     def epoch_of(self, step: int) -> int:
-        """Give the epoch that a step (counted from 0 over the whole run) belongs to."""
+        """Return the epoch of a step; both count from 0."""
         return step // self.steps_per_epoch
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Integers:
-        """Give the indices of a step's images, int64 [global_batch / world_size].
+        """Return the indices of a step's images, int64 [global_batch / world_size].
 
-        Every process count cuts the same global batch into consecutive slices, so the set of images
-        of a step, and which of them share a batch-norm group, never depends on it.
+        Any number of processes cuts the same global batch into consecutive slices, so the images
+        of a step, and which of them share a batch-norm group, do not depend on it.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         local = self.global_batch // world_size

@@ -1,7 +1,7 @@
-"""Encoded images read forwards, each lane of the plan a window ahead, from tars that are elsewhere.
+"""Encoded images of tars that are elsewhere, read forwards, each lane of the plan a window ahead.
 
-The index, which is here, says at which byte an image begins: reading starts where it has to,
-continues where it broke off, and notices when the tars are not those that were indexed.
+The local index says at which byte an image begins: reading starts there, resumes at the same byte
+after a broken connection, and notices tars that are not the indexed ones.
 """
 
 import os
@@ -16,7 +16,7 @@ from moco.images.stream_plan import StreamPlan
 from moco.images.tar_source import Source, Tar
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-"""Seconds before the next try while no image comes; after the last one the reading is given up."""
+"""Seconds before the next try while no image comes; after the last one, reading fails."""
 HEADER = 512  # bytes before each file in a tar
 
 Images = dict[int, bytes]
@@ -26,9 +26,8 @@ Images = dict[int, bytes]
 class TarStreams:
     """The encoded images of a plan's steps.
 
-    Safe to pickle and to fork: threads and connections belong to the process that reads. Held in
-    memory are, for each lane that is read here, what is left of its window and the next window, as
-    far as it has come.
+    Safe to pickle and to fork: threads and connections belong to the process that reads. Memory
+    holds, for each lane read here, the rest of its window and what has arrived of the next.
 
     Attributes:
         images: the shard set; only its index needs to be here.
@@ -45,16 +44,14 @@ class TarStreams:
     def read(self, step: int, first: int, last: int) -> list[bytes]:
         """Read the encoded images of rows first to last - 1 of a step's global batch.
 
-        Rising steps with the same rows each are read ahead for; any other call costs reading a
-        window of each lane.
+        Calls with rising steps and the same rows are read ahead for; any other call reads a window
+        of each lane first.
 
         Raises:
-            MocoError: a tar is missing, or not the one that was indexed, or cannot be reached for a
-                minute.
+            MocoError: a tar is missing, not the indexed one, or out of reach for a minute.
         """
         if self._process != os.getpid():
-            # Kept from being closed here, which would wait for locks of threads that only the
-            # parent has.
+            # Keep them from being closed here: that would wait for locks of the parent's threads.
             self._of_parent = self._lanes
             self._process, self._lanes, self._source = os.getpid(), {}, Source(self.images, self.location)
         epoch, rows = self.plan.epoch_of(step), self.plan.rows(step, first, last)
@@ -72,11 +69,11 @@ class TarStreams:
 
 
 class Reading:
-    """A window on its way: a thread that ends by itself, or soon after `stop` is set."""
+    """A window being read, by a thread that ends by itself, or soon after `stop` is set."""
 
     def __init__(self, lane: "Lane", epoch: int, window: int, since: int, before: "Reading | None") -> None:
         self.since = since
-        """Position in the window's order from which on its images are read."""
+        """First position in the window's order whose image is read."""
         self.stop = Event()
         self.images: Future[Images] = Future()
         Thread(target=self._run, args=(lane, epoch, window, before), daemon=True).start()
@@ -100,7 +97,7 @@ class Lane:
         self._open: tuple[int, Tar] | None = None  # shard and tar
 
     def expect(self, epoch: int, window: int, since: int) -> None:
-        """Begin to read a window, unless that has been done."""
+        """Begin to read a window, unless it has begun."""
         reading = self._readings.get((epoch, window))
         if reading is None or reading.since > since:
             if reading is not None:
@@ -109,10 +106,7 @@ class Lane:
             self._readings[epoch, window] = self._newest
 
     def take(self, epoch: int, window: int, positions: slice) -> list[bytes]:
-        """Take the images at some positions of a window's order out of it.
-
-        The next window is begun.
-        """
+        """Hand over the images at some positions of a window's order, and begin the next window."""
         now, ahead = (epoch, window), self.plan.next_window(epoch, self.number, window)
         for other in [key for key in self._readings if key not in (now, ahead)]:
             self._readings.pop(other).stop.set()
@@ -127,10 +121,7 @@ class Lane:
         return [images.pop(number) for number in numbers]
 
     def fetch(self, epoch: int, window: int, since: int, stop: Event) -> Images:
-        """Read the images of a window from a position of its order on.
-
-        Errors as in `TarStreams.read`.
-        """
+        """Read a window's images from a position of its order; errors as in `TarStreams.read`."""
         wanted = set(self.plan.window_order(epoch, self.number, window)[since:].tolist())
         found: Images = {}
         for shard, first, last in self.plan.pieces(epoch, self.number, window):
@@ -146,7 +137,7 @@ class Lane:
         return found
 
     def _read(self, shard: int, numbers: list[int], found: Images, stop: Event) -> None:
-        """Move images of a shard from the numbers that are missing to those found."""
+        """Read images of a shard into `found`, and take their numbers off the list."""
         entries = self.images.entries[numbers]
         offsets, sizes = entries["offset"].tolist(), entries["size"].tolist()
         keys = [sample_key(self.images.split, ordinal) for ordinal in entries["ordinal"].tolist()]
@@ -157,25 +148,25 @@ class Lane:
             tar.skip_to(offset - HEADER)
             header = tar.read(HEADER)
             if tar.start and header.startswith(self._first_key(shard)) and not _is_of(header, key, size):
-                self.source.seeks = False  # a server that answers a request for a part with the whole
+                self.source.seeks = False  # the server answers a request for a part with the whole
                 tar.start, tar.position = 0, HEADER
                 tar.skip_to(offset - HEADER)
                 header = tar.read(HEADER)
             if not _is_of(header, key, size):
                 raise MocoError(
-                    f"{self.source.name(self.images.shards[shard])}: is not the tar that was indexed, {key} is not where it"
-                    " should be; upload data/shards again"
+                    f"{self.source.name(self.images.shards[shard])}: is not the tar that was indexed ({key} is not at its"
+                    " place); upload data/shards again"
                 )
             found[number] = tar.read(size)
             del numbers[0]
         if self.source.seeks:
-            self._close()  # rather than leave a connection idle until the next window, and the server impatient
+            self._close()  # no idle connection until the next window, which servers cut
 
     def _first_key(self, shard: int) -> bytes:
         return f"{self.images.key(int(self.plan.first_of_shard[shard]))}.".encode()
 
     def _tar(self, shard: int, first: int, last: int) -> Tar:
-        """Open the shard's tar, at byte `first` or before: the open one, where that leads there."""
+        """Return the shard's tar, at byte `first` or before; the open one if it is."""
         if self._open is not None and self._open[0] == shard and self._open[1].position <= first:
             return self._open[1]
         self._close()
@@ -189,25 +180,26 @@ class Lane:
             self._open = None
 
     def _pause(self, shard: str, error: OSError | EOFError, failures: int, stop: Event) -> None:
-        """Wait before the next try, or raise a MocoError if there is to be none."""
+        """Wait before the next try, or raise a MocoError if none is left."""
         code, words = (None, "") if self._open is None else self._open[1].last_words()
         self._close()
         name = self.source.name(shard)
         reason = words or (f"exit code {code}" if code else getattr(error, "strerror", None) or str(error))
         if self.source.refuses(error, code, words):
             raise MocoError(
-                f"{name}: {reason}; see that machine.yaml's shards_from is right and all of data/shards is there"
+                f"{name}: {reason}; check machine.yaml's shards_from, and that all of data/shards is there"
             ) from None
         if failures > len(PAUSES):
             raise MocoError(
-                f"{name}: {reason}, {failures} times in a row; the same command resumes from the last checkpoint when it can be read again"
+                f"{name}: {reason}, {failures} times in a row; once it can be read, the same command resumes from the"
+                " last checkpoint"
             ) from None
-        if not self.source.told:
-            self.source.told = True
-            print(f"pretrain: {name}: {reason}; reading continues from there", flush=True)
+        if not self.source.reported:
+            self.source.reported = True
+            print(f"pretrain: {name}: {reason}; reading resumes at the same byte", flush=True)
         stop.wait(PAUSES[failures - 1])
 
 
 def _is_of(header: bytes, key: str, size: int) -> bool:
-    """Whether a tar's header is that of a sample's image."""
+    """Tell whether a tar's header belongs to a sample's image."""
     return header.startswith(f"{key}.".encode()) and header[124:135] == b"%011o" % size

@@ -1,9 +1,9 @@
-"""The order of images where shards are streamed: a pure function, coarser than the epoch plan's.
+"""The order of images where shards are read as streams: a pure function, but a coarser shuffle.
 
-Tars far away can be read forwards only, many images at a time. An epoch is therefore the shards in
-a fresh permutation, one after the other, cut into `lanes` segments of equal length that are read
-side by side; each lane is shuffled within windows of `window` images; and a step takes the same
-number of images from each.
+Remote tars are read forwards, many images at a time. An epoch is therefore the shards in a fresh
+permutation, one after the other, cut into `lanes` segments of equal length that are read side by
+side; each lane is shuffled within windows of `window` images; and a step takes the same number of
+images from each lane.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from moco.permutation import Integers, key_of, permute
 
 @dataclass(frozen=True, eq=False)
 class StreamPlan:
-    """The global batches of a run that streams, used as `moco.images.plan.EpochPlan` is.
+    """The sequence of global batches of a run that streams; used like `moco.images.plan.EpochPlan`.
 
-    Each image comes at most once an epoch. What is left out at the end of the stream and of the
-    lanes is another part of the images each epoch, for the shards come in another order. The rows
-    of a global batch are ordered lane by lane, so that a process, and a loader's worker, has whole
-    lanes to itself.
+    Each image comes at most once an epoch. What the end of the stream and of the lanes leaves out
+    differs from epoch to epoch, because the shards come in another order. The rows of a global
+    batch are ordered lane by lane, so that a process, and a loader's worker, has whole lanes to
+    itself.
 
     Attributes:
         images: number of images.
@@ -59,11 +59,11 @@ class StreamPlan:
         return self.lane_length // self.rows_per_lane
 
     def epoch_of(self, step: int) -> int:
-        """Give the epoch that a step (counted from 0 over the whole run) belongs to."""
+        """Return the epoch of a step; both count from 0."""
         return step // self.steps_per_epoch
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Integers:
-        """Give the indices of a step's images, int64 [global_batch / world_size], for `rank`."""
+        """Return the indices of a step's images for `rank`, int64 [global_batch / world_size]."""
         local = self.global_batch // world_size
         parts = []
         for lane, window, offsets in self.rows(step, rank * local, (rank + 1) * local):
@@ -71,7 +71,7 @@ class StreamPlan:
         return np.concatenate(parts)
 
     def rows(self, step: int, first: int, last: int) -> list[tuple[int, int, slice]]:
-        """Locate rows first to last - 1 of a step's batch: lane, window, positions in its order."""
+        """Locate rows first to last - 1 of a step: lane, window, positions in its order."""
         found = []
         start_of_step = step % self.steps_per_epoch * self.rows_per_lane
         for lane in range(first // self.rows_per_lane, -(-last // self.rows_per_lane)):
@@ -87,21 +87,21 @@ class StreamPlan:
         return found
 
     def window_at(self, lane: int, position: int) -> int:
-        """Give the window that a position of a lane falls into."""
+        """Return the window of a position of a lane."""
         return (position + self._shift(lane)) // self.window
 
     def extent(self, lane: int, window: int) -> tuple[int, int]:
-        """Find a window's first position in its lane and the one after its last."""
+        """Return a window's first position and end in its lane; at a lane's ends it is shorter."""
         start = window * self.window - self._shift(lane)
         return max(start, 0), min(start + self.window, self.lane_length)
 
     def next_window(self, epoch: int, lane: int, window: int) -> tuple[int, int]:
-        """Epoch and window that follow a window of a lane."""
+        """Return epoch and window that follow a window of a lane."""
         last = self.window_at(lane, self.steps_per_epoch * self.rows_per_lane - 1)
         return (epoch, window + 1) if window < last else (epoch + 1, 0)
 
     def _shift(self, lane: int) -> int:
-        """Let windows of different lanes begin at different steps, not all at once."""
+        """Shift a lane's windows, so that not all lanes need the next one at the same step."""
         return lane * self.window // self.lanes
 
     def pieces(self, epoch: int, lane: int, window: int) -> list[tuple[int, int, int]]:
@@ -121,13 +121,13 @@ class StreamPlan:
         return found
 
     def window_order(self, epoch: int, lane: int, window: int) -> Integers:
-        """Numbers of a window's images, shuffled: int64 [images of the window]."""
+        """Return the numbers of a window's images, shuffled: int64 [images of the window]."""
         return _shuffled(self, epoch, lane, window)
 
 
 @lru_cache(maxsize=4)
 def _shards_in_order(plan: StreamPlan, epoch: int) -> tuple[Integers, Integers]:
-    """Give the shards of an epoch in order, and the position after each one's last image."""
+    """Order the shards of an epoch, with each one's position after its last image."""
     count = len(plan.first_of_shard) - 1
     order = permute(np.arange(count), count, key_of(plan.seed, epoch, 0))
     return order, np.cumsum(np.diff(plan.first_of_shard)[order])
@@ -141,7 +141,7 @@ def _shuffled(plan: StreamPlan, epoch: int, lane: int, window: int) -> Integers:
 
 
 def plan_of(settings: Pretrain, images: ShardSet, world_size: int) -> EpochPlan | StreamPlan:
-    """Choose the order of a run's images: by streams if `settings.stream` is set, else shuffled.
+    """Plan the order of a run's images: streams if `settings.stream` is set, else a full shuffle.
 
     Args:
         settings: of the run.
@@ -149,15 +149,14 @@ def plan_of(settings: Pretrain, images: ShardSet, world_size: int) -> EpochPlan 
         world_size: number of processes.
 
     Raises:
-        MocoError: the lanes cannot be shared out to the processes, or there are fewer images than a
-            batch.
+        MocoError: the lanes do not divide among the processes, or a batch is larger than the set.
     """
     if settings.stream is None:
         return EpochPlan(len(images), settings.global_batch, settings.seed)
     lanes, window = settings.stream.lanes, settings.stream.window
     if lanes % world_size:
         raise MocoError(
-            f"pretrain.stream.lanes = {lanes} cannot be shared out equally to {world_size} processes; use a multiple of"
+            f"pretrain.stream.lanes = {lanes} do not divide among {world_size} processes; use a multiple of"
             f" {world_size}, or a number of processes that divides {lanes}"
         )
     if len(images) < settings.global_batch:

@@ -8,16 +8,16 @@ import numpy as np
 from moco.images.index import ShardSet
 from moco.permutation import key_of, permute
 
-_PURPOSE = 0xF4  # keeps this draw apart from the epoch plan's under the same seed
+_PURPOSE = 0xF4  # keeps this draw apart from the epoch plan's with the same seed
 
 
 def subset(images: ShardSet, which: Literal["all", "labelled", "unlabelled"], fraction: float, seed: int) -> ShardSet:
-    """Choose images of a split; those chosen keep their order, and get new numbers from 0.
+    """Choose images of a split; they keep their order and are numbered from 0.
 
     Args:
         images: the split.
-        which: of its images, by whether they have a label.
-        fraction: share of those, in (0, 1]; at least one image of a set that is not empty.
+        which: all, or those with or without a label.
+        fraction: share of those, in (0, 1]; at least one image if there are any.
         seed: chooses; a smaller share is part of every larger one.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Where tars come from: http(s), S3, a command that prints one, a folder; webdataset opens them."""
+"""Where tars come from: http(s), S3, a command, a folder, or what webdataset opens."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from moco.images.index import ShardSet
 
 CURL = ("curl", "-fsSLg", "--connect-timeout", "30", "--speed-limit", "1", "--speed-time", "30")
 PASSING = ("408", "425", "429")
-"""Of HTTP's 4xx, those that are worth another try."""
+"""Those of HTTP's 4xx that are worth another try."""
 SIGNED_FOR = 3600  # seconds that a signed address of S3 is valid; half of them are used
 
 
@@ -28,15 +28,15 @@ class Tar:
 
     def __init__(self, file: IO[bytes], start: int, pipe: Any = None) -> None:
         self.file, self.start, self.position = file, start, start
-        self._pipe = pipe  # which closes the file when it is let go of
+        self._pipe = pipe  # closes the file when it is collected
         self.process: subprocess.Popen[bytes] | None = getattr(pipe, "proc", None)
         self._owner = os.getpid()
 
     def read(self, count: int) -> bytes:
-        """Read the next `count` bytes.
+        """The next `count` bytes.
 
         Raises:
-            EOFError: the stream ends before.
+            EOFError: the stream ends earlier.
         """
         data = self.file.read(count)
         self.position += len(data)
@@ -45,7 +45,7 @@ class Tar:
         return data
 
     def skip_to(self, offset: int) -> None:
-        """Continue from an offset ahead; errors as in `read`."""
+        """Move forwards to an offset; errors as in `read`."""
         if self.process is None:
             self.file.seek(offset)
             self.position = offset
@@ -53,7 +53,7 @@ class Tar:
             self.read(min(offset - self.position, 2**20))
 
     def last_words(self) -> tuple[int | None, str]:
-        """Exit code and last line on stderr, where known, of the command that failed."""
+        """Return exit code and last line on stderr of the command that failed, where known."""
         if self.process is None:
             return None, ""
         with suppress(subprocess.TimeoutExpired):
@@ -64,7 +64,7 @@ class Tar:
     def close(self) -> None:
         """Stop reading, and the command with it."""
         if self.process is not None:
-            self.process.kill()  # one that waits for a silent server would not notice that nobody listens
+            self.process.kill()  # one that waits for a silent server does not notice otherwise
             self.process.wait()
             if self.process.stderr is not None:
                 self.process.stderr.close()
@@ -81,8 +81,8 @@ class Source:
     Args:
         images: the shard set.
         location: http(s)://…, s3://…, pipe:COMMAND, another address that `webdataset.gopen` knows,
-            or a folder. `{shard}` in it stands for a tar's name, which is appended else. None: the
-            shard set's own folder.
+            or a folder. `{shard}` in it stands for a tar's name; without it, the name is appended.
+            None: the shard set's own folder.
     """
 
     def __init__(self, images: ShardSet, location: str | None) -> None:
@@ -91,28 +91,27 @@ class Source:
         self.scheme = scheme[1] if scheme else "file"
         self.seeks = self.scheme in ("file", "http", "https", "s3")
         """Whether a tar can be read from its middle."""
-        self.told = False
-        """Whether a broken connection was mentioned."""
+        self.reported = False
+        """Whether a broken connection was reported."""
         self._signed: dict[str, tuple[float, str]] = {}
 
     def address(self, shard: str) -> str:
-        """Of a tar, as people know it."""
+        """Return the address of a tar."""
         if "{shard}" in self.location:
             return self.location.replace("{shard}", shard)
         return f"{self.location}/{shard}"
 
     def name(self, shard: str) -> str:
-        """Give the address without its query, which may hold a password."""
+        """Return the address without its query, which may hold a password."""
         address = self.address(shard)
         return address if self.scheme in ("pipe", "file") else address.partition("?")[0]
 
     def open(self, shard: str, first: int, last: int) -> Tar:
-        """Open a tar from byte `first` (from 0 if the source cannot seek), at least up to `last`.
+        """Open a tar at byte `first`, or at 0 if this source does not seek, up to byte `last`.
 
         Raises:
             OSError: it cannot be opened.
-            MocoError: the command that reads from this kind of address is missing, or there is
-                none.
+            MocoError: the command that reads from this address is missing, or there is none.
         """
         address = self.address(shard)
         if self.scheme == "file":
@@ -122,7 +121,9 @@ class Source:
         try:
             from webdataset.gopen import Pipe, gopen
         except ImportError:
-            raise MocoError("machine.yaml: shards_from needs webdataset; `pip install webdataset`") from None
+            raise MocoError(
+                f"machine.yaml: shards_from = {self.location!r} needs webdataset; `pip install webdataset`"
+            ) from None
         if self.scheme in ("http", "https", "s3"):
             url = self._signed_address(address) if self.scheme == "s3" else address
             seeks = self.seeks
@@ -139,7 +140,7 @@ class Source:
         return Tar(pipe.stream, 0, pipe)
 
     def _signed_address(self, address: str) -> str:
-        """Sign an https address of an S3 object and keep it; the aws command takes 0.5 s."""
+        """Sign an https address of an object on S3, and keep it: the aws command takes 0.5 s."""
         made, url = self._signed.get(address, (0.0, ""))
         if not url or time.monotonic() - made > SIGNED_FOR / 2:
             try:
@@ -155,12 +156,12 @@ class Source:
         return url
 
     def refuses(self, error: Exception, code: int | None, words: str) -> bool:
-        """Whether another try would be of no use.
+        """Tell whether another try is useless.
 
         Args:
             error: what was raised on reading.
             code: exit code of the command that was read from.
-            words: what it said.
+            words: its last words.
         """
         if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
             return True
@@ -173,5 +174,5 @@ class Source:
 
 
 def last_line(text: str) -> str:
-    """Give the last line that says something."""
+    """Return the last line that is not blank."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -1,7 +1,7 @@
-"""The random views of an image: one implementation on uint8, a function of seed, epoch and sample.
+"""The random views of an image, on uint8: a pure function of (seed, epoch, sample).
 
-What is drawn is apart from what is painted, so that another view backend, such as
-`moco.images.fused_views`, paints the same views.
+Drawing is separate from painting, so another view backend, such as `moco.images.fused_views`,
+paints the same views.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _CROP_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Drawn:
-    """What is drawn for some views, but not their crops' pixels, which need the images' sizes.
+    """Drawn views, without the pixels of their crops, which depend on the images' sizes.
 
     Attributes:
         chosen: [N, V], or [V] of one image.
@@ -38,7 +38,7 @@ class Drawn:
         return Drawn(self.chosen[i], self.crops[i], self.scale_min)
 
     def placed(self, height: int, width: int) -> Chosen:
-        """Place the views [V] of one image of this size in pixels, crops included."""
+        """Return the views [V] of one image of this size in pixels, crops included."""
         for view, numbers in zip(self.chosen, self.crops, strict=True):
             crop = crop_box(numbers, height, width, self.scale_min)
             view["top"], view["left"], view["height"], view["width"] = crop
@@ -56,13 +56,13 @@ def draw(settings: Views, seed: int, epoch: int, samples: Integers, views: int =
         views: V, views of each image.
     """
     draws = Draws.of(seed, epoch, samples, views)
-    crops = draws("crop", 2 * _CROP_ATTEMPTS + 2)
+    crops = np.moveaxis(draws("crop", 2 * _CROP_ATTEMPTS + 2), 0, -1)
     return Drawn(choose(draws, settings), crops, settings.crop_scale_min)
 
 
 @njit(cache=True, nogil=True)
 def crop_box(u: Uniforms, height: int, width: int, scale_min: float) -> tuple[int, int, int, int]:
-    """Draw the rectangle of a random resized crop (Szegedy et al. 2015, as torchvision draws it).
+    """Compute the rectangle of a random resized crop (Szegedy et al. 2015, as torchvision does).
 
     Area uniform in [scale_min, 1] of the image, log aspect ratio uniform in [log 3/4, log 4/3]; the
     first of ten attempts that fits, else the largest centered rectangle of an allowed ratio.
@@ -101,35 +101,34 @@ def paint(image: Pixels, chosen: Chosen, out: Pixels) -> None:
 
 
 def resize_into(image: Pixels, out: Pixels) -> None:
-    """Resize uint8 H x W x 3 bilinearly, antialiased (as Pillow, to one level), to `out`."""
+    """Resize uint8 H x W x 3 to the size of `out`: antialiased, bilinear, Pillow's to one level."""
     height, width = out.shape[:2]
     if image.shape[:2] == (height, width):
         out[:] = image
     elif height >= image.shape[0] and width >= image.shape[1]:  # nothing to antialias
         cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
     else:
-        # Both channels-last in memory: the fast way in torch, several times faster than
-        # channels-first.
+        # Channels-last in memory is several times as fast in torch as channels-first.
         source, target = (torch.from_numpy(x).permute(2, 0, 1)[None] for x in (image, out))
         torch.ops.aten._upsample_bilinear2d_aa.out(source, [height, width], False, None, None, out=target)
 
 
 def resize(image: Pixels, height: int, width: int) -> Pixels:
-    """`resize_into` a new array, uint8 height x width x 3."""
+    """Resize into a new array, uint8 height x width x 3."""
     out = np.empty((height, width, 3), np.uint8)
     resize_into(image, out)
     return out
 
 
 def two_views(image: Pixels, settings: Views, size: int, seed: int, epoch: int, sample: int) -> tuple[Pixels, Pixels]:
-    """Make the query and key view of a sample in an epoch; uint8, S x S x 3 each."""
+    """Make the query and the key view of a sample in an epoch; uint8, S x S x 3 each."""
     drawn, out = draw(settings, seed, epoch, np.array([sample]))[0], np.empty((2, size, size, 3), np.uint8)
     paint(image, drawn.placed(*image.shape[:2]), out)
     return out[0], out[1]
 
 
 def center_view(image: Pixels, size: int, crop_ratio: float) -> Pixels:
-    """Make the view that evaluation sees: short side to size / crop_ratio, then the central square.
+    """Make the view for evaluation: short side to size / crop_ratio, then the central square.
 
     Returns:
         uint8, size x size x 3.

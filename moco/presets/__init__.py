@@ -1,7 +1,4 @@
-"""Published recipes as data: each YAML file here holds every value of the pretrain section.
-
-`small.yaml` is a complete params.yaml, the one a new project begins with.
-"""
+"""Published recipes as data: each YAML file here holds every value of the pretrain section."""
 
 from collections.abc import MutableMapping
 from io import StringIO
@@ -12,20 +9,17 @@ from yaml import safe_load
 
 from moco.config import Params
 from moco.errors import MocoError
+from moco.files import write_text
 from moco.settings import read_yaml, validate
 
 FOLDER = Path(__file__).parent
 NAMES = ("small", "cifar", "v1", "v2")
-COMPLETE = "small"
 
 
 def apply(name: str, path: Path) -> list[str]:
     """Write a preset's pretrain values into a parameter file.
 
     Its other values and its comments stay.
-
-    A file that does not exist yet or is empty, or that lacks a section, gets it from the small
-    preset.
 
     Args:
         name: one of `NAMES`.
@@ -35,25 +29,18 @@ def apply(name: str, path: Path) -> list[str]:
         One line for each key whose value is now another: `pretrain.epochs: 8 -> 200`.
 
     Raises:
-        MocoError: no such preset, or the file is no YAML mapping or would break the schema.
+        MocoError: no such preset or file, or the file is no YAML mapping or would break the schema.
     """
     if name not in NAMES:
         raise MocoError(f"preset {name!r} is unknown; choose one of {', '.join(NAMES)}")
+    read_yaml(path)  # the one place that words what is wrong with a file
     yaml = _round_trip()
-    preset, complete = yaml.load(FOLDER / f"{name}.yaml"), yaml.load(FOLDER / f"{COMPLETE}.yaml")
-    if path.exists() and path.read_text(encoding="utf-8").strip():
-        read_yaml(path)  # the one place that words what is wrong with a file
-        values = yaml.load(path)
-    else:
-        values = yaml.load(FOLDER / f"{COMPLETE}.yaml")
-    for section, content in complete.items():
-        values.setdefault(section, content)
-    changes = _overwrite(values["pretrain"], preset["pretrain"], "pretrain")
-    text = _text(yaml, values)
-    validate(safe_load(text), str(path), Params)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    preset, values = yaml.load(FOLDER / f"{name}.yaml"), yaml.load(path)
+    changes = _overwrite(values.setdefault("pretrain", {}), preset["pretrain"], "pretrain")
+    stream = StringIO()
+    yaml.dump(values, stream)
+    validate(safe_load(stream.getvalue()), str(path), Params)
+    write_text(path, stream.getvalue())
     return changes
 
 
@@ -85,9 +72,3 @@ def _round_trip() -> Any:
     yaml.preserve_quotes = True
     yaml.width = 4096
     return yaml
-
-
-def _text(yaml: Any, values: Any) -> str:
-    stream = StringIO()
-    yaml.dump(values, stream)
-    return stream.getvalue()

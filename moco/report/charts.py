@@ -1,6 +1,7 @@
 """The charts: training curves and readings, baselines, learning rates, confusion."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,44 +19,24 @@ LABELLED_CLASSES = 30
 
 
 def loss(path: Path, curves: Table) -> None:
-    """InfoNCE beside chance, ln(1+K); the time in which random first keys are left is shaded."""
-    with picture(path, CHART) as figure:
-        axes = figure.add_subplot(title="Contrastive loss", xlabel="step")
-        _shade_filling(axes, curves)
-        axes.plot(
-            curves["step"], curves["chance"], color=GRAY, linestyle=DASHED, linewidth=1.6, label="chance, ln(1+K)"
-        )
+    """Draw InfoNCE beside chance, ln(1+K)."""
+    with _over_steps(path, curves, "Contrastive loss") as axes:
+        label = "chance, ln(1+K)"
+        axes.plot(curves["step"], curves["chance"], color=GRAY, linestyle=DASHED, linewidth=1.6, label=label)
         _curve(axes, curves["step"], curves["loss"], BLUE, "InfoNCE")
-        axes.legend(loc="best", fontsize=9.5, reverse=True)
-        axes.margins(x=0.01)
 
 
 def pretext(path: Path, curves: Table) -> None:
-    """How often the matching key beats all others (top-1) or all but four (top-5)."""
-    with picture(path, CHART) as figure:
-        axes = figure.add_subplot(title="Pretext accuracy", xlabel="step")
-        _shade_filling(axes, curves)
+    """Draw how often the matching key beats all others (top-1) or all but four (top-5)."""
+    with _over_steps(path, curves, "Pretext accuracy") as axes:
         _curve(axes, curves["step"], curves["top5"], ORANGE, "top-5")
         _curve(axes, curves["step"], curves["top1"], BLUE, "top-1")
         _percent(axes)
         axes.set_ylim(bottom=0)
-        axes.legend(loc="best", fontsize=9.5, reverse=True)
-        axes.margins(x=0.01)
-
-
-def knn(path: Path, readings: Table) -> None:
-    """kNN accuracy on the validation split over the epochs."""
-    with picture(path, CHART) as figure:
-        axes = figure.add_subplot(title="kNN on the validation split", xlabel="epoch")
-        epochs, top1 = _taken(readings, "knn_top1")
-        axes.plot(epochs, top1, color=BLUE, marker="o", markersize=5)
-        _value(axes, epochs[-1], top1[-1], f"{100 * top1[-1]:.1f} %")
-        _percent(axes)
-        _whole_epochs(axes)
 
 
 def spread(path: Path, curves: Table, readings: Table) -> None:
-    """How widely queries and features point: 1 all over the sphere, 0 collapsed."""
+    """Draw how widely queries and features point: 1 all over the sphere, 0 collapsed."""
     with picture(path, CHART) as figure:
         axes = figure.add_subplot(title="Spread: 1 everywhere, 0 one point", xlabel="epoch")
         _curve(axes, curves["epoch"], curves["feature_std"], BLUE, "queries")
@@ -69,36 +50,32 @@ def spread(path: Path, curves: Table, readings: Table) -> None:
         axes.margins(x=0.01)
 
 
+def knn(path: Path, readings: Table) -> None:
+    """Draw kNN accuracy on the validation split over the epochs."""
+    with _over_epochs(path, readings, "knn_top1", "kNN on the validation split", BLUE, "{:.1%}") as (axes, _):
+        _percent(axes)
+
+
 def rank(path: Path, readings: Table) -> None:
-    """How many dimensions the features use over the epochs."""
-    with picture(path, CHART) as figure:
-        axes = figure.add_subplot(title="Effective rank of the features", xlabel="epoch")
-        epochs, found = _taken(readings, "effective_rank")
-        axes.plot(epochs, found, color=ORANGE, marker="o", markersize=5)
-        _value(axes, epochs[-1], found[-1], f"{found[-1]:.1f}")
+    """Draw how many dimensions the features use over the epochs."""
+    title = "Effective rank of the features"
+    with _over_epochs(path, readings, "effective_rank", title, ORANGE, "{:.1f}") as (axes, found):
         axes.set_ylim(0, 1.3 * float(found.max()))
-        _whole_epochs(axes)
 
 
 def leak(path: Path, readings: Table, limit: float) -> None:
-    """By how much more often keys are found in their queries' batch-norm company.
-
-    Above `limit` the run warns.
-    """
-    with picture(path, CHART) as figure:
-        axes = figure.add_subplot(title="Batch-norm leak", xlabel="epoch", ylabel="points of pretext top-1")
-        epochs, found = _taken(readings, "leak")
-        axes.axhline(0, color=MUTED, linewidth=1)
-        axes.axhline(100 * limit, color=GRAY, linestyle=DASHED, linewidth=1.2)
-        axes.plot(epochs, 100 * found, color=BLUE, marker="o", markersize=5)
-        low, high = min(-5.0, 100 * float(found.min())), max(130 * limit, 110 * float(found.max()))
-        axes.set_ylim(1.1 * low, high)
+    """Draw the batch-norm leak, fractions of 1; above `limit` the run warns."""
+    points = {"epoch": readings["epoch"], "leak": 100 * readings["leak"]}
+    with _over_epochs(path, points, "leak", "Batch-norm leak", BLUE) as (axes, found):
+        axes.set_ylabel("points of pretext top-1")
+        axes.axhline(0, color=MUTED, linewidth=1, zorder=1.5)
+        axes.axhline(100 * limit, color=GRAY, linestyle=DASHED, linewidth=1.2, zorder=1.5)
+        axes.set_ylim(1.1 * min(-5.0, float(found.min())), max(130 * limit, 1.1 * float(found.max())))
         _noted(axes, 100 * limit, "above: cheating")
-        _whole_epochs(axes)
 
 
 def baselines(path: Path, scores: dict[str, LinearScores]) -> None:
-    """Linear and kNN accuracy of the three kinds of features."""
+    """Draw linear and kNN accuracy of the three kinds of features."""
     with picture(path, CHART) as figure:
         axes = figure.add_subplot(title="Accuracy on the test split")
         width = 0.25
@@ -116,7 +93,7 @@ def baselines(path: Path, scores: dict[str, LinearScores]) -> None:
 
 
 def sweep(path: Path, sweep: Sweep) -> None:
-    """Draw the validation accuracy of every learning rate; the chosen one is ringed."""
+    """Draw validation accuracy of every learning rate; the chosen one is ringed."""
     with picture(path, CHART) as figure:
         axes = figure.add_subplot(title="Learning rates of the classifier", xlabel="learning rate", xscale="log")
         for kind, (rates, values) in sweep.items():
@@ -131,7 +108,7 @@ def sweep(path: Path, sweep: Sweep) -> None:
 
 
 def confusion(path: Path, matrix: NDArray[np.float64], classes: Sequence[str]) -> None:
-    """Shares of each actual class (row) that were given each name (column); float, C x C."""
+    """Draw the shares of each actual class (row) by given name (column); float, C x C."""
     named = len(classes) <= LABELLED_CLASSES
     side = min(PAGE, 3.2 + 0.44 * len(classes)) if named else 6.5
     with picture(path, (side, side * 0.92)) as figure:
@@ -161,7 +138,7 @@ def confusion(path: Path, matrix: NDArray[np.float64], classes: Sequence[str]) -
 
 
 def _curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], color: str, label: str) -> None:
-    """Draw a curve: its readings faintly, and their moving average where there are many."""
+    """Draw a curve: its points faintly, and their moving average if there are many."""
     window = len(y) // 40
     if window < 2:
         axes.plot(x, y, color=color, label=label)
@@ -173,12 +150,37 @@ def _curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], color: st
     axes.plot(x, (sums[high] - sums[low]) / (high - low), color=color, label=label)
 
 
-def _shade_filling(axes: Axes, curves: Table) -> None:
-    filling = curves["step"][curves["queue_fill"] < 1]
-    if not len(filling):
-        return
-    full = curves["step"][len(filling)] if len(filling) < len(curves["step"]) else filling[-1]
-    axes.axvspan(0, float(full), color=FAINT, alpha=0.6, linewidth=0, label="random first keys left")
+@contextmanager
+def _over_steps(path: Path, curves: Table, title: str) -> Iterator[Axes]:
+    """Give axes for curves; the time in which random first keys are left is shaded."""
+    with picture(path, CHART) as figure:
+        axes = figure.add_subplot(title=title, xlabel="step")
+        filling = curves["step"][curves["queue_fill"] < 1]
+        if len(filling):
+            full = curves["step"][min(len(filling), len(curves["step"]) - 1)]
+            axes.axvspan(0, float(full), color=FAINT, alpha=0.6, linewidth=0, label="random first keys left")
+        yield axes
+        axes.legend(loc="best", fontsize=9.5, reverse=True)
+        axes.margins(x=0.01)
+
+
+@contextmanager
+def _over_epochs(
+    path: Path, readings: Table, name: str, title: str, color: str, last: str = ""
+) -> Iterator[tuple[Axes, NDArray[np.float64]]]:
+    """Draw the readings of one kind, the last one with its value; gives axes and values."""
+    with picture(path, CHART) as figure:
+        axes = figure.add_subplot(title=title, xlabel="epoch")
+        epochs, found = _taken(readings, name)
+        axes.plot(epochs, found, color=color, marker="o", markersize=5)
+        if last:
+            text, where = last.format(found[-1]).replace("%", " %"), (epochs[-1], found[-1])
+            axes.annotate(
+                text, where, (0, 8), textcoords="offset points", ha="right", color=INK, fontsize=10, weight="bold"
+            )
+        yield axes, found
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.margins(x=0.06, y=0.18)
 
 
 def _percent(axes: Axes) -> None:
@@ -187,14 +189,9 @@ def _percent(axes: Axes) -> None:
 
 
 def _taken(readings: Table, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Epochs and values of the readings that hold this one."""
+    """Choose epochs and values of the readings that hold this one."""
     taken = ~np.isnan(readings[name])
     return readings["epoch"][taken], readings[name][taken]
-
-
-def _whole_epochs(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.margins(x=0.06, y=0.18)
 
 
 def _noted(axes: Axes, y: float, text: str) -> None:
@@ -209,7 +206,3 @@ def _noted(axes: Axes, y: float, text: str) -> None:
         color=MUTED,
         fontsize=8.5,
     )
-
-
-def _value(axes: Axes, x: float, y: float, text: str) -> None:
-    axes.annotate(text, (x, y), (0, 8), textcoords="offset points", ha="right", color=INK, fontsize=10, weight="bold")

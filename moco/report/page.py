@@ -1,4 +1,4 @@
-"""The page: a Markdown text with its tables, and one HTML file that holds its pictures."""
+"""The page: a Markdown text with its tables, and the same as one HTML file with its pictures."""
 
 import base64
 import re
@@ -10,11 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-_WIDE = (
-    "views",
-    "neighbors",
-    "predictions",
-)  # what their names begin with: they scroll sideways on a phone rather than become unreadable
+_WIDE = ("views", "neighbors", "predictions")
+"""First words of the names of pictures that scroll sideways on a phone."""
 
 
 def render_markdown(context: dict[str, Any], template: str = "report.md.jinja") -> str:
@@ -24,9 +21,7 @@ def render_markdown(context: dict[str, Any], template: str = "report.md.jinja") 
 
 
 def markdown_table(align: str, caller: Callable[[], str]) -> str:
-    """Make a Markdown table whose source is aligned too.
-
-    The template calls this around lines of `cell | cell`.
+    """Make a Markdown table with an aligned source; templates call this around `cell | cell` lines.
 
     Args:
         align: "l", "c" or "r" for each column.
@@ -45,12 +40,12 @@ def markdown_table(align: str, caller: Callable[[], str]) -> str:
 
 
 def escape(name: str) -> str:
-    """Write a name as plain text in Markdown, whatever characters it has."""
+    """Escape a name so that Markdown shows it as plain text, whatever characters it has."""
     return re.sub(r"([\\`*_{}\[\]<>|#$~])", r"\\\1", name)
 
 
 def render_html(markdown: str, folder: Path) -> str:
-    """Turn the Markdown page into one self-contained HTML file.
+    """Make one self-contained HTML file of a Markdown page.
 
     Args:
         markdown: from `render_markdown`.

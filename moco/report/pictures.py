@@ -40,7 +40,7 @@ class Shown:
 
 
 def views(path: Path, triples: Sequence[tuple[Pixels, Pixels, Pixels]]) -> None:
-    """Columns of an image as it is, its query view and its key view.
+    """Draw columns of an image as it is, its query view and its key view.
 
     Args:
         path: of the PNG.
@@ -62,7 +62,7 @@ def views(path: Path, triples: Sequence[tuple[Pixels, Pixels, Pixels]]) -> None:
 
 
 def neighbors(path: Path, rows: Sequence[tuple[Shown, Sequence[Shown]]], query_title: str, gallery_title: str) -> None:
-    """Rows of a query image and its neighbors, framed green or red where the classes are known.
+    """Draw rows of a query and its neighbors, framed green or red where the classes are known.
 
     Args:
         path: of the PNG.
@@ -123,7 +123,7 @@ def map_dots(path: Path, points: NDArray[np.float32], labels: NDArray[np.int32],
 
 
 def map_images(path: Path, points: NDArray[np.float32], images: Sequence[Pixels], chosen: NDArray[np.int64]) -> None:
-    """Draw the same map, with an image where it lies in each cell of a grid.
+    """Draw the same map with one image in each cell of a grid.
 
     Args:
         path: of the PNG.
@@ -138,34 +138,19 @@ def map_images(path: Path, points: NDArray[np.float32], images: Sequence[Pixels]
         for row, image in zip(chosen, images, strict=True):
             left, bottom = np.floor(np.clip(points[row], 0, 1 - 1e-6) / cell) * cell
             extent = (left + 0.04 * cell, left + 0.96 * cell, bottom + 0.04 * cell, bottom + 0.96 * cell)
-            axes.imshow(square(image, 64), extent=extent, aspect="auto", zorder=2)
+            small = center_view(image, min(64, *image.shape[:2]), 1.0)
+            axes.imshow(small, extent=extent, aspect="auto", zorder=2)
         axes.set(xlim=(0, 1), ylim=(0, 1))
 
 
 def one_a_cell(points: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Find the point nearest the middle of each cell that holds any: its row, int64, rising."""
+    """Choose the row of the point nearest the middle of each cell of the grid; int64, rising."""
     cells = np.floor(np.clip(points, 0, 1 - 1e-6) * _THUMBNAILS_A_SIDE)
     distance = np.linalg.norm(points * _THUMBNAILS_A_SIDE - cells - 0.5, axis=1)
     number = cells[:, 0] * _THUMBNAILS_A_SIDE + cells[:, 1]
     order = np.lexsort((distance, number))
     first = np.unique(number[order], return_index=True)[1]
     return np.sort(order[first])
-
-
-def square(image: Pixels, side: int = SIDE) -> Pixels:
-    """Crop the central square of an image, reduced to `side` pixels if it is larger."""
-    return center_view(image, min(side, *image.shape[:2]), 1.0)
-
-
-def whole(image: Pixels, side: int = SIDE) -> Pixels:
-    """Lay the whole image on a white square, reduced to `side` pixels if it is larger."""
-    height, width = image.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    height, width = max(1, round(height * scale)), max(1, round(width * scale))
-    out = np.full((max(height, width),) * 2 + (3,), 255, dtype=np.uint8)
-    top, left = (len(out) - height) // 2, (len(out) - width) // 2
-    out[top : top + height, left : left + width] = resize(image, height, width)
-    return out
 
 
 def _thick_of(points: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -183,10 +168,21 @@ def _canvas(axes: Axes, x: tuple[float, float], y: tuple[float, float]) -> Axes:
 def _place(axes: Axes, image: Pixels, left: float, top: float, frame: str | None = None) -> None:
     """Draw an image into the unit cell whose upper left corner is given."""
     limits = axes.get_xlim(), axes.get_ylim()
-    axes.imshow(whole(image), extent=(left + 0.04, left + 0.96, top + 0.96, top + 0.04), aspect="auto")
+    axes.imshow(_whole(image), extent=(left + 0.04, left + 0.96, top + 0.96, top + 0.04), aspect="auto")
     axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
     color, width = (frame, 2.2) if frame else (FAINT, 0.8)
     axes.add_patch(Rectangle((left + 0.04, top + 0.04), 0.92, 0.92, fill=False, edgecolor=color, linewidth=width))
+
+
+def _whole(image: Pixels) -> Pixels:
+    """Put the whole image on a white square, reduced if it is larger than `SIDE`."""
+    height, width = image.shape[:2]
+    scale = min(1.0, SIDE / max(height, width))
+    height, width = max(1, round(height * scale)), max(1, round(width * scale))
+    out = np.full((max(height, width),) * 2 + (3,), 255, dtype=np.uint8)
+    top, left = (len(out) - height) // 2, (len(out) - width) // 2
+    out[top : top + height, left : left + width] = resize(image, height, width)
+    return out
 
 
 def _short(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Did the run go well? The judge's verdicts, the alarms on the way, the baselines."""
+"""Did the run go well? Verdicts at the end, warnings on the way, and baselines."""
 
 import numpy as np
 
@@ -13,8 +13,7 @@ def judged(results: Results, settings: Pretrain) -> tuple[list[Verdict], list[Ve
     """Judge a run as its own alarms did.
 
     Returns:
-        The verdicts at the end, good or bad; and the bad ones that were raised on the way, in that
-        order.
+        The verdicts at the end, good or bad; and those that turned bad on the way, in order.
     """
     watch = Watch(settings, validation(results, settings))
     raised = watch.replay(_rows(results.curves), _rows(results.readings))
@@ -31,8 +30,7 @@ def filling(curves: Table) -> tuple[int, float, int, float] | None:
     """Find the lowest loss while random first keys were left, and the loss once there were none.
 
     Returns:
-        (step, loss, step, loss), or None where it did not rise, or the dictionary was never or
-        always full.
+        (step, loss, step, loss), or None: it did not rise, or was never or always full.
     """
     full = curves["queue_fill"] >= 1
     if not full.any() or full[0]:

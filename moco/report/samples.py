@@ -21,8 +21,7 @@ from moco.report.feature_map import FEWEST, tsne
 from moco.report.pictures import Shown, one_a_cell
 
 GALLERY = 10_000
-"""Training images, at most, among which neighbors are sought: enough to find good ones, little to
-encode."""
+"""Most training images among which neighbors are sought: enough to find good ones."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,12 @@ class Samples:
     Attributes:
         classes: names; empty without labels.
         learned_from: number of images that the encoder was pretrained on.
-        held_out: whether queries, views and map are validation images (else there are none, and
-            they are training images kept out of the gallery).
+        held_out: whether queries, views and map are validation images; else they are training
+            images that are kept out of the gallery.
         triples: image, query view and key view of the first epoch.
         rows: query images with their neighbors.
         gallery: number of training images among which neighbors were sought.
-        same_class: share of the neighbors shown that are of their query's class; None without
-            labels.
+        same_class: share of the neighbors shown that have their query's class; None without labels.
         map: None where there are too few images.
         mapped: number of images behind the map and the collapse measures.
         collapse: by encoder, "moco" and "random".
@@ -83,15 +81,14 @@ class Samples:
 
 
 def gather(encoder: FrozenEncoder, train: ShardSet, val: ShardSet, params: Params, num_workers: int) -> Samples:
-    """Choose images by the report's seed and look at their features; the test split is not touched.
+    """Choose images by the report's seed and encode them; the test split is not touched.
 
     Args:
         encoder: the pretrained one.
         train: neighbors come from here.
-        val: queries, views and map come from here; where it is empty, from `train`, apart from the
-            gallery.
-        params: `report` says how many of each, `pretrain` how views are made; `linear.seed` makes
-            the same untrained encoder as the linear stage.
+        val: queries, views and map come from here; if empty, from `train` outside the gallery.
+        params: `report` says how many of each, `pretrain` how views are made, and `linear.seed`
+            makes the linear stage's untrained encoder.
         num_workers: loader processes.
     """
     settings, pretrain = params.report, params.pretrain

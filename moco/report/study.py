@@ -116,10 +116,7 @@ def _row(study: Study, point: Point, several: bool, published: bool, ends: Mappi
 
 
 def _untrained(outcome: Outcome) -> str:
-    """Say what the same images give without training, by the same evaluation.
-
-    Nothing where it was not measured.
-    """
+    """Say what the same images give without training; nothing where it was not measured."""
     found = []
     for kind, words in (("random", "untrained encoders"), ("pixels", "raw pixels")):
         values = [

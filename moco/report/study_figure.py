@@ -1,4 +1,4 @@
-"""A study's figure: accuracy over its axis beside the published one, or over the epochs."""
+"""A study's figure: accuracy over the axis beside the published one, or over the epochs."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The transfer page: figures by initialization, differences, predictions beside ground truth."""
+"""The transfer page: each task's figures by initialization, and predictions beside ground truth."""
 
 import json
 import shutil
@@ -33,8 +33,7 @@ COLUMNS = {
     "semantic": [("pixel", "mIoU"), ("pixel", "pixel_accuracy")],
     "classification": [("label", "top1"), ("label", "top5")],
 }
-"""The figures of each task's table: kind and name. The first is what initializations are compared
-by."""
+"""The figures of each task's table: kind and name. Initializations are compared by the first."""
 
 PUBLISHED: dict[tuple[str, str], dict[str, str]] = {
     ("detection", "voc-24k"): {
@@ -60,13 +59,13 @@ PUBLISHED: dict[tuple[str, str], dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Found:
-    """What one initialization reached on one task.
+    """The results of one initialization on one task.
 
     Attributes:
         metrics: metrics.json: kind -> figure -> mean over the trials, and FIGURE_std.
         trials: "kind.figure" -> its value in each trial.
         curves: trial -> (steps, losses).
-        picture: of predictions; None where there is none.
+        picture: of predictions; None for classification.
     """
 
     metrics: dict[str, Any]
@@ -79,7 +78,7 @@ class Found:
         """Read the results of stage transfer.
 
         Raises:
-            MocoError: they are not there.
+            MocoError: they are missing.
         """
         try:
             metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -110,7 +109,7 @@ def write_transfer_report(folder: Path, results: Path, params: TransferParams) -
     tasks = []
     for task in params.tasks:
         comparison = params.of(task)
-        assert comparison is not None  # the schema has seen to it
+        assert comparison is not None  # the schema checks it
         found: dict[str, Found] = {init: Found.read(results / f"{task}-{init}") for init in params.inits}
         _draw(folder, task, found)
         tasks.append(_described(task, comparison, found))
@@ -182,7 +181,7 @@ def _difference(found: dict[str, Found], init: str, lead: tuple[str, str]) -> st
 
 
 def _verdicts(found: dict[str, Found], lead: tuple[str, str], name: str) -> list[str]:
-    """Say how MoCo stands beside the others, and whether that is beyond the trials' scatter."""
+    """Compare MoCo with the others in words, with the standard error of the difference."""
     kind, figure = lead
     sentences = []
     for other in ("random", "supervised"):

@@ -1,4 +1,4 @@
-"""From results and samples to a folder with the page and its pictures."""
+"""Results and samples become a folder with the page and its pictures."""
 
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,7 @@ CAPTIONS = {
 
 
 def write_report(folder: Path, results: Results, samples: Samples, params: Params) -> None:
-    """Write report.md, report.html and the PNGs between them.
-
-    The same bytes for the same arguments.
+    """Write report.md, report.html and their PNGs; the same bytes for the same arguments.
 
     Args:
         folder: an empty folder.
@@ -45,7 +43,7 @@ def write_report(folder: Path, results: Results, samples: Samples, params: Param
 
 
 def confusion_matrix(pairs: list[tuple[str, str]], classes: list[str]) -> NDArray[np.float64]:
-    """Compute shares of each actual class (row) given each name (column): C x C; 0 if unseen."""
+    """Compute shares of each actual class (row) by given name (column): C x C, rows sum to 1."""
     number = {name: index for index, name in enumerate(classes)}
     counts = np.zeros((len(classes), len(classes)))
     for actual, predicted in pairs:
@@ -76,12 +74,12 @@ def _draw(folder: Path, results: Results, samples: Samples, pretrain: Pretrain, 
 
 
 def _taken(results: Results) -> set[str]:
-    """Draw the charts of readings for which there is at least one."""
+    """List the charts of readings that were taken at least once."""
     return {chart for name, chart in READING_CHARTS.items() if not np.isnan(results.readings[name]).all()}
 
 
 def _context(results: Results, samples: Samples, params: Params, matrix: NDArray[np.float64]) -> dict[str, Any]:
-    """Give what the template needs, as it will be printed."""
+    """Gather what the template needs, as it will be printed."""
     curves, pretrain = results.curves, params.pretrain
     taken = _taken(results)
     drawn = [name for name in CAPTIONS if name == "spread.png" or name in taken]
@@ -127,7 +125,7 @@ def _why_no_scores(results: Results) -> str:
 
 
 def _confused(matrix: NDArray[np.float64], classes: list[str], most: int = 4) -> str:
-    """Say the commonest mistakes in words."""
+    """Name the commonest mistakes."""
     wrong = matrix * (1 - np.eye(len(matrix)))
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [(wrong.flat[i], *divmod(int(i), len(matrix))) for i in order]

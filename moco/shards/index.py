@@ -1,4 +1,4 @@
-"""The index beside the shards: writing it, and the check that nothing has changed since."""
+"""The index beside the shards: writing it, and checking that nothing has changed since."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from moco.images.index import COLUMNS_OF_NOTES, ENTRY, FORMAT, load_index, read_
 
 
 def hash_of_set(classes: list[str], shard_hashes: Mapping[Split, list[str]]) -> str:
-    """Hash the class names and, for each split, the SHA-256s of its tars in order."""
+    """Hash a shard set: its class names and, for each split, the SHA-256 of each tar in order."""
     text = json.dumps([classes, [[split, shard_hashes[split]] for split in SPLITS]])
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -27,7 +27,7 @@ def write_index(folder: Path, notes: Path, classes: list[str], samples: Mapping[
 
     Args:
         folder: where the tars lie.
-        notes: for each tar SPLIT-NNNNNN.tar a file of that name + `.json`: what
+        notes: for each tar SPLIT-NNNNNN.tar a file of that name + `.json`, which holds what
             `moco.shards.tars.write_tar` returned.
         classes: names of the labels.
         samples: how many images each split's notes list together.
@@ -57,7 +57,7 @@ def write_index(folder: Path, notes: Path, classes: list[str], samples: Mapping[
             entries.flush()
         splits[split] = {"samples": start, "index_sha256": file_sha256(path), "shards": shards}
     if not splits["train"]["samples"]:
-        raise MocoError("shard: no image of the training split can be read; see that fetch.path names images")
+        raise MocoError("shard: no image of the training split can be read; check that fetch.path names images")
     hashes = {split: [shard["sha256"] for shard in splits[split]["shards"]] for split in SPLITS}
     index = {
         "format": FORMAT,
@@ -86,7 +86,7 @@ def write_index(folder: Path, notes: Path, classes: list[str], samples: Mapping[
 def _new_index(path: Path, samples: int) -> NDArray[Any]:
     if samples:
         return np.lib.format.open_memmap(path, mode="w+", dtype=ENTRY, shape=(samples,))
-    entries = np.empty(0, ENTRY)  # an empty file cannot be mapped for writing
+    entries = np.empty(0, ENTRY)  # numpy maps no empty file for writing
     np.save(path, entries)
     return entries
 
@@ -95,7 +95,7 @@ def verify(folder: Path | str) -> list[str]:
     """Recompute every SHA-256 and count of a shard set.
 
     Returns:
-        One line a problem, each naming its file; empty if the set is as it was written.
+        One line a problem, naming its file; empty if the set is as it was written.
 
     Raises:
         MocoError: there is no index to check against.

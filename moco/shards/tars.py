@@ -20,19 +20,19 @@ from moco.images.decode import Pixels, UndecodableError, decode
 from moco.images.index import sample_key
 from moco.sources.manifest import Row
 
-LARGEST_FILE = 256 * 10**6  # bytes; a film among the pictures must not fill the memory
+LARGEST_FILE = 256 * 10**6  # bytes; a video among the images must not fill the memory
 BLOCK = 512
-WRITE_AT = 4 * 2**20  # bytes gathered before a write
+WRITE_AT = 4 * 2**20  # bytes in a block
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the rows of a manifest lead, and how their images are to be stored."""
+    """Where the rows of a manifest lead, and how to store their images."""
 
     root: Path
     """Folder of the image files."""
     arrays: NDArray[np.uint8] | None
-    """The array of images, where the source is one."""
+    """The array of images, for a source of arrays."""
     classes: dict[str, int]
     """Label of each class name."""
     settings: Shard
@@ -48,15 +48,15 @@ def write_tar(
         split: part of the keys.
         first: position of the first row in the split's part of the manifest.
         rows: the images.
-        origin: where they lie.
-        tick: called after each image with its source's bytes; may raise to stop.
+        origin: where the images are.
+        tick: called after each image with the size of its source in bytes; may raise to stop.
 
     Returns:
         samples, bytes and sha256 of the tar; index: [offset, size, label, ordinal] for each image;
         quarantine: path and reason of each file left out.
 
     Raises:
-        MocoError: an image has changed since fetch looked at it.
+        MocoError: an image has changed since fetch.
         OSError: the tar cannot be written.
     """
     index, bad = [], []
@@ -88,12 +88,12 @@ def _name(row: Row) -> str:
 
 
 def _plain(error: Exception) -> str:
-    """Give the reason on one line, without what differs from run to run (addresses of objects)."""
+    """Put the reason on one line, without addresses of objects, which differ from run to run."""
     return re.sub(r"\s+", " ", re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", str(error))).strip()
 
 
 def _stored(row: Row, origin: Origin) -> tuple[bytes, str]:
-    """Give the bytes to store for a row, and their extension."""
+    """Return the bytes to store for a row, and their extension."""
     if row.row is not None:
         assert origin.arrays is not None
         pixels = np.ascontiguousarray(origin.arrays[row.row])
@@ -119,7 +119,9 @@ def _read(row: Row, origin: Origin) -> bytes:
             data = file.readall()
     except OSError as error:
         if row.sha256:
-            raise MocoError(f"{path}: read by fetch, but no longer ({error.strerror}); {_RUN_FETCH}") from None
+            raise MocoError(
+                f"{path}: fetch read it, but it cannot be read now ({error.strerror}); {_RUN_FETCH}"
+            ) from None
         raise UndecodableError(f"cannot be read ({error.strerror})") from None
     _require_unchanged(row, hashlib.sha256(data), origin)
     return data
@@ -129,8 +131,8 @@ _RUN_FETCH = "put it back, or run `dvc repro --force --single-item fetch`"
 
 
 def _require_unchanged(row: Row, digest: Any, origin: Origin) -> None:
-    # The split goes by content: other bytes under the same name could put a test image on the
-    # training side.
+    # The split follows the content: other bytes under this name could move a test image to
+    # training.
     if digest.hexdigest() != row.sha256:
         raise MocoError(f"{origin.root / _name(row)}: has changed since fetch; {_RUN_FETCH}")
 
@@ -144,9 +146,9 @@ def _kind(data: bytes) -> str | None:
 
 
 def _jpeg_is_sound(data: bytes) -> bool:
-    """Whether a JPEG decodes; False leaves the verdict, and its reason, to `decode`.
+    """Tell whether a JPEG decodes; if not, `decode` judges it and gives the reason.
 
-    An eighth of the size and no color still read every coefficient, for 60 % of the time of a full
+    At 1/8 of the size in gray every coefficient is still read, in 60 % of the time of a full
     decode.
     """
     if b"\xff\xd9" not in data[-4096:]:
@@ -173,14 +175,13 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 class _Tar:
-    """A USTAR archive in the making; `tarfile` writes the same at a fifth of the speed.
+    """A USTAR archive being written; `tarfile` writes the same bytes at 1/5 of the speed.
 
-    What has been gathered is hashed in a thread of its own while it is written and the next is
-    gathered.
+    Blocks are hashed in a thread while they are written and the next one fills.
 
     Attributes:
         offset: bytes so far.
-        digest: SHA-256 of the whole, once `finish` has returned.
+        digest: SHA-256 of the whole, after `finish`.
     """
 
     def __init__(self, file: FileIO) -> None:
@@ -191,7 +192,7 @@ class _Tar:
         self._hashed: Future[None] | None = None
 
     def add(self, name: str, data: bytes) -> int:
-        """Append a file; returns the offset of its bytes in the tar."""
+        """Append a file; return the offset of its bytes in the tar."""
         self._append(_header(name, len(data)))
         start = self.offset
         self._append(data)
@@ -199,7 +200,7 @@ class _Tar:
         return start
 
     def finish(self) -> None:
-        """Two empty blocks end a tar; its length is a multiple of 20 blocks."""
+        """End the tar with two empty blocks, at a multiple of 20 blocks."""
         self._append(bytes(2 * BLOCK + -(self.offset + 2 * BLOCK) % (20 * BLOCK)))
         self._flush()
         self._hasher.shutdown()
@@ -231,10 +232,7 @@ def _header(name: str, size: int) -> bytes:
 
 
 def _template() -> bytes:
-    """Make a header of mode 0644, owner 0 and time 0.
-
-    Name and size are left empty, the checksum blank.
-    """
+    """Make a header of mode 0644, owner 0, time 0; name and size empty, the checksum blank."""
     fields = {100: b"0000644\0", 108: b"0000000\0", 116: b"0000000\0", 136: b"00000000000\0", 148: b" " * 8}
     fields |= {156: b"0", 257: b"ustar\x0000"}
     header = bytearray(BLOCK)

@@ -60,14 +60,13 @@ def start(raw: Path, work: Path, manifest: Manifest, settings: Shard, counts: An
         stop: shared value; other than 0 it ends the writing.
     """
     global _worker
-    # The parent alone answers Ctrl-C, and ends its workers through `stop`; if it is killed, they
-    # end with it. SIGTERM must end them, for that is how the pool cleans up after a worker that was
-    # killed.
+    # The parent alone answers Ctrl-C and ends its workers through `stop`; if it is killed, they
+    # end too. SIGTERM must end them, because the pool sends it after a worker was killed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # libpng and libjpeg print a line there for every odd but readable image. Errors reach the
-    # parent as objects.
+    # libpng and libjpeg print a line there for every odd but readable image; errors travel as
+    # objects.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     arrays = None if manifest.root is not None else np.load(raw / ARRAY_FILE, mmap_mode="r")
     classes = {name: label for label, name in enumerate(manifest.classes)}
@@ -117,7 +116,7 @@ def _count(images: int, size: int) -> None:
 
 
 def _finished(tar: Path, note: Path) -> dict[str, Any] | None:
-    """Read the note of a shard that an earlier run finished, if the tar is what the note says."""
+    """Read the note of a shard that an earlier run finished, if it describes the tar."""
     try:
         found: dict[str, Any] = json.loads(note.read_bytes())
         return found if tar.stat().st_size == found["bytes"] and file_sha256(tar) == found["sha256"] else None

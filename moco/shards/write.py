@@ -1,6 +1,6 @@
-"""Images to WebDataset tars and their index, in parallel: the same bytes by any number of workers.
+"""Images to WebDataset tars and their index: the same bytes for any number of processes.
 
-Every shard is built under a temporary name in a work folder and renamed when it is whole, with a
+Each shard is built under a temporary name in a work folder and renamed when it is whole, with a
 note beside it; after a kill, the next run checks and keeps the finished shards.
 """
 
@@ -33,7 +33,7 @@ def write_shards(raw: Path, target: Path, runs: Path, settings: Shard, processes
 
     Args:
         raw: folder of manifest.csv and manifest.json; paths in it start at the working directory.
-        target: receives SPLIT-NNNNNN.tar and SPLIT.index.npy for each split, index.json,
+        target: receives SPLIT-NNNNNN.tar and SPLIT.index.npy for each split, index.json and
             quarantine.jsonl.
         runs: where the work folder lives until it is finished.
         settings: the shard section.
@@ -44,7 +44,7 @@ def write_shards(raw: Path, target: Path, runs: Path, settings: Shard, processes
         images and quarantined; for each split its images, shards and bytes.
 
     Raises:
-        MocoError: too many files are no images, one has changed since fetch, the disk is full, …
+        MocoError: too many files are unreadable, one has changed since fetch, the disk is full, …
         Interrupted: on Ctrl-C or SIGTERM, after the processes have ended.
     """
     manifest, _ = read_manifest(raw)
@@ -79,8 +79,7 @@ def write_shards(raw: Path, target: Path, runs: Path, settings: Shard, processes
 
 
 def _build_all(raw: Path, work: Path, manifest: Manifest, settings: Shard, processes: int) -> dict[Split, int]:
-    # Forked from a clean server: safe beside threads, and quick to start with this module already
-    # imported.
+    # Forked from a clean server: safe beside threads, and quick with the worker's module imported.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([worker.__name__])
     counts, stop = context.Array("q", 2), context.Value("b", 0, lock=False)
@@ -89,7 +88,7 @@ def _build_all(raw: Path, work: Path, manifest: Manifest, settings: Shard, proce
     with ProcessPoolExecutor(processes, context, worker.start, (raw, work, manifest, settings, counts, stop)) as pool:
         try:
             for planned in plan_shards(raw, settings):
-                while len(running) > processes:  # one shard more than processes, so that none waits
+                while len(running) > processes:  # one more than processes, so that none waits
                     running = tally.collect(running, counts)
                 running.add(pool.submit(worker.build, planned))
             while running:
@@ -104,8 +103,8 @@ def _build_all(raw: Path, work: Path, manifest: Manifest, settings: Shard, proce
                 ) from None
             if isinstance(error, BrokenProcessPool):
                 raise MocoError(
-                    "a sharding process ended before its time, most likely killed for lack of memory; finished"
-                    " shards are kept, run shard again, with fewer processes if it happens again"
+                    "a sharding process was ended, probably for lack of memory; finished shards are kept, run shard"
+                    " again, with fewer processes if that happens again"
                 ) from None
             raise
     if tally.kept:
@@ -130,11 +129,11 @@ class _Tally:
             shard = future.result()
             self.samples[shard.split] += shard.samples
             self.shards, self.kept = self.shards + 1, self.kept + shard.kept
-            # A text or a sound beside the images is listed too, but is no sign of a bad source.
+            # A text beside the images is listed too, but is no sign of a bad source.
             bad = [f"{item['path']} ({item['reason']})" for item in shard.quarantine if is_image_name(item["path"])]
             self.bad, self.named = self.bad + len(bad), sorted([*self.named, *bad])[:NAMED]
         self.check()
-        images, size = counts.get_obj()  # without the lock, which a killed process may have taken with it
+        images, size = counts.get_obj()  # without the lock, which a killed process may hold
         seconds = max(time.monotonic() - self.started, 1e-9)
         self.progress.update(images, f"{images / seconds:.0f} images/s · {size / seconds / 1e6:.1f} MB/s")
         return running

@@ -1,1 +1,1 @@
-"""What images there are: every source becomes a manifest of hashed images in splits."""
+"""What images there are: a source becomes a manifest of hashed images, each in one split."""

@@ -19,8 +19,7 @@ from moco.sources.source import Arrays
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 PACKAGE = "dataset-fashion-mnist"
 CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-# Of the files unpacked: the archives of the package and of the publisher differ in their gzip
-# headers.
+# Of the unpacked files: the package's archives and the publisher's differ in their headers.
 SHA256 = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -30,7 +29,7 @@ SHA256 = {
 
 
 def find(settings: Fetch) -> Arrays:
-    """Read the data set from the installed package, a downloaded one, or torchvision's download."""
+    """Read the installed package, or else the downloaded one, or torchvision's download."""
     tried = []
     ways: list[tuple[str, Callable[[Path], Path]]] = [
         (str(INSTALLED), lambda scratch: INSTALLED),
@@ -48,8 +47,8 @@ def find(settings: Fetch) -> Arrays:
             train, train_labels, test, test_labels = files.values()
             return Arrays([(train, train_labels, "train"), (test, test_labels, "test")], CLASSES)
     raise MocoError(
-        f"fashion-mnist: cannot be reached; tried {'; '.join(tried)}. Install the Debian package"
-        f" {PACKAGE}, or go online, or set fetch.source to a folder of yours"
+        f"fashion-mnist: not found; tried {'; '.join(tried)}. Install the Debian package"
+        f" {PACKAGE}, or go online, or set fetch.source to folder"
     )
 
 
@@ -69,7 +68,7 @@ def _download(scratch: Path) -> Path:
 
 
 def _idx(folder: Path, name: str) -> NDArray[np.uint8]:
-    """Read an IDX file: two zeros, type, number of dimensions, each in 4 bytes, data."""
+    """Read an IDX file: two zeros, type, number of dimensions, each in 4 bytes, the data."""
     with gzip.open(folder / f"{name}.gz") as file:
         data = file.read()
     if hashlib.sha256(data).hexdigest() != SHA256[name]:

@@ -26,10 +26,7 @@ def find(settings: Fetch) -> Files:
 
 
 def walk_tree(folder: Path, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """Stream the paths of all files below a folder, sorted in each.
-
-    Follow links, but not in a circle.
-    """
+    """Stream the paths of all files below a folder, sorted; follow links, but not in a circle."""
     here = folder.stat()
     above |= {(here.st_dev, here.st_ino)}
     try:

@@ -15,7 +15,7 @@ from moco.sources.source import Arrays, Files
 
 
 def stream(source: Files | Arrays, folder: Path) -> Iterator[Item]:
-    """Hash every image of a source; arrays are written to `folder`/images.npy on the way."""
+    """Hash every image of a source, and write arrays to `folder`/images.npy."""
     return _hash_files(source) if isinstance(source, Files) else _store_arrays(source, folder)
 
 
@@ -35,7 +35,7 @@ def _hash_files(source: Files) -> Iterator[Item]:
 def _hash_file(path: Path) -> tuple[str, int]:
     try:
         return file_sha256(path), path.stat().st_size
-    except OSError:  # a broken link, no permission: sharding lists it with its reason
+    except OSError:  # a broken link, no permission: sharding lists it with the reason
         return "", 0
 
 

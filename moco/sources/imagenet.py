@@ -15,9 +15,8 @@ def find(settings: Fetch) -> Files:
     from torchvision.datasets import ImageNet
 
     path = Path(settings.path)
-    # The public labels are those of the validation folder, so that folder is the test set here.
-    # Folders that were unpacked by other means need neither the archives nor torchvision's meta
-    # file.
+    # Only the validation folder has public labels, so it is the test set here. Folders unpacked by
+    # other means need neither the archives nor torchvision's meta file.
     for split in ("train", "val"):
         if not any(folder.is_dir() for folder in path.glob(f"{split}/*")):
             download("imagenet", path, partial(ImageNet, path, split))

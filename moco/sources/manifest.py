@@ -33,16 +33,12 @@ IMAGE_SUFFIXES = {
 
 
 def is_image_name(path: str) -> bool:
-    """Tell whether a file's name claims an image.
-
-    A video, a sound or a text beside the images does not.
-    """
+    """Tell whether a name claims an image; that of a video or a text beside the images does not."""
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 Part = Literal["all", "train", "test"]
-"""What a source says about an image. all: the source has no test set; train, test: the official
-part."""
+"""all: the source has no test set; train, test: the official part of an image."""
 
 ARRAY_FILE = "images.npy"
 """Beside the manifest: the images of a source of arrays, uint8, N x H x W or N x H x W x 3."""
@@ -59,8 +55,7 @@ class Item(NamedTuple):
     """Name of the class, empty if unlabelled."""
     part: Part
     sha256: str
-    """Of the file's bytes or of the array's row, hexadecimal; empty for a file that could not be
-    read."""
+    """Of the file's bytes or the array's row, hexadecimal; empty for an unreadable file."""
     bytes: int
 
 
@@ -85,8 +80,7 @@ class Manifest:
     classes: list[str]
     images: int
     other_files: int
-    """Files whose names claim no image; sharding tries them and most likely lists them as
-    unreadable."""
+    """Files whose names claim no image; sharding tries them, and mostly lists them as unreadable."""
     bytes: int
     """Of both."""
     splits: dict[str, dict[str, int]]
@@ -125,8 +119,8 @@ def write_manifest(
 ) -> Manifest:
     """Split the images and write manifest.csv and manifest.json.
 
-    The order within a split is pseudo-random, by a keyed hash of the content, so shards cut from it
-    are well mixed. A scratch database on disk sorts: memory does not grow with the number of
+    The order within a split is pseudo-random, by a keyed hash of the content, so shards cut from
+    it are well mixed. A scratch database on disk sorts: memory does not grow with the number of
     images.
 
     Args:
@@ -135,7 +129,7 @@ def write_manifest(
         settings: source, seed and shares.
         root: where the items' paths start, or None for beside the manifest.
         classes: names in the source's order; None: the labels found, in numerical or alphabetical
-            order.
+        order.
 
     Raises:
         MocoError: there are no images, or none fell on the training side.

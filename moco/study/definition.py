@@ -15,7 +15,7 @@ from moco.errors import MocoError
 from moco.settings import Settings, read_yaml, validate
 
 FOLDER = Path("studies")
-SECTIONS = ("fetch", "shard", "pretrain", "linear")
+SECTIONS = tuple(section for section in Params.model_fields if section != "report")
 """Of params.yaml: those that a study may set."""
 SCALES = ("laptop", "paper")
 
@@ -177,7 +177,7 @@ def load_study(name: str, folder: Path = FOLDER) -> Study:
 
 
 def variants(name: str, study: Study, scale: Scale, seeds: list[int] | None = None) -> list[Variant]:
-    """List the runs of a grid: every point with the first seed, then with the second.
+    """List the runs of a grid: every point with the first seed, then every point with the second.
 
     Args:
         name: of the study.

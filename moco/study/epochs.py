@@ -17,7 +17,7 @@ class Course:
         measure: pretext_top1 or knn_top1.
         epochs: those with a reading in every seed.
         means: over the seeds, fractions of 1.
-        stds: deviations of a sample of seeds; 0 of one alone.
+        stds: deviations of a sample of seeds; 0 for a single seed.
     """
 
     series: str

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from moco.files import write_text
 from moco.settings import Settings
 from moco.study.definition import X
 
@@ -23,8 +24,7 @@ class Record(Settings):
         seconds: stage -> how long it took.
         restored: stages that DVC had the outputs of, and did not run.
         metrics: stage -> its metrics.json.
-        epochs: one row an epoch: epoch, pretext_top1 (mean over the epoch), knn_top1 (None where it
-            was not read).
+        epochs: one row an epoch: epoch, pretext_top1 (mean over the epoch), knn_top1.
         machine: cores and processor.
         tracked: id of the MLflow run; None without tracking.
     """
@@ -46,10 +46,7 @@ class Record(Settings):
     tracked: str | None
 
     def value(self, metric: str) -> float | None:
-        """Give a figure of the encoder on the test split, a fraction of 1.
-
-        None: it was not measured.
-        """
+        """Get a figure of the encoder on the test split, a fraction of 1; None: not measured."""
         found = self.metrics["linear"].get("moco", {}).get(metric)
         return None if found is None else float(found)
 
@@ -65,16 +62,11 @@ def read(path: Path) -> Record | None:
 def write(path: Path, record: Record) -> None:
     """Write a record as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, record.model_dump_json(indent=2) + "\n")
 
 
 def epochs_of(curves: list[dict[str, str]], readings: list[dict[str, str]]) -> list[dict[str, float | None]]:
-    """Rows of curves.csv and readings.csv as one row an epoch.
-
-    An epoch's pretext accuracy is the mean of its rows.
-    """
+    """Merge curves.csv and readings.csv to one row an epoch, with the mean pretext accuracy."""
     by_epoch: dict[int, list[float]] = {}
     for row in curves:
         by_epoch.setdefault(max(1, -int(-float(row["epoch"]) // 1)), []).append(float(row["top1"]))

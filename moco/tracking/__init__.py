@@ -1,7 +1,7 @@
-"""MLflow: a parent run with a child for each stage, and the registered encoder.
+"""MLflow: one parent run for a pipeline run, a child for each stage, the registered encoder.
 
-This folder alone knows MLflow, and imports it when first needed: without it, on ranks other than 0,
-and with MOCO_TRACKING=off every function here does nothing. Environment:
+Only this folder knows MLflow, and it imports MLflow when first needed. Without MLflow, on ranks
+other than 0, and with MOCO_TRACKING=off, every function here does nothing. Environment:
 
 - MLFLOW_TRACKING_URI: where to record; unset: mlflow.db in the project's root, with mlartifacts/
   beside it.

@@ -1,4 +1,4 @@
-"""Where runs are recorded, and how to get there without harm."""
+"""Where runs are recorded, and how to reach it without harm to a stage."""
 
 import importlib.util
 import logging
@@ -19,13 +19,13 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
-"""What MLflow is told before it is imported, unless the person has set it."""
+"""MLflow's settings, made before it is imported unless the person has set them."""
 
 SQLITE = "sqlite:///"
 
 
 def enabled() -> bool:
-    """Whether this process records anything.
+    """Tell whether this process records anything.
 
     Raises:
         MocoError: MOCO_TRACKING is neither on nor off.
@@ -38,20 +38,20 @@ def enabled() -> bool:
 
 
 def project_root() -> Path:
-    """Find the folder of dvc.yaml: DVC names it (in experiments, the workspace's), or a parent."""
+    """Find the folder of dvc.yaml: DVC's (in experiments, the workspace), or one above here."""
     told = os.environ.get("DVC_ROOT")
     here = Path(told).resolve() if told else Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").exists()), here)
 
 
 def tracking_uri() -> str:
-    """Where runs are recorded; with an absolute path if that is a SQLite file."""
+    """Say where runs are recorded; with an absolute path if that is a SQLite file."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{project_root() / 'mlflow.db'}"
     return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}" if uri.startswith(SQLITE) else uri
 
 
 def import_mlflow() -> Any:
-    """MLflow with short time-outs, without telemetry and without its progress notes."""
+    """Import MLflow with short time-outs, without telemetry and without its progress notes."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow
@@ -61,9 +61,9 @@ def import_mlflow() -> Any:
 
 
 def connect() -> "tuple[MlflowClient, str]":
-    """Open a client and the id of the experiment, which the first call of all makes.
+    """Give a client and the id of the experiment, which the first call makes.
 
-    A fresh SQLite database is set up under a file lock: MLflow's own set-up fails when two
+    A fresh SQLite database is set up under a file lock, because MLflow's set-up fails when two
     processes begin it together.
     """
     mlflow = import_mlflow()
@@ -78,14 +78,14 @@ def connect() -> "tuple[MlflowClient, str]":
             try:
                 return client, client.create_experiment(name, artifact_location=location)
             except mlflow.exceptions.MlflowException:
-                experiment = client.get_experiment_by_name(name)  # somebody else was faster, on a server
+                experiment = client.get_experiment_by_name(name)  # another process was faster
                 if experiment is None:
                     raise
         return client, experiment.experiment_id
 
 
 def database_lock() -> AbstractContextManager[Any]:
-    """Let one process at a time use a SQLite database; a server does so itself."""
+    """Let one process at a time use a SQLite database; a server needs no such lock."""
     uri = tracking_uri()
     if not uri.startswith(SQLITE):
         return nullcontext()
@@ -95,7 +95,7 @@ def database_lock() -> AbstractContextManager[Any]:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether an error may go away by itself: no connection, time-out, a server in trouble."""
+    """Tell whether an error may pass: no connection, time-out, a server in trouble."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
@@ -108,15 +108,15 @@ def is_passing(error: Exception) -> bool:
 
 
 def describe(error: Exception, passing: bool) -> str:
-    """One line for the person who watches the stage."""
+    """Describe an error in one line for the person who watches the stage."""
     uri = _public_uri()
     root: BaseException = error
     while root.__cause__ or root.__context__:
         root = root.__cause__ or root.__context__  # type: ignore[assignment]
     text = " ".join(str(root).split())[:160] or type(root).__name__
     if passing:
-        return f"tracking: {uri} is out of reach ({text}); work continues, records follow if it comes back"
-    return f"tracking: {uri} refused a record ({text}); work continues without it"
+        return f"tracking: {uri} is out of reach ({text}); the stage continues; records are sent if it comes back"
+    return f"tracking: {uri} refused a record ({text}); the stage continues without it"
 
 
 def where_to_look(experiment: str, run_id: str) -> str:

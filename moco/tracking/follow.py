@@ -1,8 +1,9 @@
-"""Pass what a run writes into its folder on to MLflow as it grows, wherever its processes are."""
+"""A run's files, sent to MLflow as they grow, wherever the run's processes are."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from moco import tracking
@@ -18,10 +19,10 @@ SECONDS = 2.0
 def followed(
     folder: Path, tracked: tracking.TrackedRun, steps_per_epoch: int, settings: Pretrain, validation: Validation
 ) -> Iterator[None]:
-    """Report new rows of a run's curves every few seconds and at the end; alarms become tags.
+    """Report new rows of the run's curves every few seconds and at the end; alarms become tags.
 
-    Rows of a resumed run that were reported before come again, the same values under the same
-    steps; the tracked run leaves them out.
+    A resumed run repeats rows with the same values under the same steps; the tracked run skips
+    them.
 
     Args:
         folder: the run's.
@@ -47,34 +48,25 @@ def followed(
         reader.report()
 
 
+@dataclass
 class _Reader:
-    def __init__(
-        self,
-        folder: Path,
-        tracked: tracking.TrackedRun,
-        steps_per_epoch: int,
-        settings: Pretrain,
-        validation: Validation,
-    ) -> None:
-        self.folder, self.tracked = folder, tracked
-        self.settings, self.validation = settings, validation
-        self._tagged: set[str] = set()
-        self.files = {
-            "curves.csv": 1,
-            "speed.csv": 1,
-            "readings.csv": steps_per_epoch,
-        }  # steps a unit of the first column
-        self._reported: dict[str, int] = {}
-        self._seen: dict[str, tuple[int, int]] = {}
+    folder: Path
+    tracked: tracking.TrackedRun
+    steps_per_epoch: int
+    settings: Pretrain
+    validation: Validation
+    _tagged: set[str] = field(default_factory=set)
+    _reported: dict[str, int] = field(default_factory=dict)
+    _seen: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def report(self) -> None:
         if self._report_files():
             self._tag_alarms()
 
     def _report_files(self) -> bool:
-        """Whether one of them has changed."""
+        """Tell whether one of them has changed."""
         changed = False
-        for name, unit in self.files.items():
+        for name, unit in (("curves.csv", 1), ("speed.csv", 1), ("readings.csv", self.steps_per_epoch)):
             path = self.folder / name
             try:
                 state = path.stat()
@@ -97,6 +89,7 @@ class _Reader:
                 self.tracked.tags({f"warning.{alarm.name}": str(alarm)})
 
     def _report_rows(self, name: str, unit: int, rows: list[dict[str, str]]) -> None:
+        """Send new rows; `unit` is how many steps one of the first column is."""
         for row in rows:
             key, *names = row
             at = int(row[key]) * unit

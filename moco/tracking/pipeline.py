@@ -1,4 +1,4 @@
-"""The parent run: one for each run of the pipeline, whoever drives it."""
+"""The parent run: one for each run of the pipeline, whatever drives it."""
 
 import getpass
 import os
@@ -26,14 +26,13 @@ def start_pipeline_run(
     key: tuple[str, str] | None = None,
     kind: str = "pipeline",
 ) -> str | None:
-    """Begin the parent run of a pipeline, or reopen it when the same flow run is tried again.
+    """Begin the parent run of a pipeline, or reopen it when the same flow run is retried.
 
     Args:
         name: what the run is called in the UI.
         flow_run: id of the Prefect flow run.
         parent: id of the run that it hangs under, such as a study's.
-        key: tag and value that it is found by when it is resumed; None: the flow run, or the
-            driving process.
+        key: tag and value by which it is found again; None: the flow run, or the driving process.
         kind: pipeline, or study for a run that pipelines' runs hang under.
 
     Returns:
@@ -60,7 +59,7 @@ def start_pipeline_run(
 def add_to_run(
     run_id: str | None, metrics: Mapping[str, float], files: Iterable[Path], tags: Mapping[str, str]
 ) -> None:
-    """Put figures, files and notes on a run that `start_pipeline_run` gave; None does nothing."""
+    """Add figures, files and tags to a run that `start_pipeline_run` gave; None does nothing."""
     if run_id is None or not enabled():
         return
     try:
@@ -76,7 +75,7 @@ def add_to_run(
 
 
 def end_pipeline_run(run_id: str | None, status: str) -> None:
-    """Close a parent run, and those of its children that died silently.
+    """Close a parent run, and its children that died without closing.
 
     Args:
         run_id: what `start_pipeline_run` gave; None does nothing.
@@ -92,9 +91,7 @@ def end_pipeline_run(run_id: str | None, status: str) -> None:
 
 
 def dvc_parent(client: "MlflowClient", experiment: str) -> str | None:
-    """Find the parent run of the `dvc` process above this one, made at its first stage.
-
-    None without one.
+    """Find the parent run of the `dvc` process above this one, made at its first stage; or None.
 
     DVC has no hook at the end of `dvc repro`: each stage leaves its own status on the parent, and a
     parent whose `dvc` was killed is closed when the next one begins.
@@ -111,13 +108,13 @@ def dvc_parent(client: "MlflowClient", experiment: str) -> str | None:
                 )
                 driver = ("driver", _address(process))
                 return _open(client, experiment, name, key=driver, tags=dict([driver, ("kind", "pipeline")]))
-        except psutil.Error:  # gone, or somebody else's
+        except psutil.Error:  # gone, or another user's
             continue
     return None
 
 
 def origin_tags() -> dict[str, str]:
-    """Who recorded this, from which commit, for which flow run."""
+    """Tag who recorded this, from which commit, for which flow run."""
     tags = {"mlflow.user": getpass.getuser(), "mlflow.source.type": "LOCAL"}
     answer = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=project_root(), capture_output=True, text=True, check=False

@@ -1,6 +1,5 @@
 """The encoder as a registered MLflow model, and the alias that points at the best one."""
 
-import hashlib
 import importlib.metadata
 import math
 import os
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.errors import MocoError
+from moco.files import file_sha256
 from moco.tracking.connection import connect, database_lock, describe, enabled, import_mlflow, is_passing
 from moco.tracking.runs import TrackedRun
 
@@ -59,7 +59,7 @@ def log_encoder(run: TrackedRun, encoder_folder: Path | str, example_images: Seq
     try:
         mlflow = import_mlflow()
         client, experiment = connect()
-        weights = _hash(folder / "encoder.safetensors")
+        weights = file_sha256(folder / "encoder.safetensors")
         for model in client.search_logged_models([experiment], f"tags.weights = '{weights}'"):
             if model.source_run_id == run.id and str(model.status) == "READY":
                 return model.model_uri
@@ -96,9 +96,7 @@ def log_encoder(run: TrackedRun, encoder_folder: Path | str, example_images: Seq
 def register_encoder(
     model_uri: str | None, training_hash: str, metrics: Mapping[str, float | None], validation_hash: str
 ) -> str | None:
-    """Register a logged encoder as a version of `MODEL_NAME`.
-
-    A retry finds the version made before.
+    """Register a logged encoder as a version of `MODEL_NAME`; a retry finds its version.
 
     Args:
         model_uri: what `log_encoder` gave; None does nothing.
@@ -140,7 +138,7 @@ def promote(
     validation_hash: str,
     reevaluate: Callable[[Path], float | None],
 ) -> str:
-    """Move the alias `champion` to a version that is strictly better on the same metric and data.
+    """Move the alias `champion` to a version that is strictly better on the same validation data.
 
     A champion without a figure on this data is first evaluated on it. Without a champion the
     version becomes the champion, with or without a figure.
@@ -216,7 +214,7 @@ def _figure(
 
 
 def _registering() -> bool:
-    """Tell whether encoders are kept as models; a study's are made to be compared, not kept."""
+    """Tell whether encoders are kept as models; those of a study are not."""
     switch = os.environ.get("MOCO_REGISTER", "on")
     if switch not in ("on", "off"):
         raise MocoError(f"environment MOCO_REGISTER={switch!r} is neither on nor off; set it to one of them")
@@ -229,11 +227,6 @@ def _measurement(metric: str, validation_hash: str) -> str:
 
 def _is_number(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _public_version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""The child run: one for each stage, recorded from a thread of its own."""
+"""The child run: one for each stage, recorded from a separate thread."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def stage_run(stage: str, params: Mapping[str, Any], *, resume_id: str | None = 
         stage: name of the stage and of its run.
         params: the stage's section of params.yaml; nested keys are joined by dots after the stage's
             name.
-        resume_id: the run to resume; one that the server does not know is replaced by a new one.
+        resume_id: the run to resume; one that the server does not know becomes a new one.
     """
     if not enabled():
         yield TrackedRun()
@@ -61,16 +61,16 @@ def stage_run(stage: str, params: Mapping[str, Any], *, resume_id: str | None = 
 
 
 class TrackedRun:
-    """A stage's run. Every method returns at once; here, with tracking off, they do nothing."""
+    """A stage's run, with tracking off: every method returns at once, and does nothing."""
 
     id: str | None = None
     """MLflow's id, to be stored by a stage that can be resumed; None while there is none."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Values of a step; None is left out, and so is what a resumed run has already recorded."""
+        """Record values of a step; None is left out, and so is what a resumed run has recorded."""
 
     def results(self, values: Mapping[str, Any]) -> None:
-        """Log final values, nested or not, also as STAGE.NAME on the pipeline's run."""
+        """Record final numbers, nested or not; the pipeline's run has them as STAGE.NAME."""
 
     def artifact(self, path: Path | str, folder: str | None = None) -> None:
         """Copy a file or a folder (curves, pictures, pages) as it is a moment after this call."""
@@ -86,12 +86,12 @@ class TrackedRun:
         """
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Log notes on the run."""
+        """Set tags on the run."""
 
 
 class _MlflowRun(TrackedRun):
     def __init__(self, stage: str, params: Mapping[str, Any], resume_id: str | None) -> None:
-        import_mlflow()  # not in the thread: a worker forked during an import would wait for it forever
+        import_mlflow()  # not in the thread: a worker forked during an import would wait forever
         self._stage, self._params, self._resume_id = stage, params, resume_id
         self._parent, self._own_parent = os.environ.get("MOCO_PIPELINE_RUN"), False
         self._client: MlflowClient | None = None
@@ -157,7 +157,7 @@ class _MlflowRun(TrackedRun):
 
     def _put(self, call: "Callable[[MlflowClient, str], None]") -> None:
         def with_client() -> None:
-            if self._client and self.id:  # else the start was refused for good, and said so
+            if self._client and self.id:  # else the start was refused, and said so
                 call(self._client, self.id)
 
         self._sender.put(with_client)
@@ -203,8 +203,7 @@ class _MlflowRun(TrackedRun):
             values = {f"system/{name}": value for name, value in self._monitor.aggregate_metrics().items()}
             for monitor in self._monitor.monitors:
                 monitor.clear_metrics()
-            # Seconds as steps: a resumed run continues where the other ended, whatever the pace of
-            # sampling.
+            # Seconds as steps: a resumed run continues where the other ended.
             self.metrics(values, step=int(time.time() - self._began))
 
     def _failed(self, error: Exception, passing: bool) -> None:
@@ -222,7 +221,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def dvc_digest(path: str, lock: Path | str = "dvc.lock") -> str | None:
-    """DVC's hash of a stage's output as dvc.lock has it; None if it is not there."""
+    """Read DVC's hash of a stage's output from dvc.lock; None if it is not there."""
     try:
         stages = yaml.safe_load(Path(lock).read_text(encoding="utf-8"))["stages"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
@@ -272,7 +271,7 @@ def _last_steps(client: "MlflowClient", run: str) -> dict[str, int]:
 
 
 def _system_monitor() -> Any:
-    """MLflow's own collectors of processor, memory, disk, network and GPU figures, threadless."""
+    """Make MLflow's collectors of processor, memory, disk, network and GPU figures."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     try:
@@ -280,6 +279,6 @@ def _system_monitor() -> Any:
         monitor.collect_metrics()  # the first reading of the processor is always 0
         for part in monitor.monitors:
             part.clear_metrics()
-    except Exception:  # a container may hide a counter; training does not need it
+    except Exception:  # a container may hide a counter
         return None
     return monitor

@@ -1,4 +1,4 @@
-"""One background thread that makes calls in order: a slow or dead server costs training nothing."""
+"""A background thread that makes calls in order: a slow or dead server costs training nothing."""
 
 import threading
 import time
@@ -9,15 +9,15 @@ Call = Callable[[], None]
 
 
 class Sender:
-    """Makes the calls given to `put`, in that order, in one thread of its own.
+    """Makes the calls given to `put`, in that order, in a thread.
 
-    A call that fails for a passing reason stays at the head of the line and is made again every
-    `retry_seconds`; one that fails for good is dropped. Neither ever reaches the caller.
+    A call that fails for a passing reason is repeated every `retry_seconds` before the next one;
+    one that fails for good is dropped. No error reaches the caller.
 
     Args:
-        passing: whether an error may go away by itself (no connection, server overloaded).
-        failed: called with every error and the verdict of `passing`; runs in the thread.
-        tick: a call to make now and then, or None.
+        passing: whether an error may pass (no connection, server overloaded).
+        failed: called with every error and the answer of `passing`; runs in the thread.
+        tick: a call to make regularly, or None.
         tick_seconds: time between two of them.
         retry_seconds: time between two attempts at a call that failed for a passing reason.
     """
@@ -52,7 +52,7 @@ class Sender:
             self._changed.wait_for(lambda: self._closing, seconds)
 
     def close(self, seconds: float) -> None:
-        """Make the calls that wait, each failing one at most once more, within this time."""
+        """Make the waiting calls, each failing one at most once more, within some seconds."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -75,7 +75,7 @@ class Sender:
                 call = self._calls[0]
             try:
                 call()
-            except Exception as error:  # whatever it is, it must not touch training
+            except Exception as error:  # no error may touch training
                 passing = self.passing(error)
                 self.failed(error, passing)
                 self.tried.set()

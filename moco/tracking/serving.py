@@ -1,4 +1,4 @@
-"""The registered model at work: MLflow imports this file from the model's folder to load it."""
+"""The registered model: MLflow imports this file, from the copy inside the model, to load it."""
 
 from typing import Any
 
@@ -10,17 +10,16 @@ from moco.features.extract import embed_images
 
 
 class Embedder:
-    """What `mlflow.pyfunc.load_model` puts its hands on."""
+    """What `mlflow.pyfunc.load_model` wraps."""
 
     def __init__(self, encoder: FrozenEncoder) -> None:
         self.encoder = encoder
 
     def predict(self, model_input: NDArray[np.uint8], params: dict[str, Any] | None = None) -> NDArray[np.float32]:
-        """Features of images.
+        """Encode images.
 
         Args:
-            model_input: uint8, N x H x W x 3, any size; each is brought to the encoder's center
-                view.
+            model_input: uint8, N x H x W x 3, any size; each becomes its center view.
             params: MLflow's protocol; there are none.
 
         Returns:

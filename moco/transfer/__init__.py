@@ -1,1 +1,1 @@
-"""What features are worth when a whole network is fine-tuned on another task (section 4.2)."""
+"""Fine-tuning a whole network on another task, to judge its features (paper, section 4.2)."""

@@ -85,7 +85,7 @@ VocList = Annotated[str, AfterValidator(_year_and_list)]
 
 
 class Data(Settings):
-    """Images: `train` names those to train on, `test` those to test on, once, after training."""
+    """Images to train on (`train`), and to test on, once, after training (`test`)."""
 
     format: str
     path: Named
@@ -118,10 +118,7 @@ class VocBoxes(Voc):
 
 
 class VocMaps(Voc):
-    """PASCAL VOC's folders, read for label maps.
-
-    `classes` name their numbers from 1, 0 is background.
-    """
+    """PASCAL VOC's folders, read for label maps; `classes` name the numbers from 1."""
 
     label_maps: Named | None = Field(
         default=None, description="Folder of the label maps, within a year's. Left out: SegmentationClass."
@@ -129,7 +126,7 @@ class VocMaps(Voc):
 
 
 class Coco(AnnotatedImages):
-    """JSON files of COCO, or of LVIS, whose metric counts only the classes looked for in an image.
+    """JSON files of COCO, or of LVIS, which has a metric of its own.
 
     `path` is the folder that the JSON's file names are relative to, or that holds one named as the
     JSON's name ends (train2017 of instances_train2017.json).
@@ -203,7 +200,7 @@ class Detector(Training):
     neck: Literal["c4", "fpn"] = Field(description="c4: res5 in the box head. fpn: a feature pyramid.")
     schedule: Literal["voc-24k", "coco-1x", "coco-2x", "lvis-2x"]
     short_sides: tuple[Pixels, ...] | None = Field(
-        default=None, min_length=1, description="Short sides of training images; one is drawn for each."
+        default=None, min_length=1, description="Short sides; one is drawn for each training image."
     )
     long_side: Pixels | None = Field(default=None, description="Longest side that an image may have.")
     test_short_side: Pixels | None = Field(default=None, description="Short side of test images.")
@@ -261,7 +258,7 @@ class Semantic(Training):
 
 
 class Classification(Training):
-    """A class for each image: encoder and linear layer; sizes left out are the schedule's."""
+    """A class for each image: the encoder and a linear layer. Sizes left out are the schedule's."""
 
     task: Literal["classification"] = "classification"
     schedule: Literal["inat", "labels-1%", "labels-10%"]
@@ -348,10 +345,7 @@ def comparison_of(task: TaskName, values: Any, origin: str) -> Comparison[Data, 
 
 
 def load_transfer_params(path: Path | str = PARAMS, overrides: Sequence[str] = ()) -> TransferParams:
-    """Read and validate transfer/params.yaml.
-
-    Arguments and errors as in `moco.config.load_params`.
-    """
+    """Read and validate transfer/params.yaml; as `moco.config.load_params`."""
     values = read_yaml(path)
     if isinstance(supervised := values.get("supervised"), dict) and "kind" not in supervised:
         _refuse_earlier_version(values, path)

@@ -32,7 +32,7 @@ from moco.transfer.sets import TrainingSet, hash_of
 from moco.transfer.tasks import Objective, Task, optimizer_of, task_of
 
 NAME = "run"
-"""File in a run's folder that says whose it is."""
+"""File in a run's folder that names the run."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class FineTune:
     """What one fine-tuning run works on.
 
     Attributes:
-        settings: everything that decides the result, but the following.
+        settings: everything that decides the result, except the following.
         start: the weights it starts from.
         training: an `AnnotatedSet`; labelled images of a shard set for classification.
         seed: of this trial: new layers, order of images, views, sampled proposals.
@@ -58,13 +58,13 @@ class FineTune:
     processes: Processes
 
     def name(self) -> str:
-        """Give 16 hex digits that change with whatever decides the result, trials aside."""
+        """Give 16 hexadecimal digits that change with anything that decides this trial's result."""
         settings = self.settings.model_dump(mode="json", exclude={"trials", "seed"})
         return settings_hash(settings, self.seed, self.start.fingerprint, hash_of(self.training))
 
 
 def finetune(run: FineTune) -> nn.Module:
-    """Train from the newest checkpoint in the run's folder, or from the start, to the end.
+    """Train from the newest checkpoint in the run's folder to the end of the schedule.
 
     The last checkpoint is the result. A run that has it is not trained again.
 
@@ -97,10 +97,10 @@ def finetune(run: FineTune) -> nn.Module:
 
 
 def claim(folder: Path, name: str) -> None:
-    """Write down whose folder it is.
+    """Write down which run a folder belongs to.
 
     Raises:
-        MocoError: it is another run's.
+        MocoError: it belongs to another run.
     """
     path = folder / NAME
     if not path.exists():
@@ -166,7 +166,7 @@ def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
     with averaged_running_statistics(model, processes) as statistics:
         pass
     set_running_statistics(model, statistics.mean(dim=0))
-    save(total + 1)  # one step further: nothing is left to do
+    save(total + 1)  # one step further: nothing is left to train
     return model.eval()
 
 
@@ -178,7 +178,7 @@ def _passes(run: FineTune, objective: nn.Module, batches: Iterator[tuple[int, An
 
 
 def seed_generators(run: FineTune, step: int) -> None:
-    """Make what torchvision's detectors draw (proposals) a function of seed, step and process."""
+    """Make torchvision's draws of proposals a function of seed, step and process."""
     torch.manual_seed(int(key_of(run.seed, step, run.processes.rank)) >> 1)  # below 2^63
 
 

@@ -1,4 +1,4 @@
-"""What a fine-tuning run says: curves on disk, a progress line, and when to stop for good."""
+"""The log of a fine-tuning run: curves, a progress line, an error if the loss is not finite."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,19 +13,18 @@ from moco.runs.curves import Curve
 from moco.runs.steps import Pace
 
 MOST_STEPS, LEAST_ROWS = 20, 100
-"""A row stands for at most this many steps, and for fewer where a short run would have fewer
-rows."""
+"""Steps of a row at most; fewer in a run too short for `LEAST_ROWS` rows."""
 
 
 class Log:
-    """Gathers the losses of an interval of steps, averages them over the processes and writes them.
+    """Gather the losses of an interval of steps, average them over the processes and write them.
 
     Args:
         folder: holds curves.csv (step, learning_rate, loss, and each of the losses that it is the
             sum of) and speed.csv.
         total: steps of the run.
         batch_size: images a step, over all processes.
-        first: steps done before; later rows are dropped, they will come again.
+        first: steps done before; later rows are dropped, since the run writes them again.
         processes: this process and its peers.
         writer: whether this process writes into the folder.
     """
@@ -72,7 +71,7 @@ class Log:
         pace.restart()
 
     def check(self, done: int) -> list[float]:
-        """Average each loss since the last row over all processes; all of them must call this.
+        """Average each loss since the last row over all processes, which must all call this.
 
         Raises:
             MocoError: one is not finite.

@@ -20,8 +20,7 @@ from moco.transfer.data.annotations import AnnotatedSet, Detections
 from moco.transfer.data.segments import mask_of
 
 SMALL = 320
-"""Images whose longer sides are all below this many pixels stand two pairs a row, larger ones one
-pair."""
+"""If all images are below this size in pixels, a row holds two pairs; else one."""
 VOID = 255
 
 _DPI = 160  # of `picture`
@@ -34,7 +33,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class _Panel:
-    """An image with n boxes to draw, each with its text, color, and whether it is ignored."""
+    """An image with what is drawn on it; n boxes, each with text, color and `ignored`."""
 
     image: Pixels
     boxes: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
@@ -50,10 +49,11 @@ class _Panel:
 def detections_sheet(
     annotated: AnnotatedSet, detections: Detections, images: Sequence[int], least_score: float
 ) -> bytes:
-    """Ground truth and detections side by side, with masks and keypoints where there are any.
+    """Draw ground truth and detections side by side, with masks and keypoints if the set has them.
 
-    Colors tell the classes apart, or the instances where there is but one class. Boxes with broken
-    lines are ignored in evaluation (crowd, difficult). The surest detections lie on top.
+    Colors distinguish the classes, or the instances if there is only one class. Boxes with broken
+    lines are ignored in evaluation (crowd, difficult). The detections with the best scores lie on
+    top.
 
     Args:
         annotated: the ground truth.
@@ -104,7 +104,7 @@ def detections_sheet(
 
 
 def label_maps_sheet(annotated: AnnotatedSet, predicted: Sequence[NDArray[np.uint8]], images: Sequence[int]) -> bytes:
-    """Draw true and predicted label maps side by side over the images; background stays.
+    """Draw true and predicted label maps side by side over the images; background stays as it is.
 
     Args:
         annotated: a set with label maps.
@@ -248,7 +248,7 @@ def _draw_keypoints(axes: Axes, points: NDArray[np.float32], color: str, x: floa
 
 
 def _blend(panel: _Panel, enlarge: float) -> Pixels:
-    """Enlarge the image, with its masks mixed in."""
+    """The image, enlarged, with its masks mixed in."""
     height, width = (round(side * enlarge) for side in panel.image.shape[:2])
     canvas: Pixels = cv2.resize(panel.image, (width, height), interpolation=cv2.INTER_CUBIC)  # type: ignore[assignment]
     for mask, color, opacity, outlined in panel.areas:

@@ -1,4 +1,4 @@
-"""What a fine-tuned model says of a set: each image once, in its own pixels, on all processes."""
+"""Predictions for a whole set: each image once, in its own pixels, shared by the processes."""
 
 from collections.abc import Collection
 from contextlib import closing
@@ -31,7 +31,7 @@ class _TestImages(Dataset[Stacked]):
 
     Attributes:
         images: the set.
-        mine: int64, those that this process looks at.
+        mine: int64, those of this process.
         sizes: that they are resized to; None: they keep theirs, and have label maps.
     """
 
@@ -60,7 +60,7 @@ def detect(
         model: of `moco.transfer.networks.detectors`, in evaluation mode, on this process's device.
         images: the set.
         sizes: short side and longest side of test images.
-        processes: who share the work.
+        processes: share the work.
         num_workers: loader processes of each.
 
     Returns:
@@ -79,7 +79,7 @@ def detect(
 
 
 def _detect(model: Any, image: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Detect in uint8 3 x H x W; boxes are in pixels of the original size, and so are masks."""
+    """Detections of uint8 3 x H x W, and their masks, in pixels of the original size."""
     batch, _ = model.transform([image])
     features = model.backbone(batch.tensors)
     proposals, _ = model.rpn(batch, features)
@@ -121,11 +121,11 @@ def _joined(found: list[tuple[int, Columns]]) -> Detections:
 
 @dataclass(frozen=True)
 class Segmented:
-    """What a network for semantic segmentation makes of a set.
+    """Predictions of a network for semantic segmentation.
 
     Attributes:
         confusion: int64 [C, C], pixels by true class (rows) and predicted class.
-        label_maps: of the images that were asked for, uint8 H x W.
+        label_maps: of the images in `shown`, uint8 H x W.
     """
 
     confusion: NDArray[np.int64]
@@ -141,7 +141,7 @@ def segment(
     Args:
         model: of `moco.transfer.networks.fcn`, in evaluation mode, on this process's device.
         images: with label maps.
-        processes: who share the work.
+        processes: share the work.
         num_workers: loader processes of each.
         shown: images whose predicted label maps are wanted.
 

@@ -1,9 +1,9 @@
 """Fine-tuning schedules by name: how long, at which learning rates, and at which sizes of image.
 
-A schedule is made for a batch. With b images a step instead of B, the learning rate is b / B of
-what is written here and iterations, steps and warm-up are B / b of it (Goyal et al. 2017): as many
-images are seen, at the same rates an image. A run of another length is the same shape squeezed to
-it.
+A schedule is made for a batch of B images. With b images a step, the learning rate is b / B of what
+is written here, and iterations, steps and warm-up are B / b of it (Goyal et al. 2017): the run sees
+the same number of images, at the same rates an image. A run of another length scales steps and
+warm-up to it.
 """
 
 from bisect import bisect_right
@@ -94,15 +94,14 @@ _COCO = BoxSizes(tuple(range(640, 801, 32)), 800)
 _IMAGENET = LabelSizes(224, 256)
 
 SCHEDULES: dict[str, Schedule] = {
-    # The official configurations for Detectron2, whose warm-up is 1000 iterations where they say
-    # nothing.
+    # The official configurations for Detectron2, whose default warm-up is 1000 iterations.
     "voc-24k": Schedule(24_000, "iterations", 16, 0.02, (18_000, 22_000), _VOC, warmup=100),
     "coco-1x": Schedule(90_000, "iterations", 16, 0.02, (60_000, 80_000), _COCO, warmup=1000),
     "coco-2x": Schedule(180_000, "iterations", 16, 0.02, (120_000, 160_000), _COCO, warmup=1000),
-    # (m) The paper's appendix; Detectron2 besides repeats images of rare classes, which is not done
+    # (m) The paper's appendix; Detectron2 also repeats images of rare classes, which is not done
     # here.
     "lvis-2x": Schedule(180_000, "iterations", 16, 0.02, (120_000, 160_000), _COCO, warmup=1000),
-    # (m) The paper's appendix: x.1 at 70 % and 90 % of training, no warm-up.
+    # (m) The paper's appendix: x 0.1 at 70 % and 90 % of training, no warm-up.
     "voc-seg": Schedule(30_000, "iterations", 16, 0.003, (21_000, 27_000), PixelSizes(513, (0.5, 2.0))),
     "cityscapes": Schedule(90_000, "iterations", 16, 0.01, (63_000, 81_000), PixelSizes(769, (0.5, 2.0))),
     # (m) The paper's appendix, for pretrained weights; 0.1 from random ones.
@@ -153,10 +152,7 @@ class Timetable:
     decay: float
 
     def rate(self, step: int) -> float:
-        """Compute the learning rate of a step, counted from 0.
-
-        A thousandth of the full one at the first step of a warm-up.
-        """
+        """Give the learning rate of a step, counted from 0."""
         rate = self.learning_rate * self.decay ** bisect_right(self.steps, step)
         if step < self.warmup:
             rate *= WARMUP_FROM + (1 - WARMUP_FROM) * step / self.warmup
@@ -166,13 +162,13 @@ class Timetable:
 def timetable(
     schedule: Schedule, batch_size: int, images: int, iterations: int | None = None, learning_rate: float | None = None
 ) -> Timetable:
-    """Fit a schedule to a batch, and squeeze it to a length.
+    """Scale a schedule to a batch and a length.
 
     Args:
         schedule: one of `SCHEDULES`.
         batch_size: images a step, over all processes.
         images: that are trained on; they turn epochs into iterations.
-        iterations: of the run; None: as many as show the schedule's number of images.
+        iterations: of the run; None: those that show the schedule's number of images.
         learning_rate: for the schedule's own batch; None: the schedule's.
     """
     if schedule.unit == "epochs":

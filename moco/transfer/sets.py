@@ -72,11 +72,10 @@ def open_data(
         task: what they are for.
         side: which of them.
         quarantine: where to list what was left out, one JSON object a line.
-        classes: of boxes, where they are known already: a test set has those of its training set.
+        classes: of boxes; a test set has those of its training set. None: those of the files.
 
     Raises:
-        MocoError: something is missing, is not in the form that was named, or too much of it is
-            bad.
+        MocoError: something is missing, is not in the named format, or too much of it is bad.
     """
     part = getattr(data, side)
     if isinstance(data, Shards):
@@ -99,10 +98,10 @@ def open_data(
 
 
 def average_precisions(data: Data, task: TaskName, truth: AnnotatedSet, found: Detections) -> dict[str, dict[str, Any]]:
-    """Compute the metrics published for such data, by kind of prediction: box, mask, keypoints.
+    """Compute the metrics that the data are published with: of boxes, masks, keypoints.
 
     Args:
-        data: its form chooses the metric.
+        data: its format chooses the metric.
         task: detection, instances or keypoints.
         truth: the test images.
         found: what was detected in them.

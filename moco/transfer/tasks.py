@@ -1,4 +1,4 @@
-"""What differs between tasks in training: images, batches, model and losses; the loop is one."""
+"""What differs between the tasks while they are trained: images, batches, model and losses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,8 +26,7 @@ from moco.transfer.sets import TrainingSet
 
 Losses = dict[str, Tensor]
 NETWORK = {"width", "anchor_sizes", "roi_size", "rois_per_image", "proposals_train", "proposals_test"}
-"""Settings that are options of the network; those of them that a task has and the file gives are
-passed on."""
+"""Settings that are passed on to the network, if the task has them and the file gives them."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,12 @@ class Objective(nn.Module):
         self.model, self.losses = model, losses
 
     def forward(self, images: Any, targets: Any) -> Losses:
-        """Losses by name."""
+        """Compute the losses, by name."""
         return self.losses(self.model, images, targets)
 
 
 def task_of(settings: Training, training: TrainingSet, start: Start, seed: int, processes: Processes) -> Task:
-    """Make the task that the settings name.
+    """Build the task that the settings name.
 
     Args:
         settings: of the run.
@@ -147,14 +146,12 @@ def _detector(settings: Detector, training: AnnotatedSet, start: Start, seed: in
 
 
 def _network(settings: Training) -> dict[str, Any]:
-    """Give the options of the network that the settings give."""
+    """The options of the network that the settings give."""
     return settings.model_dump(include=NETWORK, exclude_none=True)
 
 
 def optimizer_of(model: nn.Module, settings: Training) -> torch.optim.SGD:
-    """SGD with momentum 0.9 in groups.
-
-    The rate of a group is the schedule's times the group's `factor`.
+    """Build SGD with momentum 0.9; a group's rate is the schedule's times its `factor`.
 
     Detectors do not decay the weights of batch norm (Detectron2's WEIGHT_DECAY_NORM = 0); a
     schedule may give the new classifier a rate of its own.

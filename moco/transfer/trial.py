@@ -33,7 +33,7 @@ JOB, RESULT, PICTURES, QUARANTINE = "transfer.yaml", "result.json", "predictions
 SHOWN = 6
 """Test images in the pictures, the same for every initialization and trial."""
 LEAST_SCORE = 0.5
-"""Of the detections in the pictures; lower where that shows fewer than there are objects."""
+"""Of the detections in the pictures; lower where that would show fewer than there are objects."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Trial:
     seed: int
 
     def start(self) -> Start:
-        """Load the weights it starts from.
+        """Read or draw the weights it starts from.
 
         Raises:
-            MocoError: there are none, or they cannot be read.
+            MocoError: they are missing, or cannot be read.
         """
         description = Path(self.weights) / "encoder.json"
         if description.exists():
@@ -74,7 +74,7 @@ def name_of(trial: Trial, sets: Sets, start: Start) -> str:
 
 
 def run_trial(trial: Trial, sets: Sets, start: Start, folder: Path, machine: Machine, processes: Processes) -> None:
-    """Train from the newest checkpoint in the folder, test, and leave result and pictures there.
+    """Train from the newest checkpoint in the folder, test, and write result and pictures there.
 
     Raises:
         MocoError: as `moco.transfer.finetune.finetune`.
@@ -95,7 +95,7 @@ def run_trial(trial: Trial, sets: Sets, start: Start, folder: Path, machine: Mac
 def evaluate(
     comparison: Comparison, model: nn.Module, images: TrainingSet, machine: Machine, processes: Processes
 ) -> tuple[dict[str, Any], bytes | None]:
-    """Measure the task on the test images, and draw a few predictions beside ground truth.
+    """Measure the task on the test images, and draw a few predictions beside ground truth as a PNG.
 
     Returns:
         On the first process; the others get empty metrics for boxes, which are evaluated once.
@@ -117,7 +117,7 @@ def evaluate(
 
 
 def least_score(images: AnnotatedSet, found: Detections) -> float:
-    """Find the score, up to `LEAST_SCORE`, above which detections are as many as objects."""
+    """Find the score, at most `LEAST_SCORE`, that shows no fewer detections than objects."""
     ranked = np.sort(found.scores)[::-1][: len(images.labels)]
     return min(LEAST_SCORE, float(np.floor(100 * float(ranked[-1])) / 100)) if len(ranked) else LEAST_SCORE
 

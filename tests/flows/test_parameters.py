@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows import parameters
-from moco.config import load_params
+from moco.config import Params, load_params
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 Pretrain = parameters.with_defaults(type(PARAMS.pretrain), PARAMS.pretrain)
@@ -59,3 +59,20 @@ def test_the_form_shows_descriptions_and_defaults_of_inner_sections_too() -> Non
     assert (epochs["default"], epochs["minimum"]) == (PARAMS.pretrain.epochs, 1)
     assert epochs["description"] == "Passes over the training images."
     assert schema["$defs"]["Views"]["properties"]["hue"]["default"] == PARAMS.pretrain.views.hue
+
+
+def test_another_kind_of_dictionary_may_be_chosen_and_a_part_of_the_present_one_is_enough() -> None:
+    other = Pretrain(dictionary={"kind": "memory-bank", "size": 9, "momentum": 0.5})
+    assert parameters.overrides({"pretrain": other}, PARAMS) == {
+        "pretrain.dictionary": {"kind": "memory-bank", "size": 9, "momentum": 0.5}
+    }
+    smaller = Pretrain(dictionary={"size": 9})
+    assert parameters.overrides({"pretrain": smaller}, PARAMS) == {"pretrain.dictionary.size": 9}
+
+
+def test_the_flow_takes_every_section_of_the_parameter_file() -> None:
+    from inspect import signature
+
+    from flows.pretrain_and_evaluate import pretrain_and_evaluate
+
+    assert [*Params.model_fields, "retries"] == list(signature(pretrain_and_evaluate.fn).parameters)

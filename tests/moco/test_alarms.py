@@ -1,12 +1,12 @@
-"""When it is said: a verdict that turns bad is raised once, at once, in the report's words."""
+"""A verdict that turns bad is raised once, at once, in the words of the report at that moment."""
 
 import itertools
 import math
 
 import numpy as np
 import pytest
+from small_material import ROOT
 
-from moco import presets
 from moco.alarms import Watch
 from moco.config import load_params
 from moco.report.reading import judged
@@ -14,7 +14,7 @@ from moco.report.results import Results
 from moco.training.monitor import validation_of
 
 EPOCHS, KNN = 3, {"fine": [0.75, 0.80, 0.77], "fallen": [0.75, 0.80, 0.72], "unlabelled": [math.nan] * 3}
-SETTINGS = load_params(presets.FOLDER / "small.yaml").pretrain.model_copy(update={"epochs": EPOCHS})
+SETTINGS = load_params(ROOT / "params.yaml").pretrain.model_copy(update={"epochs": EPOCHS})
 GRID = [
     dict(zip(("loss", "top1", "feature_std", "full", "knn", "leak"), values, strict=True))
     for values in itertools.product((5.0, 8.29), (0.4, 0.999), (0.9, 0.01), (0.5, 2, 9), KNN, (0.01, 0.6))
@@ -22,7 +22,7 @@ GRID = [
 
 
 def rows_of(case: dict) -> list[tuple[str, dict[str, float]]]:
-    """Two rows of curves and a reading each epoch; in some, the trouble ends in the last one."""
+    """Two rows of curves and a reading each epoch; in some, what goes wrong passes at the end."""
     rows = []
     for n in range(1, 2 * EPOCHS + 1):
         row = {name: case[name] for name in ("loss", "top1", "feature_std")}

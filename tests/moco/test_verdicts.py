@@ -1,22 +1,22 @@
-"""What is judged: each thing that goes wrong is named with its remedy; a good run has none."""
+"""Each thing that goes wrong is named with its remedy, and a good run has no bad verdict."""
 
 import math
 
 import pytest
 from mechanisms import SMALL, dictionary
+from small_material import ROOT
 
-from moco import presets
 from moco.config import load_params
 from moco.training.monitor import validation_of
 from moco.verdicts import FEWEST_STEPS, History, Validation, Verdict, fell, leak_limit, verdicts
 
-SETTINGS = load_params(presets.FOLDER / "small.yaml").pretrain
+SETTINGS = load_params(ROOT / "params.yaml").pretrain
 WELL = {"top1": 0.4, "loss": 5.0, "chance": 8.3, "queue_fill": 1.0, "feature_std": 0.9}
 READ = {"knn_top1": 0.8, "spread": 0.6, "effective_rank": 60.0, "leak": 0.01}
 
 
 def curves(epochs: float, steps: int = 200, first: float = 0, **values: float) -> list[dict[str, float]]:
-    """Ten rows an epoch, of `steps` steps."""
+    """Ten rows for each epoch."""
     numbers = range(round(10 * first) + 1, round(10 * epochs) + 1)
     return [{"step": steps * n / 10, "epoch": n / 10, **WELL, **values} for n in numbers]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from small_material import ROOT
 
-from moco import presets
 from moco.config import load_params
 from moco.encoders.frozen import EncoderSpec, save_encoder
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
@@ -30,7 +30,7 @@ def made(tmp_path_factory) -> Path:
         image = rng.integers(0, 90, (20, 20, 3), dtype=np.uint8)
         image[..., 2 if number % 2 else 0] += 150
         cv2.imwrite(str(path), image)
-    (root / "params.yaml").write_bytes((presets.FOLDER / "small.yaml").read_bytes())
+    (root / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         cli.main(["fetch", "--set", "fetch.source=folder", "--set", "fetch.path=photos"])
@@ -119,7 +119,7 @@ def test_set_reaches_the_stage_and_the_file_stays(project, monkeypatch):
 @pytest.mark.parametrize(("options", "restart"), [([], False), (["--restart"], True)])
 def test_pretrain_goes_on_unless_told_to_restart(project, monkeypatch, options, restart):
     seen = []
-    monkeypatch.setattr("pipelines.pretrain.run", lambda params, restart: seen.append(restart))
+    monkeypatch.setattr("pipelines.pretrain.pretrain", lambda params, restart: seen.append(restart))
     cli.main(["pretrain", *options])
     assert seen == [restart]
 
@@ -142,6 +142,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(project, monkeypatch, capsys):
 
 def test_preset_rewrites_the_file_and_says_what_changed(project, tmp_path, capsys):
     path = tmp_path / "params.yaml"
+    path.write_bytes((ROOT / "params.yaml").read_bytes())
     cli.main(["preset", "v2", "--params", str(path)])
     assert "pretrain.encoder: thin -> resnet50" in capsys.readouterr().out
     assert load_params(path).pretrain.dictionary.size == 65536

@@ -34,7 +34,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
 def run_all(params: Params) -> dict[str, dict[str, float | None]]:
     fetch(params)
     shard(params)
-    pretrain.run(params)
+    pretrain.pretrain(params)
     linear(params)
     report(params)
     return json.loads(Path("outputs/linear/metrics.json").read_text())

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from small_material import ROOT
 
-from moco import presets
 from moco.config import Params, load_params
 from moco.encoders.frozen import EncoderSpec, save_encoder
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
@@ -33,7 +33,7 @@ def make_project(root: Path, labels: str) -> Params:
         cv2.imwrite(str(path), image)
     (root / "photos" / "broken.jpg").write_bytes(b"\xff\xd8 no more")
     changes = [*SMALL, f"fetch.path={root / 'photos'}", f"fetch.labels={labels}", "fetch.val_fraction=0.3"]
-    params = load_params(presets.FOLDER / "small.yaml", changes)
+    params = load_params(ROOT / "params.yaml", changes)
     fetch(params)
     shard(params)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Annotated images as columns: what readers give, loaders draw from, metrics measure against."""
+"""Annotated images as columns, for readers, loaders and metrics."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ class Problem(NamedTuple):
     """Something wrong in a set: one line of its quarantine."""
 
     path: str
-    """The file where it is seen: an image, an XML or a JSON file."""
+    """The file that shows it: an image, an XML or a JSON file."""
     reason: str
     of: Literal["image", "annotation"]
     """What it spoils."""
@@ -28,15 +28,13 @@ class Problem(NamedTuple):
 
 @dataclass
 class Federated:
-    """What LVIS's annotators looked for: labels, not category ids.
-
-    An image says nothing about the other classes.
+    """What LVIS's annotators looked for in each image. Labels, not category ids.
 
     Attributes:
         frequency: of each class: "r", "c" or "f" (rare: in up to 10 training images, common: up to
             100, frequent).
-        negative: of each image, the labels that it is verified to have none of.
-        not_exhaustive: of each image, the labels with instances that are not annotated.
+        negative: of each image, the labels that are verified to be absent.
+        not_exhaustive: of each image, the labels that have instances without annotation.
     """
 
     frequency: list[str]
@@ -61,15 +59,13 @@ class AnnotatedSet:
     first: NDArray[np.int64]
     """[N + 1]; the instances of image n are first[n] … first[n + 1] - 1."""
     boxes: NDArray[np.float32]
-    """[M, 4] x0, y0, x1, y1 in pixels, from 0, half-open: the width is x1 - x0. May reach a pixel
-    past the image."""
+    """[M, 4] x0, y0, x1, y1 in pixels, from 0, half-open. May reach a pixel past the image."""
     labels: NDArray[np.int64]
     """[M] 0 … C - 1."""
     areas: NDArray[np.float32]
     """[M] square pixels of the segment where there is one (as COCO states it), else of the box."""
     ignored: NDArray[np.bool_]
-    """[M] crowd (COCO) or difficult (VOC): not trained on, and in evaluation neither right nor
-    wrong."""
+    """[M] crowd (COCO) or difficult (VOC): neither trained on nor evaluated."""
     annotation_ids: NDArray[np.int64]
     """[M], unique."""
     segments: Sequence[Segment] | None = None
@@ -80,29 +76,27 @@ class AnnotatedSet:
     flip_pairs: list[tuple[int, int]] = field(default_factory=list)
     """Keypoints that change places when the image is mirrored, each pair once."""
     label_maps: list[Path] | None = None
-    """N 8-bit PNG files, one number a pixel: a class of `semantic_classes`, 255 = ignored (see
-    `label_of_pixel`)."""
+    """N 8-bit PNG files of class numbers, 255 = ignored (see `label_of_pixel`)."""
     semantic_classes: list[str] = field(default_factory=list)
     """VOC: background, then the classes. Cityscapes: the 19 classes that are trained and scored."""
     label_of_pixel: NDArray[np.uint8] | None = None
-    """[256]: from the numbers in the PNG to those of `semantic_classes` or 255; None: they are
-    these already."""
+    """[256]: from the PNG's numbers to those of `semantic_classes` or 255; None: no change."""
     federated: Federated | None = None
     """LVIS: which classes were looked for in which image."""
     category_ids: list[int] = field(default_factory=list)
     """COCO, LVIS: the category id of each class, for writing results."""
     problems: list[Problem] = field(default_factory=list)
-    """What the checks left out or repaired."""
+    """What the checks left out or corrected."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def instances(self, n: int) -> slice:
-        """Where image n's instances lie in the columns."""
+        """Give the place of image n's instances in the columns."""
         return slice(int(self.first[n]), int(self.first[n + 1]))
 
     def masks(self, n: int) -> NDArray[np.uint8]:
-        """Draw the masks of image n's instances: uint8 [instances, height, width], 0 or 1.
+        """Decode the masks of image n's instances: uint8 [instances, height, width], 0 or 1.
 
         Raises:
             ValueError: the set has no segments.
@@ -117,7 +111,7 @@ class AnnotatedSet:
         return masks
 
     def label_map(self, n: int) -> NDArray[np.uint8]:
-        """Give the classes of image n's pixels: uint8 [height, width], 255 where ignored.
+        """Read image n's label map: uint8 [height, width], numbers in `semantic_classes` or 255.
 
         Raises:
             MocoError: the PNG cannot be read, or has a number that is no class.
@@ -130,7 +124,7 @@ class AnnotatedSet:
             with Image.open(path) as file:
                 numbers = np.array(file)  # of a palette image these are the indices; OpenCV would give colors
         except Exception as error:  # Pillow's plug-ins raise nearly every kind of error on broken files
-            raise MocoError(f"{path}: cannot be read ({error}); fetch it again") from None
+            raise MocoError(f"{path}: cannot be read ({error}); download it again") from None
         if self.label_of_pixel is not None:
             numbers = self.label_of_pixel[numbers]
         known = len(self.semantic_classes)
@@ -143,7 +137,7 @@ class AnnotatedSet:
         return numbers
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> "AnnotatedSet":
-        """Give the images at these positions, in this order, with all that belongs to them."""
+        """Take the images at these positions, in this order, with all that belongs to them."""
         chosen = np.asarray(indices, np.int64)
         counts = np.diff(self.first)[chosen]
         rows = ranges(self.first[chosen], counts)
@@ -164,7 +158,7 @@ class AnnotatedSet:
         )
 
     def with_instances(self, kept: NDArray[np.bool_]) -> "AnnotatedSet":
-        """All images, with those instances alone whose place in `kept`, bool [M], is true."""
+        """Keep all images, and of the instances those whose place in `kept`, bool [M], is true."""
         rows = np.flatnonzero(kept)
         return replace(self, first=np.searchsorted(rows, self.first).astype(np.int64), **self._columns(rows))
 
@@ -193,7 +187,7 @@ def set_of_label_maps(
     semantic_classes: list[str],
     label_of_pixel: NDArray[np.uint8] | None = None,
 ) -> AnnotatedSet:
-    """Make a set for semantic segmentation: no instances; sizes of 0, as not stated."""
+    """Build a set for semantic segmentation: no instances, and sizes of 0, which are not stated."""
     return AnnotatedSet(
         name=name,
         classes=[],
@@ -213,10 +207,10 @@ def set_of_label_maps(
 
 
 def data_hash(found: AnnotatedSet) -> str:
-    """SHA-256 of everything that is annotated, 64 hexadecimal digits: the key of a run by its data.
+    """Hash everything that is annotated, as 64 hexadecimal digits: a run's name depends on it.
 
-    Of the images it takes ids, file names and sizes, not the pixels; of label maps the files'
-    bytes. Where the set lies, and what it is called, do not matter.
+    The hash takes ids, file names and sizes of images, not their pixels, and the bytes of label
+    maps. The folder and the name of the set do not matter.
     """
     federated = found.federated
     texts: list[Any] = [

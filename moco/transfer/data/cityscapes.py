@@ -1,4 +1,4 @@
-"""Cityscapes' folders, and one's own data laid out like them."""
+"""Cityscapes' folders, and other data in the same layout."""
 
 from pathlib import Path
 
@@ -35,20 +35,22 @@ ARCHIVES = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from https:
 
 
 def read_cityscapes(root: Path | str, split: str, *, checks: Checks = DEFAULT) -> AnnotatedSet:
-    """Read Cityscapes: leftImg8bit/SPLIT/CITY/*_leftImg8bit.png with gtFine's *_labelIds.png.
+    """Read images and label maps of Cityscapes.
+
+    These are leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png and
+    gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png.
 
     Args:
         root: the folder that has leftImg8bit and gtFine.
         split: train or val; the labels of test are not public, and its label maps are empty.
-        checks: what is done about what is wrong; an image without a label map, or the reverse, is a
-            bad image.
+        checks: how bad images are handled; an image without a label map, or the reverse, is bad.
 
     Returns:
         Images in the order of cities and names; an id is NAME, as "aachen_000000_000019". The PNG
         files hold label ids, which `label_of_pixel` translates.
 
     Raises:
-        MocoError: a folder is missing, or too much is wrong.
+        MocoError: a folder is missing, or too many images are bad.
     """
     root = Path(root)
     for folder in (root / "leftImg8bit" / split, root / "gtFine" / split):

@@ -27,18 +27,18 @@ def read_coco(
         json_file: with images, annotations and categories.
         images: the folder that the file names are relative to.
         masks: read the segmentations, polygons and both kinds of RLE; if no annotation has one, the
-            set has none. With False, annotations without one are as good as others.
-        checks: what is done about what is wrong: besides boxes and images, an annotation of an
-            image or a category that is not listed, and one without a usable segmentation where
-            others have it. A polygon of fewer than three points is left out and counted, its
-            annotation kept if another polygon is left.
+            set has none. False: annotations need none.
+        checks: how bad images and annotations are handled. Bad is also an annotation of an image or
+            a category that is not listed, and one without a usable segmentation if others have one.
+            A polygon of fewer than three points is left out and counted, and its annotation kept if
+            another polygon is left.
 
     Returns:
         Images in the file's order; labels in the order of the category ids. `areas` are the file's,
         else those of the segments, else of the boxes.
 
     Raises:
-        MocoError: a file or folder is missing or not in COCO's format, or too much is wrong.
+        MocoError: a file or folder is missing or not in COCO's format, or too much is bad.
     """
     path, folder = Path(json_file), Path(images)
     content = _load(path, COCO_ARCHIVES)
@@ -54,7 +54,7 @@ def read_coco(
 def read_lvis(
     json_file: Path | str, images: Path | str, *, masks: bool = True, checks: Checks = DEFAULT
 ) -> AnnotatedSet:
-    """Read lvis_v1_*.json; as `read_coco`, with what was looked for in which image in `federated`.
+    """Read lvis_v1_*.json as `read_coco` does, and what was looked for in `federated`.
 
     Args:
         json_file: LVIS v1's; its images are COCO's of 2017, val's from train2017 and val2017.
@@ -92,13 +92,13 @@ def read_lvis(
 
 def _load(path: Path, archives: str) -> dict[str, Any]:
     collecting = gc.isenabled()
-    gc.disable()  # it would walk the millions of new lists again and again, and free nothing
+    gc.disable()  # it would walk millions of new lists repeatedly, and free nothing
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise MocoError(f"{path}: no such file; {archives}") from None
     except (OSError, ValueError) as error:
-        raise MocoError(f"{path}: cannot be read as JSON ({error}); fetch it again") from None
+        raise MocoError(f"{path}: cannot be read as JSON ({error}); download it again") from None
     finally:
         if collecting:
             gc.enable()
@@ -116,10 +116,7 @@ def _require_folder(folder: Path) -> None:
 def _read(
     path: Path, content: dict[str, Any], file_of: Callable[[dict[str, Any]], Path], masks: bool
 ) -> tuple[AnnotatedSet, list[Problem]]:
-    """All images, and of the annotations those that can become rows.
-
-    The other annotations are problems.
-    """
+    """Read all images, and the annotations that can become rows; the others are problems."""
     problems: list[Problem] = []
     classes, category_ids = _categories(path, content["categories"])
     names, flip_pairs = _keypoints(path, content["categories"])
@@ -202,7 +199,7 @@ def _categories(path: Path, categories: list[Any]) -> tuple[list[str], list[int]
 
 
 def _keypoints(path: Path, categories: list[Any]) -> tuple[list[str], list[tuple[int, int]]]:
-    """Names, and the pairs that differ in left and right alone."""
+    """Names, and the pairs that differ only in left and right."""
     lists = [list(category["keypoints"]) for category in categories if category.get("keypoints")]
     if not lists:
         return [], []
@@ -222,7 +219,7 @@ def _images(
         return [image["id"] for image in images], [file_of(image) for image in images], sizes
     except (KeyError, TypeError, ValueError) as error:
         raise MocoError(
-            f"{path}: an image of no use ({type(error).__name__}: {error}); each needs id, file_name, height, width"
+            f"{path}: an image that cannot be used ({type(error).__name__}: {error}); each needs id, file_name, height, width"
         ) from None
 
 

@@ -1,6 +1,6 @@
-"""Batches for fine-tuning: images and views of a step are a function of (seed, step).
+"""Batches for fine-tuning: the images of a step, and their views, are a function of (seed, step).
 
-A batch crosses from the worker that made it in a few tensors, for each is an open file on its way.
+A worker hands a batch over in a few tensors, since each is an open file on its way.
 """
 
 from collections.abc import Generator
@@ -29,13 +29,13 @@ AHEAD = 2
 
 
 class Batch(Protocol):
-    """What a worker hands over."""
+    """A batch as a worker hands it over."""
 
     def to(self, device: torch.device) -> tuple[Any, Any]:
-        """Images and targets on the device that computes."""
+        """Move images and targets to the device that computes."""
 
     def pin_memory(self) -> "Batch":
-        """Itself in page-locked memory; called by torch's loader."""
+        """Copy it to page-locked memory; torch's loader calls this."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Share:
 
     Attributes:
         among: int64, the images that are trained on, by their place in the set.
-        plan: an order of that many.
+        plan: the order of these images.
         rank: of this process.
         world_size: number of processes.
     """
@@ -55,10 +55,10 @@ class Share:
     world_size: int = 1
 
     def drawn(self, step: int) -> tuple[Integers, Uniforms]:
-        """Give a step's images, int64 [N], and their views' numbers, float64 [N, DRAWS]."""
+        """The images of a step, int64 [N], and the numbers their views are made with, float64 [N, DRAWS]."""
         samples = self.among[self.plan.batch(step, self.rank, self.world_size)]
         draws = Draws.of(self.plan.seed, self.plan.epoch_of(step), samples, views=1)
-        return samples, draws("fine-tuning", DRAWS)[:, 0]
+        return samples, draws("fine-tuning", DRAWS)[..., 0].T
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,11 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Scattered:
-    """Images of any sizes with their objects, end to end.
+    """Images of any sizes with their objects, concatenated.
 
     Attributes:
-        pixels: uint8; each image H x W x 3, then each image's masks M x H x W if there are any.
+        pixels: uint8; each image H x W x 3, then each image's masks M x H x W if the task has
+            masks.
         sizes: height and width of each image.
         counts: M of each image.
         boxes: float32 [sum of M, 4].
@@ -102,7 +103,7 @@ class Scattered:
 
     @classmethod
     def of(cls, views: list[tuple[Pixels, Instances]]) -> "Scattered":
-        """Put views together; all have masks, or none; all have keypoints, or none."""
+        """Concatenate views; all have masks, or none; all have keypoints, or none."""
         found = [instances for _, instances in views]
         parts = [image.reshape(-1) for image, _ in views]
         parts += [each.masks.reshape(-1) for each in found if each.masks is not None]
@@ -117,7 +118,7 @@ class Scattered:
         )
 
     def to(self, device: torch.device) -> tuple[list[Tensor], list[Target]]:
-        """Images uint8 3 x H x W with `boxes`, `labels` and others, as torchvision takes them."""
+        """Give images, uint8 3 x H x W, and their targets, as torchvision takes them."""
         pixels = self.pixels.to(device, non_blocking=True)
         images, first = [], 0
         for height, width in self.sizes:
@@ -154,8 +155,8 @@ class BoxBatches(Dataset[Scattered]):
         images: the training set, as `trainable` leaves it.
         share: of it, at each step.
         sizes: of images.
-        masks: whether the objects' masks are wanted.
-        keypoints: whether their keypoints are.
+        masks: whether targets hold the objects' masks.
+        keypoints: whether targets hold their keypoints.
     """
 
     images: AnnotatedSet
@@ -189,10 +190,7 @@ class BoxBatches(Dataset[Scattered]):
 
 @dataclass(frozen=True)
 class PixelBatches(Dataset[Stacked]):
-    """Item n is this process's batch of step n, for semantic segmentation.
-
-    Attributes as of `BoxBatches`.
-    """
+    """Item n is this process's batch of step n, for semantic segmentation; see `BoxBatches`."""
 
     images: AnnotatedSet
     share: Share
@@ -232,17 +230,14 @@ class LabelBatches(Dataset[Stacked]):
 
 
 def trainable(images: AnnotatedSet, masks: bool = False) -> AnnotatedSet:
-    """Give all images with the instances to train on.
-
-    Those are neither crowd nor difficult, and have an area and, if asked for, a mask.
-    """
+    """Keep the instances to train on: not ignored, with an area and, for `masks`, a mask."""
     sides = images.boxes[:, 2:] - images.boxes[:, :2]
     kept = ~images.ignored & (sides > 0).all(axis=1)
     return images.with_instances(kept & (images.areas > 0) if masks else kept)
 
 
 def with_objects(images: AnnotatedSet, keypoints: bool = False) -> Integers:
-    """Give the images to train a detector on, int64: with an instance, or one with keypoints."""
+    """Find the images with an instance (`keypoints`: with a labelled keypoint), int64."""
     counted = images.labels >= 0  # all
     if keypoints and images.keypoints is not None:
         counted &= (images.keypoints[:, :, 2] > 0).any(axis=1)
@@ -251,10 +246,10 @@ def with_objects(images: AnnotatedSet, keypoints: bool = False) -> Integers:
 
 
 def read_pixels(images: AnnotatedSet, n: int) -> Pixels:
-    """Image n, uint8 H x W x 3.
+    """Read image n: uint8 H x W x 3.
 
     Raises:
-        MocoError: it is gone, damaged, or of another size than the annotations are for.
+        MocoError: it is missing, damaged, or of another size than its annotations state.
     """
     path = images.paths[n]
     try:
@@ -275,13 +270,14 @@ def read_pixels(images: AnnotatedSet, n: int) -> Pixels:
 def steps(
     batches: Dataset[Any], first: int, last: int, num_workers: int, device: torch.device
 ) -> Generator[tuple[Any, Any]]:
-    """Images and targets of steps first to last - 1 in order; any start costs nothing.
+    """Load images and targets of steps first to last - 1, in order; any first step costs the same.
 
     Args:
         batches: item n is the batch of step n.
-        first: step to begin with.
-        last: step to end before.
-        num_workers: processes that prepare batches ahead; 0: made when asked for.
+        first: the first step.
+        last: the step after the last one.
+        num_workers: processes that prepare batches ahead; 0: this process makes each when it is
+            due.
         device: where the batches go.
     """
     loader: DataLoader[Batch] = DataLoader(
@@ -296,6 +292,6 @@ def steps(
     try:
         for batch in from_workers(loader):
             yield batch.to(device)
-    except MocoError as error:  # from a worker it comes with the worker's traceback around it
+    except MocoError as error:  # a worker puts its traceback around the message
         text = str(error).strip().rsplit("\n", 1)[-1]
         raise MocoError(text.removeprefix("moco.errors.MocoError: ")) from None

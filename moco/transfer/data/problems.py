@@ -1,4 +1,4 @@
-"""What is wrong in an annotated set, found before training: left out, or too much and refused."""
+"""Checks of an annotated set before training: bad parts are left out and listed."""
 
 import json
 import math
@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from moco.errors import MocoError
+from moco.files import write_text
 from moco.transfer.data.annotations import AnnotatedSet, Problem
 from moco.transfer.data.segments import Segment
 
 ROUNDING = 1.0
-"""Pixels that a box may reach past its image: counting from 0 or from 1, and rounding, do that
-much."""
-IN_A_BATCH = 256  # of files to a thread: one at a time, the threads would mostly hand work over
+"""Pixels that a box may reach past its image, by rounding or by counting from 1."""
+IN_A_BATCH = 256  # files for a thread at a time: with single ones the threads would mostly hand work over
 
 
 @dataclass(frozen=True)
 class Checks:
-    """How strictly a set is read.
+    """How strictly a set is checked.
 
     Attributes:
         max_bad_fraction: largest share of bad annotations, and of bad images; above it the set is
             refused.
-        quarantine: where to list what was bad, one JSON object a line with path and reason.
+        quarantine: the file that lists what is bad, one JSON object a line with path and reason.
     """
 
     max_bad_fraction: float = 0.01
@@ -40,7 +40,7 @@ DEFAULT = Checks()
 
 
 class Listing:
-    """Which files exist, by listing each folder once."""
+    """Know which files exist, and list each folder only once."""
 
     def __init__(self) -> None:
         self._names: dict[Path, set[str]] = {}
@@ -57,20 +57,20 @@ class Listing:
 
 
 def checked(found: AnnotatedSet, problems: Sequence[Problem], checks: Checks) -> AnnotatedSet:
-    """Apply the rule to a set as it was read.
+    """Leave bad images and annotations out of a set, and list them.
 
-    Left out: an image whose file is missing, cannot be opened, has another size than stated, whose
-    id is taken, or whose label map is missing, of another size or not of 8 bits; an annotation
+    Bad is an image whose file is missing, cannot be opened or has another size than stated, whose
+    id is taken, or whose label map is missing, of another size or not of 8 bits; and an annotation
     whose id is taken or whose box has no area, is not finite or lies outside its image. A box that
     reaches more than `ROUNDING` past its image is cut there; one that reaches less is left as it
-    is, for the official metrics measure against it. Each of these, and each of `problems`, is a
+    is, because the official metrics compare with it. Each of these, and each of `problems`, is a
     line of the quarantine and counts as bad.
 
     Args:
         found: images in the order of the source. Sizes of 0 are not stated: they are taken from the
             files.
         problems: what the reader has already left out.
-        checks: the rule.
+        checks: how much may be bad.
 
     Returns:
         What is left; its `problems` are the lines.
@@ -86,7 +86,7 @@ def checked(found: AnnotatedSet, problems: Sequence[Problem], checks: Checks) ->
     if checks.quarantine is not None:
         text = "".join(json.dumps({"path": line.path, "reason": line.reason}) + "\n" for line in lines)
         checks.quarantine.parent.mkdir(parents=True, exist_ok=True)
-        checks.quarantine.write_text(text, encoding="utf-8")
+        write_text(checks.quarantine, text)
     for kind, total in (("image", images), ("annotation", annotations)):
         bad = [line for line in lines if line.of == kind]
         if len(bad) > checks.max_bad_fraction * total:
@@ -97,7 +97,7 @@ def checked(found: AnnotatedSet, problems: Sequence[Problem], checks: Checks) ->
                 " correct them, or raise max_bad_fraction to leave them out"
             )
     if not len(found):
-        raise MocoError(f"{found.name}: no image; see that the list and the folder belong together")
+        raise MocoError(f"{found.name}: no image; check that the list and the folder belong together")
     return replace(found, problems=lines)
 
 
@@ -191,7 +191,7 @@ def _any(rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself before its pixels."""
+    """The header of an image file."""
 
     height: int
     width: int
@@ -200,7 +200,7 @@ class Header:
 
 
 def headers(paths: Sequence[Path]) -> list[Header | str]:
-    """Read the header of each image file, or why there is none."""
+    """Read the header of each image file; a text says why it cannot be read."""
     batches = [paths[start : start + IN_A_BATCH] for start in range(0, len(paths), IN_A_BATCH)]
     with ThreadPoolExecutor() as pool:
         return [header for batch in pool.map(_headers, batches) for header in batch]
@@ -219,12 +219,12 @@ def _headers(paths: Sequence[Path]) -> list[Header | str]:
 
 
 def good_segment(segment: Any, height: int, width: int) -> tuple[Segment, str | None]:
-    """Give the part of a segment that is in one of COCO's forms.
+    """Keep the part of a segment that is in one of COCO's forms.
 
     Returns:
-        The segment, without polygons of fewer than six numbers, an odd number or anything but
-        finite numbers, and what is wrong with it or None. It is empty where nothing is left, which
-        for an RLE means of another size than the image's, or of run lengths that do not add up to
+        The segment without polygons that have fewer than six numbers, an odd count or a number that
+        is not finite, and what is wrong with it or None. It is empty if nothing is left, for
+        example of an RLE of another size than the image's, or whose run lengths do not add up to
         it.
     """
     if isinstance(segment, dict):

@@ -11,16 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Segment = list[list[float]] | dict[str, Any]
-"""COCO's: polygons [x0, y0, x1, y1, …] in pixels, or an RLE {"size": [h, w], "counts": str |
-list[int]}."""
+"""COCO's: polygons [x0, y0, x1, y1, …], or an RLE {"size": [h, w], "counts": str | list[int]}."""
 
 
 class PackedSegments(Sequence[Segment]):
     """A list of segments whose polygons lie in one array.
 
-    A million polygons as Python lists are gigabytes, and each process of a loader would come to
-    copy them, since reading a Python object writes its reference count. Here they are 8 bytes a
-    number, shared.
+    A million polygons as Python lists are gigabytes, and each process of a loader would copy them,
+    since reading a Python object writes its reference count. Here they take 8 bytes a number,
+    shared by all processes.
     """
 
     def __init__(self, segments: Iterable[Segment]) -> None:
@@ -57,7 +56,7 @@ class PackedSegments(Sequence[Segment]):
         return [self._numbers[a:b].tolist() for a, b in pairwise(ends)]
 
     def take(self, rows: NDArray[np.integer[Any]]) -> "PackedSegments":
-        """Give the segments at these positions, in this order."""
+        """Take the segments at these positions, in this order."""
         chosen = PackedSegments(())
         polygons = np.diff(self._polygons)[rows]
         which = ranges(self._polygons[rows], polygons)
@@ -70,7 +69,7 @@ class PackedSegments(Sequence[Segment]):
         return chosen
 
     def digest(self) -> bytes:
-        """SHA-256 of all segments."""
+        """Give the SHA-256 of all segments."""
         digest = hashlib.sha256(json.dumps(list(self._encoded.items()), default=bytes.decode).encode())
         for column in (self._numbers.astype("<f8"), self._ends.astype("<i8"), self._polygons.astype("<i8")):
             digest.update(column.tobytes())
@@ -78,13 +77,13 @@ class PackedSegments(Sequence[Segment]):
 
 
 def ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """start, start + 1, … of each range, one after the other."""
+    """Concatenate the ranges start, start + 1, … of these counts."""
     before = np.cumsum(counts) - counts
     return np.arange(counts.sum()) + np.repeat(starts - before, counts)
 
 
 def encoded(segment: Segment, height: int, width: int) -> dict[str, Any]:
-    """Encode a segment as one compressed RLE; polygons overlap without harm.
+    """Encode a segment as one compressed RLE; its polygons may overlap.
 
     Raises:
         ValueError, TypeError: it is none of COCO's forms.
@@ -109,10 +108,7 @@ def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> dict[str, Any]:
 
 
 def mask_of(segment: Segment, height: int, width: int) -> NDArray[np.uint8]:
-    """Draw the pixels of a segment: uint8 height x width, 0 or 1.
-
-    None for an empty list of polygons.
-    """
+    """Decode a segment: uint8 height x width, 0 or 1; all 0 for an empty list of polygons."""
     from faster_coco_eval.core import mask
 
     if not segment:
@@ -121,7 +117,7 @@ def mask_of(segment: Segment, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def area_of(segment: Segment, height: int, width: int) -> float:
-    """How many pixels a segment has."""
+    """Count the pixels of a segment."""
     from faster_coco_eval.core import mask
 
     return float(mask.area(encoded(segment, height, width))) if segment else 0.0

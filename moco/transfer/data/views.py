@@ -1,8 +1,8 @@
-"""What fine-tuning sees of an annotated image, on uint8: resized, mirrored or cropped as drawn.
+"""Training views of annotated images, uint8, as a function of drawn numbers.
 
-Numbers are drawn by `moco.images.draws.Draws`, keyed by (seed, epoch, sample), so that workers,
-processes and restarts change nothing. Coordinates are in pixels with the edges of the image at 0
-and W; resizing multiplies them, and mirroring takes x to W - x.
+Numbers are drawn by `moco.images.draws.Draws`, keyed by (seed, epoch, sample), so that workers, processes and restarts
+change nothing. Coordinates are in pixels with the edges of the image at 0 and W; resizing multiplies them, and
+mirroring takes x to W - x.
 """
 
 from collections.abc import Sequence
@@ -34,8 +34,8 @@ class Instances:
         boxes: float32 [M, 4] x0, y0, x1, y1.
         labels: int64 [M], whatever they count from.
         masks: uint8 [M, H, W], 0 or 1.
-        keypoints: float32 [M, K, 3] x, y, visibility. The pixel in the corner is at 0.5, 0.5;
-            COCO's files say 0, 0.
+        keypoints: float32 [M, K, 3] x, y, visibility. The pixel in the corner is at 0.5, 0.5; in
+            COCO's files at 0, 0.
     """
 
     boxes: NDArray[np.float32]
@@ -65,14 +65,14 @@ def boxes_view(
 
 
 def fitted(size: tuple[int, ...], short_side: int, long_side: int) -> tuple[int, int]:
-    """Compute height and width once the short side, or else the long side, reaches its limit."""
+    """Give the height and width of an image scaled to the tighter of two limits."""
     scale = min(short_side / min(size), long_side / max(size))
     height, width = (max(1, int(side * scale + 0.5)) for side in size)
     return height, width
 
 
 def resized(image: Pixels, found: Instances, height: int, width: int) -> tuple[Pixels, Instances]:
-    """Image, boxes, masks (nearest) and keypoints at another size."""
+    """Resize image, boxes, masks (nearest) and keypoints."""
     factors = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
     masks, keypoints = found.masks, found.keypoints
     if masks is not None:
@@ -88,7 +88,7 @@ def resized(image: Pixels, found: Instances, height: int, width: int) -> tuple[P
 
 
 def mirrored(image: Pixels, found: Instances, flip_pairs: Sequence[tuple[int, int]] = ()) -> tuple[Pixels, Instances]:
-    """Mirror left to right; keypoints of a pair swap, so that a left hand is still a left hand."""
+    """Mirror left to right; keypoints of a pair change places, so that a left hand stays one."""
     width = image.shape[1]
     boxes = found.boxes.copy()
     boxes[:, [0, 2]] = width - found.boxes[:, [2, 0]]
@@ -110,7 +110,7 @@ def pixels_view(
     """Make the training view for semantic segmentation: random scale, crop and flip.
 
     Only the part of the image that the crop shows is resized. A crop larger than the resized image
-    is filled up with `PADDING`, and with `IGNORED` in the label map, on the right and below.
+    is filled with `PADDING`, and its label map with `IGNORED`, on the right and below.
 
     Args:
         image: uint8 H x W x 3.
@@ -138,7 +138,7 @@ def pixels_view(
 
 
 def _window(length: int, wanted: float, number: float) -> tuple[int, int]:
-    """Choose a stretch of about `wanted` pixels, or all there are: first pixel and end."""
+    """First pixel and end of a random window of `wanted` pixels, or of all if there are fewer."""
     taken = min(length, max(1, round(wanted)))
     first = int(number * (length - taken + 1))
     return first, first + taken

@@ -1,4 +1,4 @@
-"""PASCAL VOC's folders, and data laid out like them: boxes, instance masks, label maps."""
+"""PASCAL VOC's folders, and other data in the same layout: boxes, instance masks, label maps."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from moco.errors import MocoError
-from moco.sources.manifest import IMAGE_SUFFIXES
 from moco.transfer.data.annotations import AnnotatedSet, Problem, set_of_label_maps
 from moco.transfer.data.problems import DEFAULT, Checks, checked
 from moco.transfer.data.segments import PackedSegments, Segment, encode
+from moco.transfer.data.voc_lists import Listed, Split, ids_of, listed, name_of
 
 VOC_CLASSES = (
     "aeroplane",
@@ -37,11 +37,7 @@ VOC_CLASSES = (
     "train",
     "tvmonitor",
 )
-SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/"
 VOID = 255
-
-Split = tuple[str, str]
-"""Year and list: ("2007", "trainval")."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Annotation:
     """An XML file."""
 
     size: tuple[int, int]
-    """Height, width; 0, 0 if it does not say."""
+    """Height, width; 0, 0 if it is not stated."""
     objects: list[Object | str]
     """In the file's order; a text says why one cannot be used."""
 
@@ -75,8 +71,7 @@ def read_voc(
     """Read the boxes of one or more lists of images as one set; difficult objects are `ignored`.
 
     Args:
-        root: VOCdevkit, the folder that it is in, or, if only one year is asked for, that year's
-            folder.
+        root: VOCdevkit, the folder that holds it, or, for a single year, that year's folder.
         splits: years and lists, [("2007", "trainval"), ("2012", "trainval")]; the folder of a year
             is VOC + year, and its lists are in ImageSets/Main.
         classes: names in the order of their labels. None: if all names found are VOC's, VOC's
@@ -85,20 +80,20 @@ def read_voc(
         masks: read the images of ImageSets/Segmentation instead, with their instances' masks: the
             pixels of object k of the XML are those of number k in SegmentationObject, k from 1.
             Difficult objects, and others without a pixel, are `ignored`.
-        checks: what is done about what is wrong.
+        checks: how bad images and annotations are handled.
 
     Returns:
         The images in the order of the lists. An id is the name of the image's file without its
         suffix; if years share names, with the year before it: "2007/000005".
 
     Raises:
-        MocoError: a folder or list is missing, or too much is wrong.
+        MocoError: a folder or list is missing, or too much is bad.
     """
     root, problems = Path(root), list[Problem]()
-    images: list[_Listed] = []
+    images: list[Listed] = []
     sizes: list[tuple[int, int]] = []
     objects: list[list[_Numbered]] = []
-    for image in _listed(root, splits, "Segmentation" if masks else "Main"):
+    for image in listed(root, splits, "Segmentation" if masks else "Main"):
         annotation = read_xml(image.xml)
         if isinstance(annotation, str):
             problems.append(Problem(str(image.xml), annotation, "image"))
@@ -139,9 +134,9 @@ def read_voc(
         )
         ignored |= areas == 0
     found = AnnotatedSet(
-        name=_name(splits),
+        name=name_of(splits),
         classes=classes,
-        ids=_ids(images),
+        ids=ids_of(images),
         paths=[image.path for image in images],
         sizes=np.array(sizes, np.int32).reshape(-1, 2),
         first=np.cumsum([0, *(len(of_image) for of_image in objects)]),
@@ -175,22 +170,22 @@ def read_voc_segmentation(
             and what follows.
         classes: the names of the label maps' numbers from 1; 0 is background, 255 ignored.
         labels: the folder of the label maps, within a year's.
-        checks: what is done about what is wrong.
+        checks: how bad images and annotations are handled.
 
     Returns:
         The images in the order of the lists, with `semantic_classes` background and then `classes`.
 
     Raises:
-        MocoError: a folder or list is missing, or too much is wrong.
+        MocoError: a folder or list is missing, or too much is bad.
     """
     root = Path(root)
-    images = _listed(root, splits, "Segmentation")
+    images = listed(root, splits, "Segmentation")
     for folder in dict.fromkeys(image.folder / labels for image in images):
         if not folder.is_dir():
             raise MocoError(f"{folder}: no such folder; label maps are expected there, NAME.png for each image")
     found = set_of_label_maps(
-        name=_name(splits),
-        ids=_ids(images),
+        name=name_of(splits),
+        ids=ids_of(images),
         paths=[image.path for image in images],
         label_maps=[image.beside(labels) for image in images],
         semantic_classes=["background", *classes],
@@ -229,7 +224,7 @@ def _object(element: ET.Element) -> Object | str:
 
 @dataclass(frozen=True)
 class _Numbered(Object):
-    """An object, its number in the file from 1, and what SegmentationObject says of it."""
+    """An object, its number in the file from 1, and its mask, if masks are read."""
 
     number: int
     segment: Segment
@@ -266,66 +261,3 @@ def _object_numbers(path: Path, annotation: Annotation) -> NDArray[np.uint8] | s
     if last > len(annotation.objects):
         return f"has object {last}, the XML file only {len(annotation.objects)}"
     return numbers
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """An image in a list of a year."""
-
-    year: str
-    folder: Path
-    name: str
-    path: Path
-
-    @property
-    def xml(self) -> Path:
-        return self.folder / "Annotations" / f"{self.name}.xml"
-
-    def beside(self, folder: str) -> Path:
-        return self.folder / folder / f"{self.name}.png"
-
-
-def _listed(root: Path, splits: Sequence[Split], kind: str) -> list[_Listed]:
-    found: list[_Listed] = []
-    years = {year for year, _ in splits}
-    for year, split in splits:
-        folder = _year_folder(root, year, alone=len(years) == 1)
-        path = folder / "ImageSets" / (f"{split}.txt" if "/" in split else f"{kind}/{split}.txt")
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except (OSError, ValueError):
-            raise MocoError(
-                f"{path}: no such list of images; a line of it is an image's name without .jpg. VOC's are in"
-                f" {SOURCE}voc{year}/ (trainval and test are two archives for one folder)"
-            ) from None
-        images = folder / "JPEGImages"
-        if not images.is_dir():
-            raise MocoError(f"{images}: no such folder; the images are expected there")
-        files = {file.stem: file for file in images.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES - {""}}
-        for first in (line.split()[0] for line in lines if line.strip()):
-            name = Path(first).stem if "/" in first else first
-            found.append(_Listed(year, folder, name, files.get(name, images / f"{name}.jpg")))
-    return found
-
-
-def _year_folder(root: Path, year: str, alone: bool) -> Path:
-    for folder in (root / f"VOC{year}", root / "VOCdevkit" / f"VOC{year}"):
-        if folder.is_dir():
-            return folder
-    other_year = root.name.startswith("VOC2") and root.name != f"VOC{year}"
-    if alone and not other_year and (root / "ImageSets").is_dir():
-        return root
-    raise MocoError(
-        f"{root}: no folder VOC{year} in it; expected is {root / 'VOCdevkit' / f'VOC{year}'} with Annotations,"
-        f" ImageSets and JPEGImages, as in VOC's archives ({SOURCE}) or your own"
-    )
-
-
-def _name(splits: Sequence[Split]) -> str:
-    return " + ".join(f"VOC{year} {split}" for year, split in splits)
-
-
-def _ids(images: Sequence[_Listed]) -> list[int | str]:
-    year_of: dict[str, str] = {}
-    shared = any(year_of.setdefault(image.name, image.year) != image.year for image in images)
-    return [f"{image.year}/{image.name}" if shared else image.name for image in images]

@@ -1,1 +1,1 @@
-"""What a detector or segmenter is worth, as the field's evaluators count: from 0 to 1, or None."""
+"""The field's metrics of detection and segmentation: fractions from 0 to 1, None if undefined."""

@@ -1,6 +1,6 @@
 """COCO's average precision of boxes, masks and keypoints, by faster-coco-eval's compiled evaluator.
 
-Its figures are pycocotools'. The ground truth and the detections go to it as they lie in memory.
+Its figures equal pycocotools'. It gets ground truth and detections from memory.
 """
 
 from dataclasses import dataclass, replace
@@ -15,23 +15,22 @@ from moco.transfer.data.annotations import AnnotatedSet, Detections
 Kind = Literal["bbox", "segm", "keypoints"]
 
 COCO_SIGMAS = tuple(number / 1000 for number in (26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89))
-"""Spread of human annotators at COCO's seventeen keypoints of a person, nose to ankles, as a share
-of the object's scale."""
+"""Spread of human annotators at COCO's 17 keypoints of a person, nose to ankles, as a share of the
+object's scale."""
 
 PAIRS_AT_ONCE = 20_000
-"""Images x classes in one call, about. The evaluator keeps a Python object for each pair of them,
-with or without objects, and LVIS would have 24 million of them; a call for a few classes gets the
-images alone in which they occur."""
+"""Images x classes in one call, about. The evaluator keeps a Python object for each pair, and LVIS
+would have 24 million of them. A call for a few classes gets only the images in which they occur."""
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Precision and recall of every class; -1 where a class has no ground truth.
+    """Precision and recall of every class; -1 for a class without ground truth.
 
     Attributes:
         precision: [T, R, C, A]: IoU 0.5, 0.55 … 0.95; recall 0, 0.01 … 1; class; size all, small,
-            medium, large (keypoints: all, medium, large). With as many detections an image as are
-            allowed at most.
+            medium, large (keypoints: all, medium, large). With the largest
+            number of detections an image.
         recall: [T, C, A, M]: the largest recall; M as in `max_detections`.
     """
 
@@ -85,7 +84,7 @@ def coco_ap(truth: AnnotatedSet, found: Detections, kind: Kind = "bbox") -> dict
 
 
 def average_precisions(curves: Curves, sizes: tuple[str, ...]) -> dict[str, float | None]:
-    """AP, AP50, AP75 and AP of the sizes, which follow "all" in the curves."""
+    """Average to AP, AP50, AP75 and the AP of the sizes, which follow "all" in the curves."""
     precision = curves.precision
     return {
         "AP": mean_of(precision[:, :, :, 0]),
@@ -96,7 +95,7 @@ def average_precisions(curves: Curves, sizes: tuple[str, ...]) -> dict[str, floa
 
 
 def per_class(curves: Curves, classes: list[str]) -> dict[str, dict[str, float | None]]:
-    """AP, AP50 and AP75 of each class."""
+    """Average to AP, AP50 and AP75 of each class."""
     return {
         name: {
             "AP": mean_of(curves.precision[:, :, c, 0]),
@@ -108,7 +107,7 @@ def per_class(curves: Curves, classes: list[str]) -> dict[str, dict[str, float |
 
 
 def mean_of(values: NDArray[np.float64]) -> float | None:
-    """Mean of those that are defined, that is, not -1; None where none is."""
+    """Average the values that are defined (not -1); None if none is."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else None
 
@@ -116,7 +115,7 @@ def mean_of(values: NDArray[np.float64]) -> float | None:
 def curves_of(truth: AnnotatedSet, found: Detections, kind: Kind, max_detections: list[int]) -> Curves:
     """Match detections with the ground truth class by class and trace precision over recall.
 
-    Where the set is federated, detections of a class in an image count by LVIS's rules.
+    In a federated set, detections of a class in an image count by LVIS's rules.
 
     Args:
         truth: the annotated images.
@@ -219,7 +218,7 @@ def _category(truth: AnnotatedSet, c: int) -> dict[str, Any]:
 
 
 def _rows(boxes: NDArray[np.float32], labels: NDArray[np.int64], images: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """COCO's dictionaries; ids from 1, for 0 means "unmatched" to the evaluators."""
+    """COCO's dictionaries; ids from 1, because 0 means "unmatched" to the evaluators."""
     corners = boxes.astype(np.float64)
     sides = corners[:, 2:] - corners[:, :2]
     columns = (

@@ -1,4 +1,4 @@
-"""LVIS's federated average precision: a class counts only in images that were checked for it."""
+"""LVIS's federated average precision: a class counts only where it was looked for."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -17,9 +17,9 @@ MAX_DETECTIONS = 300
 def lvis_ap(truth: AnnotatedSet, found: Detections, kind: Literal["bbox", "segm"] = "segm") -> dict[str, Any]:
     """Compute average precision as LVIS v1 defines it (Gupta et al., 2019, section 2.2).
 
-    An image's 300 best detections count. Of those, a class that the image neither shows nor is
-    known not to show (its negatives) is left out; of a class whose instances are not all annotated
-    in the image, a detection without a match is neither right nor wrong. The rest is as in COCO.
+    An image's 300 best detections count, except those of a class that the image neither shows nor
+    is known not to show (its negatives). If a class's instances are not all annotated in the image,
+    its detections without a match are neither right nor wrong. The rest is as in COCO.
 
     Args:
         truth: the annotated images, with `federated`.
@@ -49,7 +49,7 @@ def lvis_ap(truth: AnnotatedSet, found: Detections, kind: Literal["bbox", "segm"
 
 
 def best_of_each_image(found: Detections, most: int) -> Detections:
-    """Keep the detections of the highest scores of each image, of equal ones the first."""
+    """Keep `most` detections an image by score; of equal ones the first."""
     order = np.lexsort((-found.scores, found.image))
     ranked = found.image[order]
     rank = np.arange(len(order)) - np.searchsorted(ranked, ranked)
@@ -57,9 +57,9 @@ def best_of_each_image(found: Detections, most: int) -> Detections:
 
 
 def looked_for(truth: AnnotatedSet, found: Detections) -> Detections:
-    """Give the detections of classes that their image shows or is known not to show.
+    """Keep the detections of classes that their image shows or is known not to show.
 
-    The evaluator would leave the others out too; but they are most of millions.
+    The evaluator would leave the others out too, but they are most of millions.
     """
     assert truth.federated is not None
     classes = len(truth.classes)

@@ -27,7 +27,7 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.integer[Any]], cla
     """
     pairs = truth.ravel().astype(np.uint16) << 8
     pairs |= predicted.ravel().astype(np.uint8)
-    # one pass over the pixels; which labels are allowed is seen in the counts
+    # one pass over the pixels; the counts show labels that are not allowed
     table = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
     table[IGNORED] = 0
     for side, counts in (("true", table.sum(axis=1)), ("predicted", table.sum(axis=0))):
@@ -42,9 +42,9 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.integer[Any]], cla
 def mean_iou(confusion: NDArray[np.int64], classes: list[str]) -> dict[str, Any]:
     """Compute intersection over union by class, its mean, and pixel accuracy (VOC, Cityscapes).
 
-    The IoU of a class is right pixels / (right + wrongly so labelled + missed pixels), over all
-    images together. A class that neither truth nor prediction has is undefined and left out of the
-    mean (Cityscapes' rule; VOC has no such).
+    The IoU of a class is right pixels / (right + wrong + missed pixels), over all images together.
+    A class that neither truth nor prediction has is undefined and left out of the mean (Cityscapes'
+    rule; VOC has no such class).
 
     Args:
         confusion: int64 [C, C] of all images, rows are true classes.

@@ -8,18 +8,18 @@ from numpy.typing import NDArray
 from moco.transfer.data.annotations import AnnotatedSet, Detections
 
 IOU_THRESHOLDS = np.arange(50, 100, 5) / 100
-"""Overlaps at which a detection counts as right; VOC's own is the first, .5."""
+"""Overlaps at which a detection counts as right; VOC's own is the first, 0.5."""
 
 
 def voc_ap(truth: AnnotatedSet, found: Detections, *, eleven_points: bool = False) -> dict[str, Any]:
     """Compute average precision as VOC's kit does (Everingham et al., 2010, section 4.2).
 
-    Detections of a class are taken by falling score, equal ones in their order. Each looks at the
-    object of its class and image that it overlaps most (of equal ones the first), taken already or
-    not: overlap of at least the threshold is right the first time and wrong every further time; a
-    difficult object makes it neither; less overlap is wrong. Difficult objects are not missed
-    either. Overlap is intersection over union; the kit's inclusive pixel coordinates (width xmax -
-    xmin + 1) are the plain widths of our half-open boxes.
+    Detections of a class are taken by falling score, equal ones in their order. Each is compared
+    with the object of its class and image that it overlaps most (of equal ones the first), matched
+    already or not. Overlap of at least the threshold is right the first time and wrong every
+    further time; with a difficult object it is neither; less overlap is wrong. Difficult objects do
+    not count as missed. Overlap is intersection over union; the kit's inclusive pixel coordinates
+    (width xmax - xmin + 1) are the plain widths of our half-open boxes.
 
     A class without an object that is not difficult has no AP (the kit divides by zero there) and is
     left out of means.
@@ -28,7 +28,7 @@ def voc_ap(truth: AnnotatedSet, found: Detections, *, eleven_points: bool = Fals
         truth: the annotated images; `ignored` marks difficult objects.
         found: detections in them.
         eleven_points: mean of the best precision at recall of at least 0, 0.1 … 1, as VOC did until
-            2009, else the area under the precision-recall curve made falling, as since 2010.
+            2009; else the area under the precision-recall curve made falling, as since 2010.
             Recalls are compared exactly: in the kit, as in Python, 3 * 0.1 is a little more than
             0.3, which a recall of 3 in 10 misses.
 
@@ -71,9 +71,7 @@ def _summary(table: NDArray[np.float64]) -> dict[str, float | None]:
 def _best_overlaps(
     boxes: NDArray[np.float32], image: NDArray[np.int64], objects: NDArray[np.float32], object_image: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Find the largest IoU of each of D boxes with an object of its image, and that object.
-
-    Of equals, the first counts.
+    """The largest IoU of each of D boxes with an object of its image, and that object.
 
     Objects lie in the order of their images. A box in an image without objects has overlap 0, with
     object 0.
@@ -101,7 +99,7 @@ def _best_overlaps(
 
 
 def _area(right: NDArray[np.bool_], positives: int) -> float:
-    """Compute the area under precision over recall, precision raised to the best beyond it."""
+    """Area under the curve whose precision is the best at its recall or beyond."""
     hits = np.cumsum(right)
     precision = hits / np.arange(1, len(right) + 1)
     falling = np.maximum.accumulate(precision[::-1])[::-1]

@@ -1,8 +1,8 @@
-"""Batch norm while fine-tuning: synchronized, frozen or local, and its statistics estimated again.
+"""Batch norm in fine-tuning: synchronized over processes, frozen or local, and precise statistics.
 
 The paper fine-tunes with batch norm that is trained and synchronized, in the new layers as in the
-pretrained ones (section 4.2), because features of another kind of pretraining have another scale
-than those the recipes were made for.
+pretrained ones (section 4.2), because features of another pretraining have another scale than those
+the recipes were made for.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,20 +24,19 @@ Kind = Literal["synchronized", "frozen", "local"]
 def set_batch_norm(model: nn.Module, kind: Kind, processes: Processes | None) -> nn.Module:
     """Replace every BatchNorm2d of a model, ours over groups included, in place.
 
-    Parameters and buffers are handed on as they are, so that optimizers and state dicts keep their
-    meaning.
+    Parameters and buffers are kept, so that optimizers and state dicts stay valid.
 
     Args:
         model: any module.
         kind: "synchronized": statistics of a step are those of the batches of all processes
-            together, as many or few images as each may hold (torch's SyncBatchNorm on CUDA,
+            together, however many images each holds (torch's SyncBatchNorm on CUDA,
             `SynchronizedBatchNorm2d` elsewhere). "frozen": the running statistics normalize, in
             training too, and weight and bias are not trained. "local": each process has its own
             statistics (`nn.BatchNorm2d`).
-        processes: who share a step; None: this process alone, where "synchronized" is "local".
+        processes: that share a step; None: this process alone, for which "synchronized" is "local".
 
     Returns:
-        The model; where it is a batch norm itself, its replacement.
+        The model; its replacement if it is a batch norm itself.
     """
     if isinstance(model, nn.BatchNorm2d | nn.SyncBatchNorm):
         return _replacement(model, kind, processes)
@@ -67,7 +66,7 @@ def _replacement(norm: nn.BatchNorm2d | nn.SyncBatchNorm, kind: Kind, processes:
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """A fixed scale and shift for each channel, from the running statistics, also in training."""
+    """A fixed scale and shift for each channel, from the running statistics."""
 
     def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
         """Stay in evaluation mode."""
@@ -76,15 +75,15 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 class SynchronizedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d over the batches of all processes, on CPUs too, where torch's runs on CUDA alone.
+    """BatchNorm2d with the statistics of all processes' batches; torch's own needs CUDA.
 
-    Every process calls it as often as the others, forward and backward; a batch may be empty. As in
-    torch's, running variances are unbiased over all processes' values, and the gradients of weight
-    and bias are this process's own, for DistributedDataParallel to average.
+    Every process calls it the same number of times, forward and backward; a batch may be empty. As
+    in torch's, running variances are unbiased over all processes' values, and the gradients of
+    weight and bias are this process's own, for DistributedDataParallel to average.
 
     Args:
         num_features: C, channels.
-        processes: who share a step.
+        processes: that share a step.
         options: as of `nn.BatchNorm2d`.
     """
 
@@ -119,7 +118,7 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
 
 
 def _statistics(input: Tensor, processes: Processes) -> tuple[Tensor, Tensor, float]:
-    """Compute mean and biased variance [C] of all processes' values, and the values a channel.
+    """Mean and biased variance [C] of all processes' values, and their number a channel.
 
     Each process sends its own mean and variance: sums of squares would lose what small variances
     are made of.
@@ -136,7 +135,7 @@ def _statistics(input: Tensor, processes: Processes) -> tuple[Tensor, Tensor, fl
 
 
 def _moments(input: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Compute mean and biased variance [C] of N x C x H x W, or zeros, and the values a channel."""
+    """Mean and biased variance [C] of N x C x H x W, float32 at least, and values a channel."""
     values = input if input.dtype == torch.float64 else input.float()
     count = values.numel() // values.shape[1]
     if not count:
@@ -146,7 +145,7 @@ def _moments(input: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 class _Normalize(torch.autograd.Function):
-    """Compute (x - mean) / deviation * weight + bias over every process's x."""
+    """Normalize, where mean and deviation depend on every process's x."""
 
     @staticmethod
     def forward(
@@ -175,8 +174,7 @@ class _Normalize(torch.autograd.Function):
         sums = own.clone()
         if ctx.processes.world_size > 1:
             dist.all_reduce(sums, group=ctx.processes.in_step)
-        # each value also moves the mean and the variance that all processes' values are normalized
-        # with
+        # each value also moves the mean and the variance that normalize all processes' values
         mean_part, variance_part = sums[0] / ctx.count, sums[1] / ctx.count * scale.square()
         moved = torch.addcmul(gradient - _by_channel(mean_part), centered, _by_channel(variance_part), value=-1)
         input_gradient = moved.mul_(_by_channel(weight.to(mean.dtype) * scale)).to(input.dtype)
@@ -188,24 +186,23 @@ def _by_channel(values: Tensor) -> Tensor:
 
 
 def reestimate(model: nn.Module, batches: Iterable[Callable[[], None]], processes: Processes | None) -> None:
-    """Estimate the running statistics again with the weights as they are ("precise batch norm").
+    """Estimate the running statistics of batch norms with the final weights ("precise batch norm").
 
     Each batch is normalized by its own statistics. The running mean becomes the mean of the
     batches' means; the running variance the mean of their mean squares, less the square of that
     mean: the variance within batches and between them (Wu and Johnson, "Rethinking 'Batch' in
-    BatchNorm", 2021, section 3 and appendix; fvcore's PreciseBN). A batch weighs what it has of
-    values a channel, so that large and small ones, and those of all processes, are as one. Frozen
-    batch norms stay as they are, and so do layers that no batch reaches. Afterwards every module is
-    in the mode that it was in.
+    BatchNorm", 2021, section 3 and appendix; fvcore's PreciseBN). Batches, those of all processes
+    too, are weighted by their number of values a channel. Frozen batch norms and layers that no
+    batch reaches stay as they are. Every module returns to the mode that it was in.
 
     Args:
         model: after training.
-        batches: each a call that runs the model, which is in training mode then, on a batch,
-            without gradients; as many on every process where batch norms are synchronized.
+        batches: calls that each run the model, then in training mode, on a batch, without
+            gradients; the same number on every process if batch norms are synchronized.
         processes: whose batches count; None: this one's.
 
     Raises:
-        MocoError: there is no batch.
+        MocoError: no batch is given.
     """
     modes = {module: module.training for module in model.modules()}
     model.train()

@@ -1,4 +1,4 @@
-"""Classification by a fine-tuned network (section 4.2, iNaturalist), on all labels or a share."""
+"""Classification by a fine-tuned network (paper, section 4.2), on all labels or a share of them."""
 
 import copy
 
@@ -34,18 +34,18 @@ class Classifier(nn.Module):
             nn.init.zeros_(self.fc.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images uint8 N x 3 x S x S to logits N x C, float32 at least."""
+        """Classify images, uint8 N x 3 x S x S: logits N x C, float32 at least."""
         x = normalize(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.fc(self.network(x))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def share_of_labels(images: Labelled, fraction: float, seed: int) -> Labelled:
-    """Choose some of each class's images by seed, one at least; a larger share holds the smaller.
+    """Choose a share of each class's images by seed; a larger share holds the smaller one.
 
     Args:
         images: labelled.
-        fraction: in (0, 1], rounded to whole images of each class.
+        fraction: in (0, 1], rounded to whole images of each class, one at least.
         seed: of the choice.
     """
     chosen = []
@@ -61,13 +61,13 @@ def share_of_labels(images: Labelled, fraction: float, seed: int) -> Labelled:
 def accuracies(
     model: nn.Module, images: Labelled, sizes: LabelSizes, processes: Processes, num_workers: int
 ) -> dict[str, float]:
-    """Measure top-1 and top-5 accuracy on central squares, from 0 to 1, alike on every process.
+    """Measure top-1 and top-5 accuracy on central squares, as fractions of 1.
 
     Args:
         model: a `Classifier` in evaluation mode, on this process's device.
-        images: a split; each image is looked at once, by one of the processes.
+        images: a split; each image is classified once, by one of the processes.
         sizes: of the central square.
-        processes: who share the work.
+        processes: share the work.
         num_workers: loader processes of each.
     """
     mine = np.arange(processes.rank, len(images.labels), processes.world_size)

@@ -1,4 +1,4 @@
-"""Faster, Mask and Keypoint R-CNN on an encoder, of torchvision's parts, as the paper has them."""
+"""Faster, Mask and Keypoint R-CNN on an encoder, from torchvision's parts, as in the paper."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def detector(
     proposals_train: tuple[int, int] | None = None,
     proposals_test: tuple[int, int] | None = None,
 ) -> nn.Module:
-    """Build a detector whose backbone starts from an encoder, its other layers from `seed` alone.
+    """Build a detector on an encoder; its other layers start from `seed` alone.
 
     - "c4": the body ends at layer3 (res4) and carries the proposals; layer4 (res5) with a batch
       norm after it (the paper's "extra norm") is the box head, and masks are predicted from its
@@ -85,7 +85,7 @@ def detector(
             sizes, the FPN paper does.
         width: channels of the new convolutions; fully connected layers are four times as wide and
             keypoint convolutions twice.
-        roi_size: cells on the side of a region; "fpn" gives its box head half as many.
+        roi_size: cells on the side of a region; "fpn" gives its box head half of them.
         rois_per_image: regions an image that the heads are trained on.
         proposals_train: before and after NMS in training ("fpn": before, on each level); None:
             12000, 2000 ("fpn": 2000, 1000).
@@ -153,7 +153,7 @@ def _check(task: str, neck: str, num_keypoints: int, anchor_sizes: Sequence[int]
 
 
 class _Batching(nn.Module):
-    """Pad images to one batch and undo it, at their size, instead of torchvision's transform."""
+    """Instead of torchvision's transform: images to one padded batch, not resized."""
 
     def __init__(self, start: Start, multiple: int) -> None:
         super().__init__()

@@ -52,12 +52,12 @@ class FCN(nn.Module):
         nn.init.zeros_(classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images uint8 N x 3 x H x W to logits float32 N x C x H x W."""
+        """Segment images, uint8 N x 3 x H x W: logits float32 N x C x H x W."""
         x = self.stages(normalize(images, self.mean, self.std))[-1]
         return enlarge(self.head(x).float(), self.stride, (images.shape[2], images.shape[3]))
 
     def loss(self, images: Tensor, label_maps: Tensor) -> Tensor:
-        """Mean cross-entropy over the pixels that have a class; 0 where none has.
+        """Average cross-entropy over the pixels that have a class; 0 if none has.
 
         Args:
             images: uint8, N x 3 x H x W.
@@ -68,10 +68,10 @@ class FCN(nn.Module):
 
 
 def enlarge(features: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation to pixels, where feature (i, j) is that of pixel (stride i, stride j).
+    """Interpolate features bilinearly; feature (i, j) is that of pixel (stride i, stride j).
 
-    There the receptive fields of a ResNet's features are centered, whatever the size of the image:
-    its strided layers are padded so. Pixels beyond the last feature take its value.
+    The receptive fields of a ResNet's features are centered there, whatever the size of the image,
+    because of how its strided layers are padded. Pixels beyond the last feature take its value.
 
     Args:
         features: float32, N x C x ⌈H / stride⌉ x ⌈W / stride⌉.

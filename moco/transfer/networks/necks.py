@@ -1,4 +1,4 @@
-"""From images to proposals: the neck (C4 or a pyramid), anchors, and the head that proposes."""
+"""From images to proposals: C4 or a pyramid, the anchors, and the head that proposes."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,8 +16,7 @@ Features = dict[str, Tensor]
 ANCHOR_SIZES = (32, 64, 128, 256, 512)
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 LEVELS = ("0", "1", "2", "3")
-"""Names of the pyramid's levels that regions are taken from; there is a fifth for proposals
-alone."""
+"""The pyramid's levels that regions are taken from; a fifth is for proposals only."""
 
 
 class LastStage(nn.Module):
@@ -44,7 +43,7 @@ class Pyramid(nn.Module):
 
 
 class Anchors(AnchorGenerator):
-    """Anchors with the network's own strides, in float32 always: bfloat16 has no 500.5."""
+    """Anchors with the network's own strides, in float32: bfloat16 has no 500.5."""
 
     def __init__(self, sizes: Sequence[Sequence[int]], strides: Sequence[int]) -> None:
         super().__init__(tuple(map(tuple, sizes)), (ASPECT_RATIOS,) * len(sizes))
@@ -58,7 +57,7 @@ class Anchors(AnchorGenerator):
 
 
 class ProposalHead(RPNHead):
-    """torchvision's head in float32, for the box coder keeps the precision of its input."""
+    """torchvision's, in float32: the box coder gives boxes the precision of its input."""
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         objectness, deltas = super().forward(features)

@@ -1,4 +1,4 @@
-"""From proposals to detections: regions, heads for boxes, masks and keypoints, pasted masks."""
+"""From proposals to detections: regions, and their heads for boxes, masks and keypoints."""
 
 from collections.abc import Sequence
 
@@ -21,14 +21,14 @@ from moco.transfer.networks.necks import ANCHOR_SIZES, LEVELS, Features
 
 
 class AlignedPool(RoIAlign):
-    """Pools regions from the one level of a C4 network."""
+    """RoIAlign of C4's only level."""
 
     def forward(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
         return super().forward(features["0"], boxes)
 
 
 def pyramid_pool(size: int, strides: Sequence[int], smallest_anchor: int) -> MultiScaleRoIAlign:
-    """Pool from a pyramid by its true strides, which torchvision guesses, at times wrongly."""
+    """Build the pyramid's pooling with its true strides, which torchvision only guesses."""
     scale = 224 * smallest_anchor // ANCHOR_SIZES[0]
     pool = MultiScaleRoIAlign(list(LEVELS), size, sampling_ratio=2, canonical_scale=scale)
     pool.scales = [1 / stride for stride in strides]
@@ -37,7 +37,7 @@ def pyramid_pool(size: int, strides: Sequence[int], smallest_anchor: int) -> Mul
 
 
 class BoxPredictor(FastRCNNPredictor):
-    """A box head that starts from N(0, 0.01) and, for boxes, N(0, 0.001) (Girshick, 2015)."""
+    """Classes and boxes, from N(0, 0.01) and N(0, 0.001) (Girshick, 2015, section 2.3)."""
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__(features, classes)
@@ -46,13 +46,16 @@ class BoxPredictor(FastRCNNPredictor):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """R x D, or R x D x H x W that is averaged first."""
+        """Predict from R x D, or from R x D x H x W, which is averaged first."""
         logits, deltas = super().forward(x.mean(dim=(2, 3)) if x.dim() == 4 else x)
         return logits.float(), deltas.float()
 
 
 def mask_predictor_of(features: int, width: int, classes: int) -> MaskRCNNPredictor:
-    """Start the last layer from N(0, 0.001), as Detectron2: torchvision's logits are too large."""
+    """Build the predictor of masks with its last layer from N(0, 0.001), as Detectron2 does.
+
+    torchvision's logits start at 10 and more if classes are few.
+    """
     predictor = MaskRCNNPredictor(features, width, classes)
     nn.init.normal_(predictor.mask_fcn_logits.weight, std=0.001)
     nn.init.zeros_(predictor.mask_fcn_logits.bias)
@@ -60,7 +63,7 @@ def mask_predictor_of(features: int, width: int, classes: int) -> MaskRCNNPredic
 
 
 class Heads(RoIHeads):
-    """torchvision's heads; masks may share box features (C4), and mask targets lie at the masks."""
+    """torchvision's, but C4's masks share the box head's features, and mask targets fit them."""
 
     def forward(
         self,
@@ -85,7 +88,7 @@ class Heads(RoIHeads):
             else:
                 logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_sizes)))
             # torchvision cuts the targets out with pixel centers at whole numbers, half a pixel
-            # from where boxes have them
+            # from the boxes'
             shifted = [box - 0.5 for box in boxes]
             masks, classes = [target["masks"] for target in targets], [target["labels"] for target in targets]
             losses["loss_mask"] = maskrcnn_loss(logits.float(), shifted, masks, classes, matched)
@@ -121,7 +124,7 @@ class Heads(RoIHeads):
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks of boxes as masks of the image, bilinear, without rounding the boxes to whole pixels.
+    """Paste masks of boxes into the image, bilinearly, without rounding the boxes.
 
     Args:
         masks: float, D x M x M, the probability that a cell belongs to the object.
@@ -129,7 +132,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         size: height and width of the image, pixels.
 
     Returns:
-        uint8, D x H x W: 1 where the probability is at least a half.
+        uint8, D x H x W: 1 where the probability is at least 0.5.
     """
     parts = [masks.new_zeros((0, *size), dtype=torch.uint8)]
     with torch.autocast(masks.device.type, enabled=False):

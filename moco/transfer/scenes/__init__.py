@@ -1,1 +1,1 @@
-"""Scenes composed of real items: a set for detection and segmentation without a download."""
+"""Scenes composed of real items: a small set for detection and segmentation."""

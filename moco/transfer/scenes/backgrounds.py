@@ -1,4 +1,4 @@
-"""Backgrounds for composed scenes: colored textures with edges and shapes, drawn at random."""
+"""Backgrounds for composed scenes: random colored textures with edges and shapes."""
 
 import itertools
 import math
@@ -16,18 +16,18 @@ Field = NDArray[np.float32]
 """float32, height x width, in [0, 1]."""
 
 OCTAVES = 4
-_CALM = 0.2  # contrast between a texture's colors where there is no clutter
+_CALM = 0.2  # contrast between a texture's colors without clutter
 
 
 def background(draw: Generator, height: int, width: int, clutter: float) -> Pixels:
-    """Draw a texture, or two that meet at an edge, some shapes on them, and grain over all.
+    """Draw a texture, or two that meet at an edge, some shapes on them, and grain over everything.
 
     Args:
         draw: the random generator.
         height: pixels.
         width: pixels.
-        clutter: from 0, soft shades of one color, to 1: full contrast, half of the time an edge, up
-            to four shapes.
+        clutter: from 0, soft shades of one color, to 1: full contrast, an edge in half of the
+            images, up to four shapes.
 
     Returns:
         uint8, height x width x 3.
@@ -45,13 +45,13 @@ def background(draw: Generator, height: int, width: int, clutter: float) -> Pixe
 
 
 def color(draw: Generator, saturation: tuple[float, float], value: tuple[float, float]) -> NDArray[np.float32]:
-    """Draw a color of any hue, saturation and value from these ranges: float32 [3] in [0, 255]."""
+    """Draw a color with saturation and value from these ranges: float32 [3] in [0, 255]."""
     rgb = hsv_to_rgb(draw.random(), draw.uniform(*saturation), draw.uniform(*value))
     return np.array([round(255 * channel) for channel in rgb], np.float32)
 
 
 def clouds(draw: Generator, height: int, width: int, cells: float) -> Field:
-    """Value noise in octaves, each twice as fine and half as strong as the one before.
+    """Draw value noise in octaves, each twice as fine and half as strong as the one before.
 
     Args:
         draw: the random generator.
@@ -123,10 +123,7 @@ def _waves(draw: Generator, along: Field, noise: Field) -> Field:
 
 
 def _colored(draw: Generator, field: Field, contrast: float) -> Pixels:
-    """Three colors, from one to the next over the field.
-
-    Less contrast draws them towards their mean.
-    """
+    """Three colors, blended over the field; less contrast draws them towards their mean."""
     colors = [color(draw, (0.05, 0.7), (0.15, 0.95)) for _ in range(3)]
     mean = np.mean(colors, axis=0)
     colors = [mean + (each - mean) * np.float32(contrast) for each in colors]
@@ -137,7 +134,7 @@ def _colored(draw: Generator, field: Field, contrast: float) -> Pixels:
 
 
 def _add_shape(draw: Generator, image: Pixels) -> None:
-    """Draw an ellipse or polygon of one color, of an item's size: an edge that is no item's."""
+    """An ellipse or a polygon of one color, of about an item's size: an edge that is no item's."""
     height, width = image.shape[:2]
     radius = draw.uniform(0.06, 0.22) * max(height, width)
     center = (draw.uniform(0, width), draw.uniform(0, height))

@@ -1,12 +1,12 @@
-"""Scenes composed from real Fashion-MNIST items: detection and segmentation without a download.
+"""Scenes composed from real Fashion-MNIST items: a small set for detection and segmentation.
 
 Items of the training images appear in training and validation scenes, items of the test images in
-test scenes. A training item is on the validation side by the rule of the fetch stage
-(`choose_split`), so that with the same seed and share both speak of the same items; those that are
-in the test set too are left out.
+test scenes. The rule of the fetch stage (`choose_split`) puts a training item on the validation
+side, so that both choose the same items with the same seed and share. Items that are in the test
+set too are left out.
 
-A scene is a pure function of (settings, split, number): more scenes in a split change none of the
-others.
+A scene is a pure function of (settings, split, number): more scenes in a split change no other
+scene.
 """
 
 import hashlib
@@ -51,11 +51,11 @@ class Items:
 
 
 def build_scenes(folder: Path, settings: Scenes) -> dict[str, Any]:
-    """Write the set: FOLDER/VOCdevkit/VOC2012 and FOLDER/annotations/instances_SPLIT.json.
+    """Write FOLDER/VOCdevkit/VOC2012 and FOLDER/annotations/instances_{train,val,test}.json.
 
     The JSON files name the images in VOC2012/JPEGImages; an image's id is its number there.
     FOLDER/items.csv says which item each COCO annotation shows. The folder appears whole or not at
-    all, and replaces an earlier one; the same settings give the same bytes, given the same versions
+    all, and replaces an earlier one. The same settings give the same bytes with the same versions
     of numpy, OpenCV and Pillow.
 
     Args:
@@ -63,8 +63,9 @@ def build_scenes(folder: Path, settings: Scenes) -> dict[str, Any]:
         settings: sizes and seeds.
 
     Returns:
-        For each split: its scenes; its instances, and how many of these are difficult, occluded,
-        truncated, stored as polygons and as run lengths; and how many distinct items they show.
+        For each split the number of its scenes, of its instances, of those that are difficult,
+        occluded, truncated, stored as polygons and as run lengths, and of the distinct items that
+        they show.
 
     Raises:
         MocoError: Fashion-MNIST cannot be found, the disk is too small, or a split is left without
@@ -79,7 +80,7 @@ def build_scenes(folder: Path, settings: Scenes) -> dict[str, Any]:
 
 
 def split_items(settings: Scenes) -> tuple[dict[Split, Items], list[str]]:
-    """Read the items of each split, and the names of the classes.
+    """Assign the items to splits, and give the names of the classes.
 
     Raises:
         MocoError: Fashion-MNIST cannot be found, or a split is left without items.
@@ -116,7 +117,7 @@ def split_items(settings: Scenes) -> tuple[dict[Split, Items], list[str]]:
 
 
 def scene(settings: Scenes, items: Items, split: Split, number: int) -> Scene:
-    """One scene of a split.
+    """Compose one scene of a split.
 
     Args:
         settings: sizes and seed.

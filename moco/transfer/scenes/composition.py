@@ -1,4 +1,4 @@
-"""One composed scene: gray items, tinted, laid one over the other upon a background."""
+"""One composed scene: gray items, tinted, laid one over the other on a background."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Gray = NDArray[np.uint8]
 ATTEMPTS = 20
 """Places tried for an item before it is left out."""
 LEAST_VISIBLE = 0.15
-"""Share of every item that is seen: one that would bury another deeper is put elsewhere."""
+"""Share of every item that is seen; an item that would cover more of another is put elsewhere."""
 
 _BEYOND = 0.25  # share of an item's height or width that may lie beyond the border
 _LEAN = 20.0  # degrees either way
@@ -28,7 +28,7 @@ _NEIGHBORS = np.ones((3, 3), np.uint8)
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene with its n items, in the order of laying down: later ones cover earlier ones.
+    """A scene with its n items in the order of placement: later ones cover earlier ones.
 
     Attributes:
         image: uint8, H x W x 3.
@@ -36,7 +36,7 @@ class Scene:
         masks: bool, n x H x W: the pixels that are seen.
         boxes: int64, n x 4: x0, y0, x1, y1, from 0, half-open, tight around the mask.
         visible: float64 [n], share of the item's pixels that are seen; those beyond the border are
-            not.
+            not seen.
         occluded: bool [n], covered in part by later items.
         truncated: bool [n], cut by the border.
     """
@@ -53,15 +53,15 @@ class Scene:
 def compose(
     draw: Generator, items: Gray, size: tuple[int, int], count: int, sizes: tuple[float, float], clutter: float
 ) -> Scene:
-    """Make a scene.
+    """Compose a scene.
 
     Args:
         draw: the random generator; the scene is a function of its state and the other arguments.
-        items: uint8, N x S x S, zero where there is no item.
+        items: uint8, N x S x S, zero outside the item.
         size: height and width, pixels.
-        count: items to lay; one for which `ATTEMPTS` places are no good is left out.
-        sizes: least and largest length of an item's longer side, pixels; its logarithm is drawn
-            evenly.
+        count: items to place; one for which `ATTEMPTS` places fail is left out.
+        sizes: smallest and largest length of an item's longer side, pixels; its logarithm is drawn
+            uniformly.
         clutter: of the background, 0 to 1.
     """
     height, width = size
@@ -106,7 +106,7 @@ def silhouette(item: Gray) -> Mask:
         item: uint8, S x S.
 
     Returns:
-        bool, S x S; all non-zero pixels where that leaves nothing.
+        bool, S x S; all non-zero pixels if nothing else is left.
     """
     _, pieces, about, _ = cv2.connectedComponentsWithStats((item > _FAINT).view(np.uint8), connectivity=8)
     large = about[:, cv2.CC_STAT_AREA] >= _SPECK
@@ -119,12 +119,12 @@ def silhouette(item: Gray) -> Mask:
 
 
 def _posed(draw: Generator, item: Gray, length: float) -> tuple[Gray, Gray]:
-    """Cut an item out at its size, leaning, half of the time mirrored: gray levels and alpha."""
+    """An item at its size, rotated and perhaps mirrored: its gray levels and its alpha."""
     mask = silhouette(item)
     x0, y0, x1, y1 = _tight(mask)
     mask, gray = mask[y0:y1, x0:x1], item[y0:y1, x0:x1]
-    # Black is mixed into the item's outermost pixels: they, and those beyond, take their neighbors'
-    # level.
+    # The item's outermost pixels are mixed with black: they, and those beyond, take their
+    # neighbors' level.
     inner = cv2.erode(mask.view(np.uint8), _NEIGHBORS, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
     gray = np.where(inner, gray, cv2.dilate(gray, _NEIGHBORS)).astype(np.uint8)
     scale = length / max(mask.shape)
@@ -138,7 +138,7 @@ def _posed(draw: Generator, item: Gray, length: float) -> tuple[Gray, Gray]:
     warp = np.column_stack([turn, shift])
     size = (int(out[0]), int(out[1]))
     turned = cv2.warpAffine(gray, warp, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    # Blurred a little, so that the steps of the item's pixels do not show where it is enlarged.
+    # Blurred a little, so that the item's pixels do not show as steps when it is enlarged.
     soft = cv2.GaussianBlur(255 * mask.view(np.uint8), (3, 3), 0.55, borderType=cv2.BORDER_CONSTANT)
     alpha = cv2.warpAffine(soft, warp, size, flags=cv2.INTER_CUBIC)
     steep = np.float32(max(1.0, scale))  # the edge of an enlarged item stays one pixel wide
@@ -150,7 +150,7 @@ def _posed(draw: Generator, item: Gray, length: float) -> tuple[Gray, Gray]:
 def _find_place(
     draw: Generator, owner: NDArray[np.uint8], solid: Mask, whole: list[int]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """Find a place where all items stay visible enough: the part of scene and of patch."""
+    """A place at which all items stay visible enough: its part of scene and patch."""
     seen = np.bincount(owner.ravel(), minlength=len(whole) + 1)[1:]
     least = LEAST_VISIBLE * np.array(whole)
     for _ in range(ATTEMPTS):
@@ -165,7 +165,7 @@ def _find_place(
 
 
 def _stretch(draw: Generator, length: int, room: int) -> tuple[slice, slice]:
-    """Where a patch lies along one axis, and which part of it that is."""
+    """The range that a patch covers along one axis, and the part of the patch that this is."""
     beyond = int(_BEYOND * length)
     start = int(draw.integers(-beyond, max(room - length + beyond, -beyond) + 1))
     low, high = max(start, 0), min(start + length, room)
@@ -173,7 +173,7 @@ def _stretch(draw: Generator, length: int, room: int) -> tuple[slice, slice]:
 
 
 def _paint(draw: Generator, image: Pixels, gray: Gray, alpha: Gray) -> None:
-    """Lay a patch over a part of the scene, its gray levels from a dark color to a light one."""
+    """Lay a patch over a part of the scene, its gray levels as dark to light colors."""
     dark, light = color(draw, (0.1, 0.9), (0, 0.4)), color(draw, (0, 0.75), (0.5, 1))
     weight = (alpha.astype(np.float32) / 255)[:, :, None]
     paint = dark + (light - dark) * (gray.astype(np.float32) / 255)[:, :, None]
@@ -181,6 +181,6 @@ def _paint(draw: Generator, image: Pixels, gray: Gray, alpha: Gray) -> None:
 
 
 def _tight(mask: Mask) -> tuple[int, int, int, int]:
-    """Find the box x0, y0, x1, y1 around what is true, half-open."""
+    """The box x0, y0, x1, y1 around what is true, half-open."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

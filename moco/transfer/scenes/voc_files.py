@@ -1,4 +1,4 @@
-"""A set written as a PASCAL VOC folder: annotations, image sets, JPEGs, label maps."""
+"""Scenes as a PASCAL VOC folder: images, XML, lists and label maps."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -13,8 +13,7 @@ from PIL import Image
 from moco.transfer.scenes.composition import Scene
 
 VOID = 255
-"""Pixels of the label maps that belong to no class: difficult objects, and the border of every
-object."""
+"""The label of pixels without class: difficult objects, and the border of every object."""
 
 Map = NDArray[np.uint8]
 
@@ -23,17 +22,16 @@ class VocFolder:
     """A year's folder, such as VOCdevkit/VOC2012, filled image by image.
 
     Every image is in the detection lists and in the segmentation lists. Label maps hold class c as
-    c + 1 and object k of an image as k + 1, in the order of its XML; the pixel next to an object on
-    the side of the background is void (VOC's border is wider), so that no object loses a pixel of
-    its mask.
+    c + 1 and object k of an image as k + 1, in the order of its XML. The background pixel next to
+    an object is void (VOC's border is wider), so that no object loses a pixel of its mask.
 
     Args:
         folder: of the year; made here.
-        classes: names. Where one cannot be part of a file's name, its lists have _ for what cannot.
+        classes: names. In the names of their lists, _ replaces what a file's name cannot hold.
         database: what <source> names.
 
     Raises:
-        ValueError: two classes would have lists of one name.
+        ValueError: the lists of two classes would have the same name.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str], database: str) -> None:
@@ -88,7 +86,7 @@ class VocFolder:
 
 
 def label_maps(masks: NDArray[np.bool_], labels: NDArray[np.int64], difficult: NDArray[np.bool_]) -> tuple[Map, Map]:
-    """Compute the numbers of SegmentationClass and SegmentationObject.
+    """Make the numbers of SegmentationClass and SegmentationObject.
 
     Args:
         masks: bool, n x H x W.
@@ -145,7 +143,7 @@ def _write_png(path: Path, labels: Map) -> None:
 
 
 def _palette() -> bytes:
-    """Give VOC's colors: bits 0, 3, 6 are red's highest, 1, 4, 7 green's, 2, 5 blue's."""
+    """VOC's colors: bits 0, 3, 6 of a number are red's highest, 1, 4, 7 green's, 2, 5 blue's."""
     numbers = np.arange(256)
     channels = np.zeros((256, 3), np.uint8)
     for bit in range(8):

@@ -1,4 +1,4 @@
-"""The operations of a view: official distributions, painted as by others, independent."""
+"""The operations of a view: official distributions, independent, painted as others paint them."""
 
 import io
 import random
@@ -58,7 +58,7 @@ def test_jitter_and_blur_have_the_official_distributions():
 def test_each_operation_comes_as_often_as_its_probability():
     drawn = chosen(8000, jitter_p=0.8, grayscale_p=0.2, blur_p=0.5, flip_p=0.4)
     shares = {
-        0.8: drawn["order"][:, 0] >= 0,
+        0.8: (drawn["order"] != -1).all(axis=1),
         0.2: drawn["grayscale"] == 2,
         0.5: drawn["sigma"] > 0,
         0.4: drawn["flip"] == 1,
@@ -100,6 +100,12 @@ def test_v1_grays_before_it_jitters_and_v2_after():
     assert not np.array_equal(painted(grayscale=1, **drawn), painted(grayscale=2, **drawn))
 
 
+def test_what_does_not_happen_leaves_the_image_as_it_is():
+    drawn = {"factors": (1.2, 0.8, 1.1, 0.3), "order": (0, 1, 2, 3)}
+    assert np.array_equal(painted(**drawn | {"order": -1}), PHOTO)
+    assert not np.array_equal(painted(**drawn), PHOTO)
+
+
 def test_a_flip_is_the_mirror_image_of_the_finished_view():
     drawn = {"sigma": 1.0, "order": (1, 0, 3, 2), "factors": (1.2, 0.8, 1.1, 0.05)}
     assert np.array_equal(painted(flip=1, **drawn), painted(**drawn)[:, ::-1])
@@ -112,7 +118,8 @@ class MoreViews(Views):
 
 
 def choose_solarize(draws: Draws, settings: MoreViews, drawn: np.ndarray) -> None:
-    drawn["solarize"] = draws("solarize", 1)[..., 0] < settings.solarize_p
+    (happens,) = draws("solarize", 1)
+    drawn["solarize"] = happens < settings.solarize_p
 
 
 def paint_solarize(image: np.ndarray, view: np.void) -> None:
@@ -123,7 +130,7 @@ def paint_solarize(image: np.ndarray, view: np.void) -> None:
 class TestAnAddedOperation:
     @pytest.fixture
     def more(self, monkeypatch):
-        """Settings for views that are all solarized."""
+        """Settings for views of which half are solarized."""
         added = Operation([("solarize", "<i4")], choose_solarize, paint_solarize)
         monkeypatch.setattr(operations, "OPERATIONS", (*FUSED, added))
         return MoreViews(**SETTINGS.model_dump(), solarize_p=0.5)

@@ -9,6 +9,7 @@ from moco.images.plan import EpochPlan
 def test_an_epoch_holds_each_image_at_most_once_and_leaves_out_another_tail_each_time():
     plan = EpochPlan(images=103, global_batch=10, seed=0)
     assert plan.steps_per_epoch == 10
+    assert [plan.epoch_of(step) for step in (0, 9, 10, 25)] == [0, 0, 1, 2]
     left_out = []
     for epoch in range(5):
         seen = np.concatenate([plan.batch(epoch * 10 + step) for step in range(10)])

@@ -1,4 +1,4 @@
-"""The order of a streamed epoch: a pure function, coarser than the full shuffle."""
+"""The order of a streamed epoch: coarser than the full shuffle, with the same promises."""
 
 import itertools
 
@@ -139,16 +139,16 @@ class TestTheRunsPlan:
         assert (plan.lanes, plan.window, plan.steps_per_epoch) == (4, 10, len(images) // 4 // 6)
 
     @pytest.mark.parametrize(
-        ("changes", "world_size", "told"),
+        ("changes", "world_size", "message"),
         [
-            (["pretrain.global_batch=24", "pretrain.stream={lanes: 4, window: 9}"], 3, "lanes = 4 .* to 3 proc"),
+            (["pretrain.global_batch=24", "pretrain.stream={lanes: 4, window: 9}"], 3, "lanes = 4 .* among 3 proc"),
             (["pretrain.global_batch=4096", "pretrain.stream={lanes: 4, window: 9}"], 1, "more than the .* lower"),
             (["pretrain.global_batch=24", "pretrain.stream={lanes: 5, window: 9}"], 1, "a multiple of stream.lanes"),
             (["pretrain.global_batch=24", "pretrain.stream={lanes: 4}"], 1, "stream.window is missing"),
             (["pretrain.global_batch=24", "pretrain.stream={lanes: 0, window: 9}"], 1, "stream.lanes = 0"),
         ],
     )
-    def test_that_cannot_be_is_refused_in_one_line(self, images, changes, world_size, told):
-        with pytest.raises(MocoError, match=told) as error:
+    def test_that_is_impossible_is_refused_in_one_line(self, images, changes, world_size, message):
+        with pytest.raises(MocoError, match=message) as error:
             plan_of(self.settings(*changes), images, world_size)
         assert "\n" not in str(error.value)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from small_material import ROOT
 
-from moco import presets
 from moco.config import Params, load_params
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
@@ -29,7 +29,7 @@ def params() -> Params:
         "report.map_images=30",
         "pretrain.image_size=12",
     ]
-    return load_params(presets.FOLDER / "small.yaml", changes)
+    return load_params(ROOT / "params.yaml", changes)
 
 
 @pytest.fixture

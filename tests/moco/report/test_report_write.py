@@ -149,7 +149,9 @@ def test_warnings_of_the_run_are_on_the_page_with_their_remedies(tmp_path, resul
     assert "The run raised no warning while training." in text
     leaking = replace(results, readings={**results.readings, "leak": np.array([0.0, 0.9])})
     text = written(tmp_path / "b", leaking, samples, params)["report.md"].decode()
-    said = "- ⚠ Batch norm gives keys away: queries find those that share their groups 90 points more often; raise"
+    said = (
+        "- ⚠ Batch norm gives keys away: those encoded in their queries' groups are found 90 points more often; raise"
+    )
     assert text.count(said) == 2  # as a check, and as a warning of the run
 
 

@@ -1,4 +1,4 @@
-"""Shards: the same bytes whatever the source, the number of processes or the interruptions."""
+"""Shards: the same bytes for any number of processes and after any interruption."""
 
 import hashlib
 import io
@@ -236,7 +236,7 @@ class TestBadFiles:
     def test_a_file_that_vanished_since_fetch_is_an_error(self, photos, tmp_path):
         raw = fetched(photos, tmp_path / "raw")
         (photos / "dog/000.jpg").unlink()
-        with pytest.raises(MocoError, match=r"dog/000\.jpg: read by fetch, but no longer"):
+        with pytest.raises(MocoError, match=r"dog/000\.jpg: fetch read it, but it cannot be read now"):
             shard(raw, tmp_path)
 
 
@@ -291,7 +291,7 @@ class TestInterruption:
             shard(raw, tmp_path)
 
     def start(self, raw, tmp_path, name):
-        """Start sharding; return its process and children once some shards are finished."""
+        """Start sharding in a process; return it and its children once some shards are finished."""
         code = (
             "import sys; from pathlib import Path; from moco.config import Shard\nfrom pipelines import stage\n"
             "from moco.shards.write import write_shards\n"
@@ -314,7 +314,7 @@ class TestInterruption:
         return fetched("unused", tmp_path / "raw", Arrays([(images, None, "train")], []))
 
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-    def test_a_stopped_run_leaves_no_process_and_the_next_goes_on_to_the_same_bytes(
+    def test_a_stopped_run_leaves_no_process_and_the_next_one_ends_at_the_same_bytes(
         self, number, large, tmp_path, capsys
     ):
         process, children = self.start(large, tmp_path, "stopped")
@@ -338,7 +338,7 @@ class TestInterruption:
         said = process.communicate(timeout=20)[1]
         assert process.returncode == 1
         assert not psutil.wait_procs(children, timeout=10)[1]
-        assert "error: a sharding process ended before its time, most likely killed" in said
+        assert "error: a sharding process was ended, probably for lack of memory" in said
 
     def test_two_runs_at_once_do_not_share_a_work_folder(self, large, tmp_path):
         process, _ = self.start(large, tmp_path, "first")

@@ -1,7 +1,4 @@
-"""Every source yields the same kind of items.
-
-Public sets are read in their true formats on disk.
-"""
+"""Every source yields the same kind of items; public sets are read in their formats on disk."""
 
 import gzip
 import hashlib
@@ -272,7 +269,7 @@ def test_imagenet_takes_its_validation_folder_for_the_test_set(tmp_path):
     assert found.classes == ["n01440764", "n01443537"]
 
 
-def test_a_public_set_that_cannot_be_had_is_one_line_naming_the_folder(tmp_path):
+def test_a_public_set_that_cannot_be_downloaded_is_one_line_naming_the_folder(tmp_path):
     with pytest.raises(MocoError, match=r"imagenet: not complete in .*ILSVRC2012_devkit.*put its archives there"):
         fetch("imagenet", tmp_path)
 

@@ -14,7 +14,7 @@ from moco.tracking import connection
 
 @pytest.fixture(autouse=True)
 def nothing_from_outside(monkeypatch):
-    """Tracking by these tests' own settings, which they do not leave behind."""
+    """Other tests run with tracking off; these have their own settings and leave none behind."""
     names = ("MOCO_TRACKING", "MOCO_PIPELINE_RUN", "MOCO_FLOW_RUN", "DVC_ROOT", "RANK")
     for name in (*names, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)

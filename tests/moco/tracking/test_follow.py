@@ -1,13 +1,15 @@
 """Curves on disk reach the tracked run: each row once, whoever writes them."""
 
-from moco import presets, tracking
+from small_material import ROOT
+
+from moco import tracking
 from moco.config import load_params
 from moco.runs.curves import Curve
 from moco.tracking import follow
 from moco.training.log import READINGS
 from moco.verdicts import Validation
 
-SETTINGS = load_params(presets.FOLDER / "small.yaml").pretrain
+SETTINGS = load_params(ROOT / "params.yaml").pretrain
 CURVES = ["step", "epoch", "loss", "chance", "top1", "queue_fill", "feature_std"]
 
 

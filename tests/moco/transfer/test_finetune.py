@@ -1,4 +1,4 @@
-"""The fine-tuning loop: every task runs, resumes exactly, stops when told to, refuses mistakes."""
+"""The fine-tuning loop: tasks run, resume exactly, stop on a signal, and refuse bad input."""
 
 import multiprocessing
 import os
@@ -100,7 +100,7 @@ def test_rates_in_the_curves_are_the_schedules_scaled_to_the_batch(images, tmp_p
 
 
 @pytest.mark.parametrize("task", ["detection", "semantic"])
-def test_a_run_that_was_told_to_stop_goes_on_to_the_same_weights_to_the_bit(images, tmp_path, monkeypatch, task):
+def test_a_stopped_run_resumes_to_the_same_weights_to_the_bit(images, tmp_path, monkeypatch, task):
     unbroken = weights(finetune(run_of(task, images, tmp_path / "unbroken", iterations=5)))
     real = Log.step
 
@@ -132,7 +132,7 @@ def killed_at_4(run: FineTune) -> None:
     finetune(run)
 
 
-def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_to_the_same_weights(images, tmp_path):
+def test_a_killed_run_resumes_from_its_last_checkpoint_to_the_same_weights(images, tmp_path):
     unbroken = weights(finetune(run_of("instances", images, tmp_path / "unbroken", iterations=5)))
     run = run_of("instances", images, tmp_path / "killed", iterations=5)
     run = replace(run, machine=Machine(num_workers=0, checkpoint_every_steps=3))
@@ -144,7 +144,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_to_the_same_weig
     assert same(weights(finetune(run)), unbroken)
 
 
-def test_statistics_are_estimated_anew_after_a_stop_in_their_midst(images, tmp_path, monkeypatch):
+def test_statistics_are_estimated_again_after_a_stop_among_their_batches(images, tmp_path, monkeypatch):
     unbroken = weights(finetune(run_of("semantic", images, tmp_path / "unbroken", iterations=2)))
     real = loop._passes
 
@@ -251,7 +251,7 @@ def test_all_parameters_are_trained_and_detectors_do_not_decay_their_norms(image
 
 
 def on_processes(images: AnnotatedSet, shards: Path, folder: Path) -> None:
-    """Each task on all processes; each leaves weights, the first what it sees in a test."""
+    """Train each task; each process saves its weights and its detections."""
     processes = join("cpu")
     for task in ("detection", "semantic"):
         run = replace(run_of(task, images, folder / task, iterations=3), processes=processes)

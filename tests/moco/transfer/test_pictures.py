@@ -1,4 +1,4 @@
-"""Contact sheets of ground truth and predictions, pixel by pixel where that says something."""
+"""Contact sheets of ground truth and predictions, pixel by pixel."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Predictions over a set, by models that see exactly what is there and so find the annotations."""
+"""Predictions over a set, by models that see it exactly, so that they equal the annotations."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ class Part(nn.Module):
 
 
 class Seer(nn.Module):
-    """In the form of torchvision's detectors: finds a red and a blue rectangle by their colors."""
+    """Shaped like torchvision's detectors: finds the red and the blue rectangle by color."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ def test_what_is_found_comes_back_in_the_pixels_of_the_original_image(images):
 
 
 class Peer(Processes):
-    """One of two, who is told what the other found."""
+    """One of two processes, given what the other found."""
 
     def gather_objects(self, value):
         OTHERS.append(value)

@@ -1,4 +1,4 @@
-"""The schema of transfer/params.yaml: a key means one thing, a mistake is one line."""
+"""The schema of transfer/params.yaml: a key means one thing; an error is one line with the key."""
 
 from pathlib import Path
 from typing import get_args

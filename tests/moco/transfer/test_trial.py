@@ -33,7 +33,7 @@ def test_pictures_show_about_as_many_detections_as_there_are_objects(tmp_path):
     assert least_score(images, detections([])) == LEAST_SCORE
 
 
-def test_an_untrained_encoder_is_drawn_anew_for_each_seed_and_a_trained_one_is_not(tmp_path: Path):
+def test_an_untrained_encoder_is_drawn_for_each_seed_and_a_trained_one_is_not(tmp_path: Path):
     comparison: Comparison = None  # type: ignore[assignment]  # weights depend on the rest alone
     spec = load_spec(tmp_path)
     first, again, other = (Trial(comparison, str(tmp_path / "trained"), seed).start() for seed in (0, 0, 1))
@@ -56,7 +56,7 @@ def load_spec(folder: Path) -> dict[str, object]:
     return json.loads((folder / "trained/encoder.json").read_text())
 
 
-def test_an_order_that_was_changed_by_hand_is_named(tmp_path):
+def test_a_job_that_was_changed_by_hand_is_named(tmp_path):
     (tmp_path / "transfer.yaml").write_text("seed: 0\nweights: x\ncomparison: {data: 1}\n")
     with pytest.raises(MocoError, match=r"transfer\.yaml: was changed by hand .*; start the run again"):
         work(tmp_path)

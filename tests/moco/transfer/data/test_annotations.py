@@ -1,4 +1,4 @@
-"""Annotated sets as columns: what subsets keep, masks, label maps, and the hash."""
+"""Annotated sets as columns: subsets, masks, label maps, and the hash."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading COCO's and LVIS's JSON files: columns, masks, keypoints, lists, and damage."""
+"""COCO's and LVIS's JSON files: columns, masks, keypoints, federated lists, and damage."""
 
 import gc
 import json
@@ -169,9 +169,6 @@ def test_ids_of_images_may_be_texts(tmp_path, images, content):
         ({"image_id": [1]}, "annotation 82445: image [1] is not listed"),
         ({"bbox": [1, 2, 3]}, "annotation 82445: its bbox is [1, 2, 3], not four numbers"),
         ({"bbox": [1, 2, 3, None]}, "not four numbers"),
-        ({"bbox": [1, 2, 0, 4]}, "annotation 82445 (bottle): its box has no area: 1, 2, 1, 6 in 64 x 48"),
-        ({"bbox": [64, 2, 5, 4]}, "lies outside the image"),
-        ({"id": 7}, "annotation 7 (toothbrush): its id is taken"),
         ({"id": "x"}, "an annotation's id is 'x'"),
         ({"segmentation": []}, "annotation 82445: has no segmentation, as others have"),
         ({"segmentation": [[1, 2, 3, 4]]}, "annotation 82445: 1 of its 1 polygons"),
@@ -204,14 +201,6 @@ def test_a_polygon_of_two_points_goes_and_its_annotation_stays(tmp_path, images,
     found = read_coco(write(tmp_path, content), images, checks=LENIENT)
     assert len(found.segments[1]) == 2
     assert found.problems[0].reason == "annotation 82445: 1 of its 3 polygons are not of three or more points"
-
-
-def test_a_missing_image_goes_with_its_annotations(tmp_path, images, content):
-    (images / "000000252219.jpg").unlink()
-    found = read_coco(write(tmp_path, content), images, checks=LENIENT)
-    assert found.ids == [397133, 37777]
-    assert found.annotation_ids.tolist() == [900100397133]
-    assert found.problems[0].reason == "no such image"
 
 
 @pytest.mark.parametrize(

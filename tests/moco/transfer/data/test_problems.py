@@ -1,4 +1,4 @@
-"""What is wrong in a set: which lines, what is left out or repaired, and when a set is refused."""
+"""Bad parts of a set: their lines, what is left out or cut, and when a set is refused."""
 
 import json
 import re

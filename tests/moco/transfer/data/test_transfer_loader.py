@@ -1,4 +1,4 @@
-"""Batches for fine-tuning: images and views of a step, what is left out, what crosses processes."""
+"""Batches for fine-tuning: which images and views at which step, and what is left out."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_what_a_box_holds_has_the_color_of_its_label(images):
     assert set(seen) <= {(True, 1), (False, 2)}
 
 
-def test_a_run_begun_in_the_midst_and_workers_give_the_same_batches(images):
+def test_a_later_first_step_and_workers_give_the_same_batches(images):
     whole = list(steps(batches(images, "instances"), 0, 6, 0, CPU))
     for batch, expected in zip(steps(batches(images, "instances"), 3, 6, 2, CPU), whole[3:], strict=True):
         assert equal(batch, expected)

@@ -1,4 +1,4 @@
-"""Views for fine-tuning: what happens to pixels happens to boxes, masks, keypoints, label maps."""
+"""Views for fine-tuning: boxes, masks, keypoints and label maps follow the pixels."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ SIZES = BoxSizes((40, 60, 80), 80, long_side=100)
 
 
 def picture() -> tuple[np.ndarray, Instances]:
-    """A 20 x 30 image with a white rectangle: box, mask and the centers of two corner pixels."""
+    """A 20 x 30 image with a white rectangle: its box, mask and two corner pixels."""
     image = np.zeros((20, 30, 3), np.uint8)
     image[4:10, 6:18] = 255
     keypoints = np.array([[[6.5, 4.5, 2], [17.5, 4.5, 1], [12.5, 9.5, 0]]], np.float32)
@@ -30,7 +30,7 @@ def picture() -> tuple[np.ndarray, Instances]:
 
 
 def numbers(seed: int, epoch: int, samples: np.ndarray) -> np.ndarray:
-    return Draws.of(seed, epoch, samples, views=1)("fine-tuning", DRAWS)[:, 0]
+    return Draws.of(seed, epoch, samples, views=1)("fine-tuning", DRAWS)[..., 0].T
 
 
 def extent(mask: np.ndarray) -> list[int]:

@@ -1,4 +1,4 @@
-"""Reading VOC's folders: boxes, several years as one set, masks, label maps, and damage."""
+"""VOC's folders: boxes, several years as one set, masks, label maps, and damage."""
 
 import shutil
 from pathlib import Path
@@ -76,7 +76,7 @@ def annotation(objects: str, name: str = "000005", size: str = SIZE) -> str:
 
 
 def add_image(folder: Path, name: str, objects: str, *lists: str, **given) -> None:
-    """An image of 24 x 16 pixels with its XML, and its name in lists like "Main/trainval"."""
+    """Add an image of 24 x 16 pixels, its XML, and its name in lists like "Main/trainval"."""
     for part in ("Annotations", "JPEGImages"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     (folder / "Annotations" / f"{name}.xml").write_text(annotation(objects, name, **given))
@@ -130,16 +130,10 @@ def test_years_are_merged_in_order_and_annotations_have_ids_of_their_own(devkit)
     assert found.paths[2].parent.parent.name == "VOC2012"
 
 
-def test_names_that_years_share_are_told_apart_by_year(devkit):
+def test_names_that_years_share_get_the_year_before_them(devkit):
     add_image(devkit / "VOC2012", "000005", DOG, "Main/trainval")
     found = read_voc(devkit, [("2007", "trainval"), ("2012", "trainval")])
     assert found.ids == ["2007/000005", "2007/000009", "2012/2008_000008", "2012/000005"]
-
-
-def test_an_image_that_is_listed_twice_is_used_once(devkit):
-    found = read_voc(devkit, [("2007", "test"), ("2007", "test")], checks=LENIENT)
-    assert found.ids == ["000006"]
-    assert "listed twice" in found.problems[0].reason
 
 
 def test_the_root_may_be_the_devkit_its_parent_or_one_years_folder(devkit, tmp_path):
@@ -216,23 +210,14 @@ def test_an_image_without_a_readable_xml_file_is_left_out_by_name(devkit, text, 
         (("<xmin>5</xmin>", ""), "(dog) its bndbox is not four numbers: None, 2, 20, 9"),
         (("<xmin>5</xmin>", "<xmin>five</xmin>"), "its bndbox is not four numbers: five"),
         (("<name>dog</name>", ""), "has no name"),
-        (("<xmin>5</xmin>", "<xmin>30</xmin>"), "has no area"),
-        (("<xmax>20</xmax>", "<xmax>200</xmax>"), "was cut there"),
     ],
 )
 def test_an_object_of_no_use_is_listed(devkit, change, reason):
     add_image(devkit / "VOC2007", "000010", DOG.replace(*change) + DOG, "Main/one")
     found = read_voc(devkit, [("2007", "one")], checks=LENIENT)
-    assert len(found.boxes) == (2 if "cut" in reason else 1)
+    assert len(found.boxes) == 1
     assert len(found.problems) == 1
     assert reason in found.problems[0].reason
-
-
-def test_a_missing_image_is_named(devkit):
-    (devkit / "VOC2007/JPEGImages/000009.jpg").unlink()
-    found = read_voc(devkit, [("2007", "trainval")], checks=LENIENT)
-    assert found.ids == ["000005"]
-    assert found.problems[0].path == str(devkit / "VOC2007/JPEGImages/000009.jpg")
 
 
 def test_missing_folders_and_lists_are_named_with_their_remedy(devkit, tmp_path):

@@ -1,4 +1,4 @@
-"""Random annotated sets with random detections: ties, crowds, empty and crowded images."""
+"""Random annotated sets with random detections: ties, crowds, empty images and classes."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def runs(box: np.ndarray) -> dict[str, Any]:
 
 
 def segment(box: np.ndarray, form: int) -> list[list[float]] | dict[str, Any]:
-    """A segment in each of COCO's forms: one polygon, two polygons, plain and compressed runs."""
+    """A segment in each of COCO's forms in turn: polygons, plain runs, compressed runs."""
     x0, y0, x1, y1 = box.tolist()
     if form % 4 < 2:
         kite = [x0, y0 + 0.5, (x0 + x1) / 2, y0, x1, (y0 + y1) / 2, (x0 + x1) / 2 - 0.3, y1]

@@ -12,7 +12,7 @@ CLASSES = ["background", "cat", "dog", "unseen"]
 
 
 def label_maps(seed: int, images: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """True and predicted maps of three classes, a tenth ignored, most predictions right."""
+    """True and predicted maps of three classes, a tenth of the pixels ignored."""
     random = np.random.default_rng(seed)
     truth = random.integers(0, 3, (images, 40, 50)).astype(np.uint8)
     predicted = np.where(random.random(truth.shape) < 0.7, truth, random.integers(0, 3, truth.shape))

@@ -12,7 +12,7 @@ from moco.transfer.metrics.voc import voc_ap
 
 
 def kit(truth: AnnotatedSet, found: Detections, c: int, percent: int, eleven_points: bool) -> float | None:
-    """AP of a class in the kit's own terms: boxes from 1, both ends inside, exact fractions."""
+    """AP of a class in the kit's terms: closed boxes from 1, loops, exact fractions."""
     objects = {
         n: [
             (*truth.boxes[g].tolist(), bool(truth.ignored[g]))
@@ -99,17 +99,7 @@ def test_every_class_is_what_the_kits_loops_give(seed, eleven_points):
     assert 0.05 < ours["AP"] < ours["AP50"] < 0.95
 
 
-BOX, AWAY = [10, 10, 30, 30], [100, 100, 120, 120]
-
-
-def test_a_second_detection_of_an_object_is_wrong():
-    truth, found = one_image([BOX, AWAY], [BOX, BOX, AWAY], [0.9, 0.8, 0.7])
-    assert voc_ap(truth, found)["AP50"] == pytest.approx(0.5 + 0.5 * 2 / 3)
-
-
-def test_a_difficult_object_is_neither_missed_nor_found():
-    truth, found = one_image([BOX, AWAY], [AWAY, AWAY, BOX], [0.9, 0.8, 0.7], difficult=[1])
-    assert voc_ap(truth, found)["AP"] == pytest.approx(1)
+BOX = [10, 10, 30, 30]
 
 
 def test_a_class_with_difficult_objects_alone_is_left_out():
@@ -117,7 +107,7 @@ def test_a_class_with_difficult_objects_alone_is_left_out():
     assert voc_ap(truth, found)["AP50"] is None
 
 
-def test_of_two_objects_overlapped_alike_the_first_is_looked_at():
+def test_of_two_objects_with_equal_overlap_the_first_counts():
     truth, found = one_image([BOX, BOX], [BOX], [0.9], difficult=[0])
     assert voc_ap(truth, found)["AP"] == 0
     truth, found = one_image([BOX, BOX], [BOX], [0.9], difficult=[1])
@@ -135,12 +125,3 @@ def test_recall_of_exactly_three_tenths_reaches_the_fourth_of_eleven_points():
     truth, found = one_image(objects, objects[:3], [0.9, 0.8, 0.7])
     assert voc_ap(truth, found, eleven_points=True)["AP50"] == pytest.approx(4 / 11)
     assert voc_ap(truth, found)["AP50"] == pytest.approx(0.3)
-
-
-def test_a_detection_counts_in_its_own_image_alone():
-    truth, _ = random_set(0)
-    image = np.repeat(np.arange(len(truth)), np.diff(truth.first))
-    exact = Detections(image, truth.boxes, np.ones(len(image), np.float32), truth.labels)
-    assert voc_ap(truth, exact)["AP"] == pytest.approx(1)
-    in_an_empty_one = replace(exact, image=np.full(len(image), 4))
-    assert voc_ap(truth, in_an_empty_one)["AP"] == 0

@@ -29,10 +29,7 @@ def small(task, neck, source=None, seed=0, **changes):
 
 
 def scene(shift=0, size=(96, 96)):
-    """A disc, a bar and a diamond on noise.
-
-    Every object's keypoints are its top, its middle and one unseen.
-    """
+    """A disc, a bar and a diamond on noise; keypoints: top, middle and one unseen."""
     generator = torch.Generator().manual_seed(shift)
     image = torch.randint(90, 140, (3, *size), generator=generator, dtype=torch.uint8)
     y, x = torch.meshgrid(torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5, indexing="ij")

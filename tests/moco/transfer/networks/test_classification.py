@@ -1,4 +1,4 @@
-"""Classification by whole networks: shares of labels, accuracies, and that training helps."""
+"""Classification by whole networks: shares of the labels, accuracies, training."""
 
 from pathlib import Path
 

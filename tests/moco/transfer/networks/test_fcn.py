@@ -80,7 +80,7 @@ def test_features_are_enlarged_to_the_pixels_they_are_centered_on():
 
 @pytest.mark.parametrize("size", range(31, 50))
 def test_a_feature_is_centered_on_the_pixel_it_is_enlarged_to(size):
-    """With one flat kernel a layer, a bright pixel most moves the feature centered there."""
+    """With flat kernels, a bright pixel moves the feature that is centered there most."""
     model = FCN(thin(), 3, seed=0, width=8).eval()
     with torch.no_grad():
         for module in model.stages.modules():

@@ -62,10 +62,7 @@ def test_a_box_is_pasted_as_the_pixels_whose_centers_it_holds():
 
 
 def test_mask_targets_pasted_back_lie_on_the_mask(monkeypatch):
-    """What the loss is given is cut out of the true mask.
-
-    Torchvision's own cut is half a pixel off.
-    """
+    """The loss's targets are cut out of the true mask; torchvision's cut is half a pixel off."""
     cut, regions = [], []
 
     def recorded(logits, boxes, masks, labels, matched):

@@ -1,0 +1,82 @@
+"""The images of a data set that are most like a given one."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from moco.encoders.frozen import load_encoder
+from moco.errors import MocoError
+from moco.features.extract import Features, embed_images, extract
+from moco.features.neighbors import nearest
+from moco.files import file_sha256, whole_file
+from moco.images.batches import read_image
+from moco.images.decode import Pixels, UndecodableError, decode
+from moco.images.index import ShardSet
+
+
+@dataclass(frozen=True)
+class Similar:
+    """An image of the data set.
+
+    Attributes:
+        key: its WebDataset key.
+        label: the name of its class; empty without a label.
+        similarity: cosine of its features and the given image's, in [-1, 1].
+        pixels: uint8 H x W x 3.
+    """
+
+    key: str
+    label: str
+    similarity: float
+    pixels: Pixels
+
+
+def read_file(path: Path) -> Pixels:
+    """Decode an image file, uint8 H x W x 3.
+
+    Raises:
+        MocoError: it cannot be read, or is no image.
+    """
+    try:
+        return decode(path.read_bytes())
+    except (OSError, UndecodableError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise MocoError(f"{path}: {reason}; give an image file") from None
+
+
+def most_similar(
+    image: Pixels, split: ShardSet, encoder: Path, k: int, device: str, kept: Path, num_workers: int
+) -> list[Similar]:
+    """Find the images of a split whose features are most like an image's, best first.
+
+    Args:
+        image: uint8 H x W x 3.
+        split: the images to search.
+        encoder: an encoder's folder.
+        k: how many to find.
+        device: where to encode.
+        kept: folder of features, so that the second question about a split is answered at once.
+        num_workers: loader processes.
+
+    Raises:
+        MocoError: the split is empty, or there is no readable encoder.
+    """
+    if not len(split):
+        raise MocoError(f"{split.folder}: its {split.split} split is empty; choose another with --split")
+    frozen = load_encoder(encoder, device)
+    path = kept / f"{file_sha256(encoder / 'encoder.safetensors')[:16]}-{split.data_hash[:16]}-{split.split}.npy"
+    if not path.exists():
+        print(f"encoding {len(split)} images, once for this encoder", file=sys.stderr)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path, shared=True) as part:
+            np.save(part, extract(frozen, split, num_workers=num_workers))
+    gallery: Features = np.load(path, mmap_mode="r")
+    rows, similarities = nearest(embed_images(frozen, [image]), gallery, k)
+    found = []
+    for row, similarity in zip(rows[0].tolist(), similarities[0].tolist(), strict=True):
+        label = int(split.labels[row])
+        name = split.classes[label] if label >= 0 else ""
+        found.append(Similar(split.key(row), name, similarity, read_image(split, row)))
+    return found
