@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
 export DO_NOT_TRACK := true
-.PHONY: setup demo transfer-demo study test test-fast lint bench lock clean
+.PHONY: setup demo transfer-demo study check test test-fast lint bench lock clean
 
 setup: $(READY)
 
@@ -33,7 +33,11 @@ study: setup
 	python -m flows.study $(STUDY) --scale $(SCALE)
 
 # Threads that spin while they wait make processes that share cores two to six times slower.
-test test-fast: export OMP_WAIT_POLICY := passive
+check test test-fast: export OMP_WAIT_POLICY := passive
+# For every edit: nothing that starts processes or servers, or trains.
+check: setup lint
+	pytest -q -n 2 --dist loadfile -m "not slow and not cluster and not processes"
+
 # Files of tests share the machine two at a time, but for clusters and the fast tests of flows.
 test: test-fast
 	pytest -n 2 --dist loadfile -m "slow and not cluster"
@@ -46,6 +50,8 @@ test-fast: setup lint
 lint: setup
 	ruff check .
 	ruff format --check .
+	codespell
+	python tests/words.py
 	lint-imports
 	mypy
 

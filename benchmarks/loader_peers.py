@@ -45,6 +45,7 @@ def with_workers(
 def endless(
     folder: Path, batch: int, views: Callable[[Any], Any], workers: int, read: Callable[[str], Any] = official.read_pil
 ) -> Iterator[Any]:
+    """Load batches of the official loader without end; its workers start once."""
     loader = official.folder_loader(folder, views, batch, workers, read, epochs=1000 if workers else 1)
     while True:
         for both, _ in loader:

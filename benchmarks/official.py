@@ -37,6 +37,7 @@ class PilBlur:
         self.least, self.most = least, most
 
     def __call__(self, image: Image.Image) -> Image.Image:
+        """Blur an image."""
         return image.filter(ImageFilter.GaussianBlur(random.uniform(self.least, self.most)))
 
 
@@ -47,6 +48,7 @@ class TwoCrops:
         self.transform = transform
 
     def __call__(self, image: Any) -> list[Tensor]:
+        """Draw two views of an image."""
         return [self.transform(image), self.transform(image)]
 
 

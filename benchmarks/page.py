@@ -151,7 +151,7 @@ def number(value: float | None) -> str:
 
 
 def _machine(block: dict[str, Any], versions: dict[str, str]) -> str:
-    """Say when a topic ran, and what of the machine and the versions differs from the page's end."""
+    """Say when a topic ran, on what machine, and which versions differ from the page's end."""
     it = block["machine"]
     others = [f"{name} {version}" for name, version in it["versions"].items() if versions[name] != version]
     return (

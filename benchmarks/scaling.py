@@ -58,7 +58,7 @@ LARGE = 1 << 24  # bytes of the message that measures a link
 def scaling_table(rounds: int, steps: int) -> str:
     """Images/s with 1 and with 2 processes and the same global batch, in Markdown."""
     lines = [
-        "| encoder | processes | images/s | ms a step | to one process | all_to_all of images | all_gather of keys | gradients all_reduce | of it after backward | wish to stop |",
+        "| encoder | processes | images/s | ms a step | to one process | all_to_all of images | all_gather of keys | gradients all_reduce | of it after backward | requests |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for settings in (THIN, RESNET18):

@@ -8,7 +8,7 @@ on.
 import os
 
 for _name, _value in {
-    "DO_NOT_TRACK": "1",  # Prefect's client, and others that honour the convention
+    "DO_NOT_TRACK": "1",  # Prefect's client, and others that honor the convention
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -49,8 +49,8 @@ def run(command: Sequence[str], folder: Path, env: Mapping[str, str], on_line: C
         command: program and arguments.
         folder: the child's working directory.
         env: the child's whole environment.
-        on_line: called with each line of stdout and stderr (a `\\r` ends a line too), without its
-            end.
+        on_line: called with each line of stdout and stderr, without its end; a carriage return ends
+            one too.
 
     Raises:
         Interrupted: `stop_all` was called before or while the child ran.

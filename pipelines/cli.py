@@ -235,7 +235,7 @@ def _encoder(command: argparse.ArgumentParser) -> None:
 
 
 def _first_line(section: Any) -> str:
-    """What a section of params.yaml is about, which is what its stage does."""
+    """Say what a section of params.yaml is about, which is what its stage does."""
     return str(section.annotation.__doc__).splitlines()[0]
 
 

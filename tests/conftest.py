@@ -10,6 +10,39 @@ from small_material import SMALL_PRETRAIN, write_images, write_params
 os.environ.setdefault("MOCO_TRACKING", "off")  # tests of tracking turn it on for themselves
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
+HEAVY = tuple(
+    f"tests/{name}"
+    for name in (
+        "flows",
+        "moco/cluster/test_kubernetes.py::test_two_pods",
+        "moco/dictionary/test_shuffle_bn.py",
+        "moco/encoders/test_build_encoder.py::test_every_name",
+        "moco/images/test_index.py::test_a_set_travels",
+        "moco/images/test_loader.py",
+        "moco/images/test_stream.py",
+        "moco/shards/test_write.py",
+        "moco/tracking",
+        "moco/training/test_l",  # leak, loop
+        "moco/training/test_ranks.py",
+        "moco/transfer/networks/test_transfer_batch_norm.py",
+        "moco/transfer/test_finetune.py",
+        "moco/transfer/test_trial.py",
+        "pipelines/test_baselines.py",
+        "pipelines/test_own_folder.py",
+        "pipelines/test_pretrain_stage.py",
+        "pipelines/test_report_stage.py",
+        "test_benchmarks.py::test_sides_apart",
+    )
+)
+"""Tests that start processes or servers, train, or build every network."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make check` leaves out: HEAVY, and tests whose material processes make."""
+    for item in items:
+        if item.nodeid.startswith(HEAVY) or "small_project" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.processes)
+
 
 @pytest.fixture(scope="session")
 def small_project(tmp_path_factory: pytest.TempPathFactory) -> Path:

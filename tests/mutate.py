@@ -77,7 +77,7 @@ def tests_of(module: Path) -> list[str]:
 
 
 def preload(copy: Path, module: Path, tests: list[str]) -> None:
-    """Import what a module and its tests import from elsewhere: once, because mutants are tried in forks."""
+    """Import what a module and its tests import from elsewhere, once: mutants run in forks."""
     files = [
         copy / module,
         *(file for name in tests for file in (copy / name).rglob("*.py")),

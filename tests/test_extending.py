@@ -1,4 +1,4 @@
-"""docs/extending.md: each section's changes, made in a copy of the project, pass the section's own check."""
+"""docs/extending.md: each section's changes in a copy of the project pass the section's check."""
 
 import os
 import re

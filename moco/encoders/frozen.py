@@ -48,6 +48,7 @@ class FrozenEncoder:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next(self.backbone.parameters()).device
 
     @torch.inference_mode()

@@ -29,7 +29,7 @@ class Embedded:
 
 
 def embed_folder(encoder: FrozenEncoder, folder: Path, output: Path) -> tuple[int, int]:
-    """Write the features of every image below a folder; files that are no readable image are named on stderr.
+    """Write the features of every image below a folder; name unreadable files on stderr.
 
     Args:
         encoder: frozen.

@@ -204,7 +204,7 @@ def pixels(images: Tensor) -> Tensor:
 
 
 def sample_indices(count: int, at_most: int, seed: int) -> Integers:
-    """At most so many of range(count), drawn without repetition by seed, in rising order; int64."""
+    """Draw at most `at_most` of range(count) by seed, without repetition, rising; int64."""
     if count <= at_most:
         return np.arange(count)
     return np.sort(permute(np.arange(at_most), count, key_of(seed, 0x5EED)))

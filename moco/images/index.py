@@ -134,6 +134,7 @@ def open_split(folder: Path | str, split: Split) -> ShardSet:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
+    """Read index.json; errors as in `open_split`."""
     path = folder / "index.json"
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
@@ -148,6 +149,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def load_index(path: Path) -> NDArray[Any]:
+    """Map SPLIT.index.npy, an array of `ENTRY`; errors as in `open_split`."""
     try:
         entries: NDArray[Any] = np.load(path, mmap_mode="r")
     except FileNotFoundError:

@@ -66,6 +66,7 @@ class StopRequests:
         self._agent = os.getppid() if "WORLD_SIZE" in os.environ else None
 
     def __call__(self) -> bool:
+        """Tell whether this process shall stop."""
         return self._told.is_set() or self._agent not in (None, os.getppid())
 
     def tell(self, *_: object) -> None:

@@ -80,7 +80,8 @@ class Manifest:
     classes: list[str]
     images: int
     other_files: int
-    """Files whose names claim no image; sharding tries them, and mostly lists them as unreadable."""
+    """Files whose names claim no image; sharding tries them, and mostly lists them as
+    unreadable."""
     bytes: int
     """Of both."""
     splits: dict[str, dict[str, int]]

@@ -1,4 +1,4 @@
-"""Opening the source that the settings name: its module has the same name, with hyphens for underscores."""
+"""Open the source that the settings name: a module of that name, underscores for hyphens."""
 
 from importlib import import_module
 

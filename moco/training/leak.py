@@ -1,4 +1,4 @@
-"""Does batch norm tell the encoder which key belongs to which query? (paper, section 3.3)
+"""Does batch norm tell the encoder which key belongs to which query (paper, section 3.3)?
 
 A batch-norm group leaves the traces of its own statistics in all its outputs. Where a query's group
 and its key's group hold the same images, an encoder can match the traces and need not look at the

@@ -79,7 +79,7 @@ def detect(
 
 
 def _detect(model: Any, image: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Detections of uint8 3 x H x W, and their masks, in pixels of the original size."""
+    """Detect in uint8 3 x H x W: boxes and masks in pixels of the original size."""
     batch, _ = model.transform([image])
     features = model.backbone(batch.tensors)
     proposals, _ = model.rpn(batch, features)

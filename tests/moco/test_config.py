@@ -25,7 +25,7 @@ def test_overrides_are_typed_by_the_schema():
     ("override", "told"),
     [
         ("pretrain.epochs=0", "pretrain.epochs = 0: input should be greater than or equal to 1"),
-        ("pretrain.temprature=0.1", "pretrain.temprature is no known key"),
+        ("pretrain.tau=0.1", "pretrain.tau is no known key"),
         ("pretrain.dictionary.momentum=1.0", "pretrain.dictionary.momentum = 1.0"),
         (
             "pretrain.dictionary.kind=queue",

@@ -71,7 +71,7 @@ def _summary(table: NDArray[np.float64]) -> dict[str, float | None]:
 def _best_overlaps(
     boxes: NDArray[np.float32], image: NDArray[np.int64], objects: NDArray[np.float32], object_image: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The largest IoU of each of D boxes with an object of its image, and that object.
+    """Find the largest IoU of each of D boxes with an object of its image, and that object.
 
     Objects lie in the order of their images. A box in an image without objects has overlap 0, with
     object 0.

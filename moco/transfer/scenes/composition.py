@@ -119,7 +119,7 @@ def silhouette(item: Gray) -> Mask:
 
 
 def _posed(draw: Generator, item: Gray, length: float) -> tuple[Gray, Gray]:
-    """An item at its size, rotated and perhaps mirrored: its gray levels and its alpha."""
+    """Cut out an item at its size, rotated and perhaps mirrored: its gray levels and its alpha."""
     mask = silhouette(item)
     x0, y0, x1, y1 = _tight(mask)
     mask, gray = mask[y0:y1, x0:x1], item[y0:y1, x0:x1]
@@ -150,7 +150,7 @@ def _posed(draw: Generator, item: Gray, length: float) -> tuple[Gray, Gray]:
 def _find_place(
     draw: Generator, owner: NDArray[np.uint8], solid: Mask, whole: list[int]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """A place at which all items stay visible enough: its part of scene and patch."""
+    """Find a place at which all items stay visible enough: its part of scene and patch."""
     seen = np.bincount(owner.ravel(), minlength=len(whole) + 1)[1:]
     least = LEAST_VISIBLE * np.array(whole)
     for _ in range(ATTEMPTS):
@@ -165,7 +165,7 @@ def _find_place(
 
 
 def _stretch(draw: Generator, length: int, room: int) -> tuple[slice, slice]:
-    """The range that a patch covers along one axis, and the part of the patch that this is."""
+    """Find the range that a patch covers along one axis, and that part of the patch."""
     beyond = int(_BEYOND * length)
     start = int(draw.integers(-beyond, max(room - length + beyond, -beyond) + 1))
     low, high = max(start, 0), min(start + length, room)

@@ -130,7 +130,7 @@ def paint_solarize(image: np.ndarray, view: np.void) -> None:
 class TestAnAddedOperation:
     @pytest.fixture
     def more(self, monkeypatch):
-        """Settings for views of which half are solarized."""
+        """Settings for views, half of them solarized."""
         added = Operation([("solarize", "<i4")], choose_solarize, paint_solarize)
         monkeypatch.setattr(operations, "OPERATIONS", (*FUSED, added))
         return MoreViews(**SETTINGS.model_dump(), solarize_p=0.5)
