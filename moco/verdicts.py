@@ -259,7 +259,7 @@ def _fairer(settings: Pretrain) -> str:
 
 
 def _named(settings: Pretrain) -> dict[str, str]:
-    """The settings that remedies name, each with its key and its value."""
+    """Name the settings of remedies, each with its key and its value."""
     found = {
         "momentum": ("dictionary.momentum", getattr(settings.dictionary, "momentum", None)),
         "rate": ("lr_per_256", settings.lr_per_256),

@@ -22,7 +22,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Embedded:
-    """Some images: paths relative to the folder, with "/" between its parts, and their features N x D."""
+    """Some images: paths relative to the folder, with "/" between parts, and features N x D."""
 
     paths: list[str]
     features: Features
@@ -108,8 +108,8 @@ def embed_files(
 def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
     """Write features as a whole or not at all, in memory for one batch.
 
-    `.parquet`: columns path (string) and features (fixed-size list of D float32). `.npy`: float32 N x D, and
-    beside it a `.txt` with the path of each row.
+    `.parquet`: columns path (string) and features (fixed-size list of D float32). `.npy`: float32
+    N x D, and beside it a `.txt` with the path of each row.
 
     Returns:
         The number of images written.

@@ -121,7 +121,7 @@ def choose(draws: Draws, settings: Views) -> Chosen:
 
 
 def fused(chosen: Chosen) -> Chosen:
-    """The part of drawn views that the compiled part paints, `VIEW` [...]."""
+    """Take the part of drawn views that the compiled part paints, `VIEW` [...]."""
     if chosen.dtype == VIEW:
         return chosen
     only = np.empty(chosen.shape, VIEW)

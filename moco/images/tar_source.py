@@ -33,7 +33,7 @@ class Tar:
         self._owner = os.getpid()
 
     def read(self, count: int) -> bytes:
-        """The next `count` bytes.
+        """Read the next `count` bytes.
 
         Raises:
             EOFError: the stream ends earlier.

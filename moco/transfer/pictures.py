@@ -248,7 +248,7 @@ def _draw_keypoints(axes: Axes, points: NDArray[np.float32], color: str, x: floa
 
 
 def _blend(panel: _Panel, enlarge: float) -> Pixels:
-    """The image, enlarged, with its masks mixed in."""
+    """Enlarge the image and mix its masks in."""
     height, width = (round(side * enlarge) for side in panel.image.shape[:2])
     canvas: Pixels = cv2.resize(panel.image, (width, height), interpolation=cv2.INTER_CUBIC)  # type: ignore[assignment]
     for mask, color, opacity, outlined in panel.areas:

@@ -146,7 +146,7 @@ def _detector(settings: Detector, training: AnnotatedSet, start: Start, seed: in
 
 
 def _network(settings: Training) -> dict[str, Any]:
-    """The options of the network that the settings give."""
+    """Pick the options of the network that the settings give."""
     return settings.model_dump(include=NETWORK, exclude_none=True)
 
 

@@ -55,7 +55,7 @@ class Share:
     world_size: int = 1
 
     def drawn(self, step: int) -> tuple[Integers, Uniforms]:
-        """The images of a step, int64 [N], and the numbers their views are made with, float64 [N, DRAWS]."""
+        """Draw the images of a step, int64 [N], and the numbers of their views, [N, DRAWS]."""
         samples = self.among[self.plan.batch(step, self.rank, self.world_size)]
         draws = Draws.of(self.plan.seed, self.plan.epoch_of(step), samples, views=1)
         return samples, draws("fine-tuning", DRAWS)[..., 0].T

@@ -1,8 +1,8 @@
 """Training views of annotated images, uint8, as a function of drawn numbers.
 
-Numbers are drawn by `moco.images.draws.Draws`, keyed by (seed, epoch, sample), so that workers, processes and restarts
-change nothing. Coordinates are in pixels with the edges of the image at 0 and W; resizing multiplies them, and
-mirroring takes x to W - x.
+Numbers are drawn by `moco.images.draws.Draws`, keyed by (seed, epoch, sample), so that workers,
+processes and restarts change nothing. Coordinates are in pixels with the edges of the image at 0
+and W; resizing multiplies them, and mirroring takes x to W - x.
 """
 
 from collections.abc import Sequence

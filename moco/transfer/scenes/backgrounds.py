@@ -134,7 +134,7 @@ def _colored(draw: Generator, field: Field, contrast: float) -> Pixels:
 
 
 def _add_shape(draw: Generator, image: Pixels) -> None:
-    """An ellipse or a polygon of one color, of about an item's size: an edge that is no item's."""
+    """Draw an ellipse or polygon of one color, about an item's size: an edge of no item."""
     height, width = image.shape[:2]
     radius = draw.uniform(0.06, 0.22) * max(height, width)
     center = (draw.uniform(0, width), draw.uniform(0, height))

@@ -181,6 +181,6 @@ def _paint(draw: Generator, image: Pixels, gray: Gray, alpha: Gray) -> None:
 
 
 def _tight(mask: Mask) -> tuple[int, int, int, int]:
-    """The box x0, y0, x1, y1 around what is true, half-open."""
+    """Give the box x0, y0, x1, y1 around what is true, half-open."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
