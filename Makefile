@@ -36,7 +36,7 @@ study: setup
 check test test-fast: export OMP_WAIT_POLICY := passive
 # For every edit: nothing that starts processes or servers, or trains.
 check: setup lint
-	pytest -q -n 2 --dist loadfile -m "not slow and not cluster and not processes"
+	pytest -q -n 2 --dist loadfile -m "not slow and not cluster and not processes" --ignore tests/flows --ignore tests/moco/tracking
 
 # Files of tests share the machine two at a time, but for clusters and the fast tests of flows.
 test: test-fast

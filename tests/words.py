@@ -22,7 +22,7 @@ GAP = r"[\s#*]+"  # a phrase may run over the end of a line, in a comment too
 PHRASE = re.compile(
     "|".join(rf"\b(?:{words})\b".replace(" ", GAP) for words in re.split(r",\s+", ARCHAIC.strip())), re.I
 )
-FIGURE = re.compile(r"(?<![\w.:/+)\]}%*\\-])\.\d+(?![\w.])")
+FIGURE = re.compile(r"(?<![\w.:/+)\]}%*\\-])\.\d+(?!\w|\.\d)")
 
 
 def problems(path: Path) -> Iterator[tuple[int, str]]:
@@ -62,7 +62,7 @@ def prose(path: Path, text: str, lines: list[str]) -> set[int]:
 def main() -> None:
     """Print what is wrong in the files that git tracks."""
     listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.split()
-    paths = (Path(name) for name in listed if name.endswith(SUFFIXES) and Path(name).name != Path(__file__).name)
+    paths = (Path(name) for name in listed if name.endswith(SUFFIXES) and not name.endswith("words.py"))
     found = [f"{path}:{line}: {what}" for path in paths if path.exists() for line, what in problems(path)]
     print("\n".join(found), end="\n" if found else "")
     sys.exit(bool(found))
