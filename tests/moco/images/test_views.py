@@ -95,7 +95,7 @@ def test_resizing_is_pillows_antialiased_bilinear(photo):
         assert psnr(resize(photo, *size), theirs) > 50
 
 
-@pytest.mark.parametrize("crop", [(0, 0, 90, 120), (11, 23, 57, 71), (3, 5, 20, 16), (0, 0, 64, 100)])
+@pytest.mark.parametrize("crop", [(0, 0, 90, 120), (11, 23, 57, 71), (3, 5, 20, 16), (0, 0, 64, 100), (0, 9, 90, 20)])
 def test_a_crop_is_pillows_resize_of_it(photo, crop):
     top, left, height, width = crop
     box = (left, top, left + width, top + height)
