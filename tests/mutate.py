@@ -66,7 +66,7 @@ def replacements(parent: ast.AST, field: str, node: ast.AST) -> Iterator[tuple[s
         yield "not removed", node.operand
     elif field == "test" and not isinstance(node, ast.Compare | ast.BoolOp):
         yield "condition negated", ast.UnaryOp(ast.Not(), node)
-    elif field == "value" and isinstance(parent, ast.Return):
+    elif field == "value" and isinstance(parent, ast.Return) and ast.unparse(node) != "None":
         yield "returns None", ast.Constant(None)
 
 

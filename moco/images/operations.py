@@ -121,13 +121,8 @@ def choose(draws: Draws, settings: Views) -> Chosen:
 
 
 def fused(chosen: Chosen) -> Chosen:
-    """Take the part of drawn views that the compiled part paints, `VIEW` [...]."""
-    if chosen.dtype == VIEW:
-        return chosen
-    only = np.empty(chosen.shape, VIEW)
-    for name in VIEW.names or ():
-        only[name] = chosen[name]
-    return only
+    """The part of drawn views that the compiled part paints, `VIEW` [...]."""
+    return chosen if chosen.dtype == VIEW else chosen[list(VIEW.names or ())].astype(VIEW)
 
 
 def paint_operations(chosen: Chosen, out: Pixels, after_fused: bool = False) -> None:

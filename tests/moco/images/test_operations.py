@@ -59,7 +59,7 @@ def test_each_operation_comes_as_often_as_its_probability():
     drawn = chosen(8000, jitter_p=0.8, grayscale_p=0.2, blur_p=0.5, flip_p=0.4)
     shares = {
         0.8: (drawn["order"] != -1).all(axis=1),
-        0.2: drawn["grayscale"] == 2,
+        0.2: drawn["grayscale"] != 0,
         0.5: drawn["sigma"] > 0,
         0.4: drawn["flip"] == 1,
     }
@@ -87,6 +87,12 @@ def test_blur_is_pillows(sigma):
     image = smooth_photo(224, 224)
     theirs = Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))
     assert psnr(painted(image, sigma=sigma), np.array(theirs)) > 45
+
+
+def test_blur_reaches_three_standard_deviations():
+    line = np.zeros((9, 31, 3), np.uint8)
+    line[:, 15] = 255
+    assert np.flatnonzero(painted(line, sigma=2.0)[4, :, 0]).tolist() == list(range(9, 22))
 
 
 def test_v1_grays_before_it_jitters_and_v2_after():

@@ -20,6 +20,8 @@ def test_a_share_is_drawn_by_seed_and_smaller_ones_are_part_of_larger_ones(image
     assert (len(tenth), len(half)) == (round(0.1 * len(images)), round(0.5 * len(images)))
     assert set(tenth.chosen) < set(half.chosen)
     assert set(tenth.chosen) != set(subset(images, "all", 0.1, seed=2).chosen)
+    assert tenth.chosen[:5].tolist() == [3, 10, 15, 18, 33]  # the same in every version
+    assert len(subset(images, "all", 1e-9, seed=1)) == 1
 
 
 def test_the_images_of_a_part_are_those_of_the_whole(images):
@@ -36,5 +38,6 @@ def test_labelled_and_unlabelled_images_are_told_apart(images, monkeypatch):
     mixed.__dict__["labels"] = labels
     assert subset(mixed, "unlabelled", 1.0, 0).chosen.tolist() == np.flatnonzero(labels < 0).tolist()
     assert subset(mixed, "labelled", 1.0, 0).chosen.tolist() == np.flatnonzero(labels >= 0).tolist()
+    assert set(labels[subset(mixed, "all", 0.9, 0).chosen] < 0) == {False, True}
     assert len(subset(images, "unlabelled", 1.0, 0)) == 0
     assert subset(images, "all", 1.0, 0) is images

@@ -54,27 +54,39 @@ def test_crops_have_torchvisions_distribution_of_area_and_ratio():
 
 
 @pytest.mark.parametrize(
-    ("numbers", "at", "crop"),
+    ("numbers", "at", "side", "crop"),
     [
-        ([0.5, 0.5], 0.0, (0, 0, 77, 77)),
-        ([0.5, 0.5], 0.5, (12, 12, 77, 77)),
-        ([0.5, 0.5], 0.9999999, (23, 23, 77, 77)),  # to the last pixel
-        ([0.5, 0.0], 0.0, (0, 0, 89, 67)),
-        ([0.5, 0.9999999], 0.9999999, (33, 11, 67, 89)),
-        ([0.9999999, 0.0, 0.25, 0.5], 0.9999999, (37, 37, 63, 63)),  # the first does not fit
-        ([0.9999999, 0.9999999] * 9 + [0.0, 0.5], 0.0, (0, 0, 45, 45)),  # nine do not
-        ([0.9999999, 0.5], 0.9999999, (0, 0, 100, 100)),
+        ([0.5, 0.5], (0.0, 0.5), 100, (0, 12, 77, 77)),
+        ([0.5, 0.5], (0.5, 0.0), 100, (12, 0, 77, 77)),
+        ([0.5, 0.5], (0.9999999, 0.9999999), 100, (23, 23, 77, 77)),  # to the last pixel
+        ([0.5, 0.0], (0.0, 0.0), 100, (0, 0, 89, 67)),
+        ([0.5, 0.9999999], (0.9999999, 0.9999999), 100, (33, 11, 67, 89)),
+        ([0.9999999, 0.0, 0.25, 0.5], (0.9999999, 0.9999999), 100, (37, 37, 63, 63)),  # the first does not fit
+        ([0.9999999, 0.9999999] * 9 + [0.0, 0.5], (0.0, 0.0), 100, (0, 0, 45, 45)),  # nine do not
+        ([0.9999999, 0.5], (0.9999999, 0.9999999), 100, (0, 0, 100, 100)),
+        ([0.5, 0.0], (0.9999999, 0.9999999), 2, (0, 1, 2, 1)),
+        ([0.5, 0.9999999], (0.9999999, 0.9999999), 2, (1, 0, 1, 2)),
+        ([0.125, 0.0], (0.0, 0.0), 1, (0, 0, 1, 1)),  # less than half a pixel wide does not fit
+        ([0.125, 0.9999999], (0.0, 0.0), 1, (0, 0, 1, 1)),
     ],
 )
-def test_a_crop_follows_from_its_numbers(numbers, at, crop):
-    assert crop_box(np.array([*numbers, *[0.5] * (20 - len(numbers)), at, at]), 100, 100, 0.2) == crop
+def test_a_crop_follows_from_its_numbers(numbers, at, side, crop):
+    assert crop_box(np.array([*numbers, *[0.5] * (20 - len(numbers)), *at]), side, side, 0.2) == crop
 
 
 @pytest.mark.parametrize(
-    ("size", "crop"), [((10, 200), (0, 93, 10, 13)), ((200, 10), (93, 0, 13, 10)), ((30, 40), (0, 0, 30, 40))]
+    ("size", "crop"),
+    [
+        ((10, 200), (0, 93, 10, 13)),
+        ((200, 10), (93, 0, 13, 10)),
+        ((120, 200), (0, 20, 120, 160)),
+        ((200, 120), (20, 0, 160, 120)),
+        ((33, 40), (0, 0, 33, 40)),
+        ((40, 33), (0, 0, 40, 33)),
+    ],
 )
 def test_a_crop_that_never_fits_is_the_largest_central_one(size, crop):
-    assert crop_box(np.full(22, 0.9999999), *size, 1.0) == crop
+    assert crop_box(np.array([0.9999999, 0.0] * 11), *size, 1.0) == crop
 
 
 def test_resizing_is_pillows_antialiased_bilinear(photo):
@@ -83,7 +95,7 @@ def test_resizing_is_pillows_antialiased_bilinear(photo):
         assert psnr(resize(photo, *size), theirs) > 50
 
 
-@pytest.mark.parametrize("crop", [(0, 0, 90, 120), (11, 23, 57, 71), (3, 5, 20, 16), (0, 0, 64, 100)])
+@pytest.mark.parametrize("crop", [(0, 0, 90, 120), (11, 23, 57, 71), (3, 5, 20, 16), (0, 0, 64, 100), (0, 9, 90, 20)])
 def test_a_crop_is_pillows_resize_of_it(photo, crop):
     top, left, height, width = crop
     box = (left, top, left + width, top + height)

@@ -1,14 +1,12 @@
 """Shards: the same bytes for any number of processes and after any interruption."""
 
 import hashlib
-import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from types import SimpleNamespace
 
@@ -19,7 +17,6 @@ from PIL import Image
 
 from moco.config import SPLITS, Fetch, Shard
 from moco.errors import MocoError
-from moco.images.decode import decode
 from moco.images.index import open_split
 from moco.shards import write as shards
 from moco.shards.write import write_shards
@@ -42,10 +39,10 @@ def fetched(path, raw, source=None, **changes):
     return raw
 
 
-def picture(seed, size=(20, 16), mode="RGB"):
+def picture(seed):
     """Smooth noise, so that every format keeps it small."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 4 if mode == "RGBA" else 3), np.uint8)
-    return Image.fromarray(pixels, mode if mode == "RGBA" else "RGB").resize(size, Image.Resampling.BILINEAR)
+    pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
+    return Image.fromarray(pixels).resize((20, 16), Image.Resampling.BILINEAR)
 
 
 @pytest.fixture
@@ -66,32 +63,6 @@ def shard(raw, tmp_path, name="shards", processes=1, **changes):
 
 def content(folder):
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
-
-
-def quarantine(folder):
-    return [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
-
-
-def stored(folder):
-    """path -> (label, class, bytes), read with the standard library alone."""
-    found = {}
-    for tar in sorted(folder.glob("*.tar")):
-        with tarfile.open(tar) as archive:
-            members = [(item.name, archive.extractfile(item).read()) for item in archive]
-        for (image, data), (about, text) in zip(members[::2], members[1::2], strict=True):
-            assert image.rsplit(".", 1)[0] == about.removesuffix(".json")
-            note = json.loads(text)
-            found[note["path"]] = (note["label"], note["class"], data)
-    return found
-
-
-def test_jpeg_png_and_webp_bytes_are_copied_as_they_are(photos, tmp_path):
-    folder, metrics = shard(fetched(photos, tmp_path / "raw"), tmp_path)
-    found = stored(folder)
-    assert len(found) == metrics["images"] == 60
-    for path, (label, name, data) in found.items():
-        assert data == (photos / path).read_bytes()
-        assert name == path.split("/")[0] == ["cat", "dog"][label]
 
 
 def test_the_result_is_the_same_for_any_number_of_processes_and_from_run_to_run(photos, tmp_path):
@@ -117,60 +88,6 @@ def test_a_stock_webdataset_reads_the_shards(photos, tmp_path):
             assert np.array_equal(image, original.convert("RGB"))
 
 
-def test_headers_are_those_of_any_ustar_file_of_owner_0_at_time_0(photos, tmp_path):
-    folder, _ = shard(fetched(photos, tmp_path / "raw"), tmp_path)
-    tar = folder / "train-000000.tar"
-    with tarfile.open(tar) as archive:
-        expected = io.BytesIO()
-        with tarfile.open(fileobj=expected, mode="w", format=tarfile.USTAR_FORMAT) as copy:
-            for item in archive:
-                plain = tarfile.TarInfo(item.name)
-                plain.size = item.size
-                copy.addfile(plain, archive.extractfile(item))
-    assert tar.read_bytes() == expected.getvalue()
-
-
-@pytest.mark.parametrize("shape", [(30, 28, 28), (30, 32, 32, 3)])
-def test_images_from_arrays_are_stored_as_png_without_loss(shape, tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    source = Arrays([(images[:20], np.arange(20) % 2, "train"), (images[20:], None, "test")], ["a", "b"])
-    folder, _ = shard(fetched("unused", tmp_path / "raw", source), tmp_path)
-    found = stored(folder)
-    assert len(found) == 30
-    for row in range(30):
-        label, name, data = found[f"images.npy[{row}]"]
-        assert (label, name) == ((row % 2, "ab"[row % 2]) if row < 20 else (-1, None))
-        assert np.array_equal(np.array(Image.open(io.BytesIO(data))), images[row])
-
-
-@pytest.mark.parametrize(("suffix", "mode"), [("gif", "P"), ("bmp", "RGB"), ("tiff", "RGB"), ("ppm", "RGB")])
-def test_other_formats_are_stored_as_png(suffix, mode, tmp_path):
-    (tmp_path / "in").mkdir()
-    for seed in range(6):
-        picture(seed).convert(mode).save(tmp_path / "in" / f"{seed}.{suffix}")
-    folder, _ = shard(fetched(tmp_path / "in", tmp_path / "raw", val_fraction=0, test_fraction=0), tmp_path)
-    found = stored(folder)
-    assert len(found) == 6
-    for path, (_, _, data) in found.items():
-        assert data[:4] == b"\x89PNG"
-        assert np.array_equal(decode(data), decode((tmp_path / "in" / path).read_bytes()))
-
-
-def test_a_maximum_side_shrinks_larger_images_only(tmp_path):
-    (tmp_path / "in").mkdir()
-    picture(0, (64, 32)).save(tmp_path / "in/large.png")
-    picture(1, (20, 16)).save(tmp_path / "in/small.png")
-    raw = fetched(tmp_path / "in", tmp_path / "raw", val_fraction=0, test_fraction=0)
-    folder, _ = shard(raw, tmp_path, max_side=24)
-    found = {path: data for path, (_, _, data) in stored(folder).items()}
-    assert found["small.png"] == (tmp_path / "in/small.png").read_bytes()
-    assert found["large.png"][:2] == b"\xff\xd8"
-    shrunk = decode(found["large.png"])
-    assert shrunk.shape == (12, 24, 3)
-    mean = decode((tmp_path / "in/large.png").read_bytes()).mean()
-    assert abs(shrunk.mean() - mean) < 3
-
-
 class TestBadFiles:
     @pytest.fixture
     def messy(self, photos):
@@ -182,20 +99,14 @@ class TestBadFiles:
         (photos / "notes.txt").write_text("a text among the images")
         return photos
 
-    def test_they_are_listed_with_their_reasons_and_skipped(self, messy, tmp_path):
-        folder, metrics = shard(fetched(messy, tmp_path / "raw"), tmp_path, max_bad_fraction=0.1)
-        reasons = {line["path"]: line["reason"] for line in quarantine(folder)}
-        assert list(reasons) == ["cut.jpg", "empty.png", "lost.jpg", "notes.txt", "words.jpg"]
-        assert reasons["cut.jpg"].startswith("not a readable image")
-        assert reasons["empty.png"] == "empty file"
-        assert reasons["lost.jpg"] == "cannot be read (No such file or directory)"
-        assert "not a readable image" in reasons["words.jpg"]
-        assert (metrics["images"], metrics["quarantined"]) == (60, 5)
-
-    def test_the_list_is_the_same_from_run_to_run(self, messy, tmp_path):
+    def test_they_are_listed_and_skipped_the_same_from_run_to_run(self, messy, tmp_path):
         raw = fetched(messy, tmp_path / "raw")
-        one, _ = shard(raw, tmp_path, "one", max_bad_fraction=0.1)
+        one, metrics = shard(raw, tmp_path, "one", max_bad_fraction=0.1)
         two, _ = shard(raw, tmp_path, "two", processes=2, max_bad_fraction=0.1)
+        listed = [json.loads(line) for line in (one / "quarantine.jsonl").read_text().splitlines()]
+        assert [each["path"] for each in listed] == ["cut.jpg", "empty.png", "lost.jpg", "notes.txt", "words.jpg"]
+        assert listed[1]["reason"] == "empty file"
+        assert (metrics["images"], metrics["quarantined"]) == (60, 5)
         assert content(one) == content(two)
 
     def test_too_many_stop_the_stage_with_count_share_and_names(self, messy, tmp_path):
@@ -213,39 +124,12 @@ class TestBadFiles:
         _, metrics = shard(fetched(photos, tmp_path / "raw"), tmp_path, max_bad_fraction=0.0)
         assert (metrics["images"], metrics["quarantined"]) == (60, 60)
 
-    def test_an_image_with_an_absurd_size_is_skipped(self, photos, tmp_path):
-        data = bytearray((photos / "dog/004.png").read_bytes())
-        data[16:24] = (10**6).to_bytes(4) * 2
-        (photos / "absurd.png").write_bytes(data)
-        folder, _ = shard(fetched(photos, tmp_path / "raw"), tmp_path)
-        assert [line["path"] for line in quarantine(folder)] == ["absurd.png"]
-
     def test_a_folder_without_any_image_is_an_error(self, tmp_path):
         (tmp_path / "in").mkdir()
         (tmp_path / "in/a.jpg").write_text("text")
         raw = fetched(tmp_path / "in", tmp_path / "raw", val_fraction=0, test_fraction=0)
         with pytest.raises(MocoError, match="no image of the training split can be read"):
             shard(raw, tmp_path, max_bad_fraction=1.0)
-
-    def test_a_file_that_changed_since_fetch_is_an_error_for_its_split_may_be_another(self, photos, tmp_path):
-        raw = fetched(photos, tmp_path / "raw")
-        picture(99).save(photos / "dog/000.jpg")
-        with pytest.raises(MocoError, match=r"dog/000\.jpg: has changed since fetch; put it back, or run"):
-            shard(raw, tmp_path)
-
-    def test_a_file_that_vanished_since_fetch_is_an_error(self, photos, tmp_path):
-        raw = fetched(photos, tmp_path / "raw")
-        (photos / "dog/000.jpg").unlink()
-        with pytest.raises(MocoError, match=r"dog/000\.jpg: fetch read it, but it cannot be read now"):
-            shard(raw, tmp_path)
-
-
-def test_shards_close_at_their_limits_of_images_and_bytes(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (10, 600, 600), np.uint8)  # 0.36 MB each
-    raw = fetched("unused", tmp_path / "raw", Arrays([(images, None, "train")], []), val_fraction=0)
-    by_bytes, _ = shard(raw, tmp_path, "bytes", megabytes_per_shard=1)
-    by_count, _ = shard(raw, tmp_path, "count", samples_per_shard=4)
-    assert [len(open_split(folder, "train").shards) for folder in (by_bytes, by_count)] == [5, 3]
 
 
 def test_splits_may_be_empty(photos, tmp_path):

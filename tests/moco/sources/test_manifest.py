@@ -76,6 +76,8 @@ def test_official_parts_keep_their_meaning(content):
     everything = SETTINGS.model_copy(update={"val_fraction": 0.0, "test_fraction": 0.9})
     assert choose_split(digest(content), "test", everything) == "test"
     assert choose_split(digest(content), "train", everything) == "train"
+    half = SETTINGS.model_copy(update={"val_fraction": 0.5})
+    assert {choose_split(digest(f"{content}{i}"), "train", half) for i in range(20)} == {"train", "val"}
 
 
 def test_the_order_within_a_split_is_mixed_and_does_not_depend_on_the_order_found(tmp_path):

@@ -1,0 +1,31 @@
+"""The plan of shards: a function of the manifest and the limits."""
+
+from pathlib import Path
+
+from moco.config import Fetch, Shard
+from moco.shards.plan import plan_shards
+from moco.sources.manifest import Item, write_manifest
+
+FETCH = Fetch(source="folder", path="x", labels="none", val_fraction=0.2, test_fraction=0, split_seed=0)
+
+
+def cut(folder: Path, size: int, limit: int) -> dict[str, list[int]]:
+    """How many of 20 images of `size` bytes are in each shard of a split; shards are numbered and consecutive."""
+    write_manifest([Item(f"{i}.png", None, "", "all", f"{i:064x}", size) for i in range(20)], folder, FETCH, "x", [])
+    limits = {"samples_per_shard": limit, "megabytes_per_shard": 1, "max_side": None}
+    counts: dict[str, list[int]] = {"train": [], "val": []}
+    for planned in plan_shards(folder, Shard(**limits, jpeg_quality=90, max_bad_fraction=0)):
+        before = counts[planned.split]
+        assert (planned.name, planned.first) == (f"{planned.split}-{len(before):06d}.tar", sum(before))
+        before.append(len(planned.rows))
+    return counts
+
+
+def test_shards_close_at_their_limit_of_images_or_before_their_limit_of_bytes(tmp_path):
+    assert cut(tmp_path, 100, limit=7) == {"train": [7, 7, 3], "val": [3]}
+    assert cut(tmp_path, 250_000, limit=100) == {"train": [4, 4, 4, 4, 1], "val": [3]}
+    assert cut(tmp_path, 250_001, limit=100) == {"train": [3, 3, 3, 3, 3, 2], "val": [3]}
+
+
+def test_an_image_above_the_limit_has_a_shard_to_itself(tmp_path):
+    assert cut(tmp_path, 3_000_000, limit=100) == {"train": [1] * 17, "val": [1] * 3}
