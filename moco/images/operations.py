@@ -121,7 +121,7 @@ def choose(draws: Draws, settings: Views) -> Chosen:
 
 
 def fused(chosen: Chosen) -> Chosen:
-    """The part of drawn views that the compiled part paints, `VIEW` [...]."""
+    """Take the part of drawn views that the compiled part paints, `VIEW` [...]."""
     return chosen if chosen.dtype == VIEW else chosen[list(VIEW.names or ())].astype(VIEW)
 
 

@@ -10,7 +10,7 @@ FETCH = Fetch(source="folder", path="x", labels="none", val_fraction=0.2, test_f
 
 
 def cut(folder: Path, size: int, limit: int) -> dict[str, list[int]]:
-    """How many of 20 images of `size` bytes are in each shard of a split; shards are numbered and consecutive."""
+    """Count the images in each shard: 20 of `size` bytes, in consecutive shards of a split."""
     write_manifest([Item(f"{i}.png", None, "", "all", f"{i:064x}", size) for i in range(20)], folder, FETCH, "x", [])
     limits = {"samples_per_shard": limit, "megabytes_per_shard": 1, "max_side": None}
     counts: dict[str, list[int]] = {"train": [], "val": []}

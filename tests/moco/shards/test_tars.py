@@ -1,4 +1,4 @@
-"""One tar: which bytes are stored, in a format that any reader takes, and which files are left out."""
+"""One tar: which bytes are stored, in which format, and which files are left out."""
 
 import hashlib
 import io
