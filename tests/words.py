@@ -54,7 +54,7 @@ def prose(path: Path, text: str, lines: list[str]) -> set[int]:
         code = False
         for number, line in enumerate(lines, 1):
             code ^= line.startswith("```")
-            if not code and not line.startswith(("|", "<!--")) and "](" not in line:
+            if not code and not line.startswith(("|", "<")) and "](" not in line:
                 found.add(number)
     return found
 
