@@ -13,6 +13,7 @@ from PIL import Image
 from moco.config import Shard
 from moco.errors import MocoError
 from moco.images.decode import decode
+from moco.shards import tars
 from moco.shards.tars import Origin, write_tar
 from moco.sources.manifest import Row
 
@@ -86,12 +87,18 @@ def test_headers_are_those_of_any_ustar_file_of_owner_0_at_time_0(photos, tmp_pa
     assert (tmp_path / "out.tar").read_bytes() == expected.getvalue()
 
 
-def test_a_tar_larger_than_the_blocks_it_is_written_in_is_whole(tmp_path):
-    (tmp_path / "noise.png").write_bytes(b"")
+def test_a_sound_jpeg_is_not_decoded_in_full(photos, tmp_path, monkeypatch):
+    monkeypatch.delattr(tars, "decode")
+    assert written(tmp_path, photos[:1])[0]["samples"] == 1
+
+
+def test_a_large_tar_is_written_in_blocks_of_4_mebibytes_and_more(tmp_path, monkeypatch):
+    flushes, flush = [], tars._Tar._flush
+    monkeypatch.setattr(tars._Tar, "_flush", lambda tar: (flushes.append(tar.offset), flush(tar)))
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)).save(tmp_path / "noise.png")
-    _, found = written(tmp_path, [row(tmp_path / "noise.png")._replace(path="noise.png")] * 5)
+    _, found = written(tmp_path, [row(tmp_path / "noise.png")] * 5)
     assert found["noise.png"][3] == (tmp_path / "noise.png").read_bytes()
-    assert (tmp_path / "out.tar").stat().st_size > 10**7
+    assert [offset // 10**6 for offset in flushes] == [4, 9, 12]  # images of 2.4 MB
 
 
 @pytest.mark.parametrize("shape", [(10, 28, 28), (10, 32, 32, 3)])
@@ -118,7 +125,9 @@ def test_other_formats_are_stored_as_png(suffix, mode, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
-@pytest.mark.parametrize(("size", "expected"), [((64, 32), (24, 12)), ((32, 64), (12, 24)), ((1000, 2), (24, 1))])
+@pytest.mark.parametrize(
+    ("size", "expected"), [((64, 32), (24, 12)), ((32, 64), (12, 24)), ((1000, 2), (24, 1)), ((2, 1000), (1, 24))]
+)
 def test_a_maximum_side_shrinks_larger_images(size, expected, suffix, tmp_path):
     file = tmp_path / f"large.{suffix}"
     picture(0, size).save(file)
@@ -138,13 +147,14 @@ def test_unreadable_files_are_listed_with_their_reasons_and_leave_gaps(photos, t
     png = bytearray((tmp_path / photos[1].path).read_bytes())
     png[16:24] = (10**6).to_bytes(4) * 2
     bad = {"cut.jpg": good[: len(good) // 2], "empty.png": b"", "words.jpg": b"not an image", "absurd.png": bytes(png)}
+    bad["hollow.jpg"] = good[:20] + good[-2:]
     for name, data in bad.items():
         (tmp_path / name).write_bytes(data)
     rows = [photos[0], *(row(tmp_path / name) for name in bad), row(tmp_path / "lost.jpg")]
-    rows += [row(tmp_path / "empty.png")._replace(path="film.png", bytes=256 * 10**6 + 1), photos[1]]
+    rows += [photos[1]._replace(path="film.png", bytes=256 * 10**6 + 1), photos[1]._replace(bytes=256 * 10**6)]
     note, found = written(tmp_path, rows)
     assert list(found) == [photos[0].path, photos[1].path]
-    assert [ordinal for *_, ordinal in note["index"]] == [0, 7]
+    assert [ordinal for *_, ordinal in note["index"]] == [0, 8]
     reasons = {each["path"]: each["reason"] for each in note["quarantine"]}
     assert list(reasons) == [*bad, "lost.jpg", "film.png"]
     assert reasons["cut.jpg"].startswith("not a readable image")
