@@ -44,6 +44,16 @@ def test_the_rank_of_the_positive_counts_the_negatives_above_it():
     assert contrast.rank_of_positive.tolist() == [2]
 
 
+def test_with_the_batch_as_dictionary_rank_and_loss_are_those_of_cross_entropy():
+    q, k, own = unit(5, 8), unit(7, 8), torch.tensor([6, 0, 2, 3, 1])
+    contrast = info_nce_in_batch(q, k, own, 0.2)
+    logits = q @ k.T / 0.2
+    assert torch.allclose(contrast.loss, F.cross_entropy(logits, own), atol=1e-12)
+    above = [sum(bool(one > row[key]) for one in row) for row, key in zip(logits, own, strict=True)]
+    assert contrast.rank_of_positive.tolist() == above
+    assert len(set(above)) > 1
+
+
 def test_bfloat16_vectors_are_compared_in_float32():
     q, k, queue = unit(4, 8).bfloat16(), unit(4, 8).bfloat16(), unit(10, 8).float()
     contrast = info_nce(q, k, queue, 0.2)

@@ -30,6 +30,7 @@ def test_any_size_takes_any_batches_in_first_in_first_out_order(size, batches):
         expected.extend(keys.tolist())
     pointer = int(dictionary.pointer)
     assert torch.roll(dictionary.keys, -pointer, dims=0).tolist() == list(expected)  # oldest first
+    assert dictionary.negatives(None) is dictionary.keys  # all of them, whatever the step
 
 
 def test_the_first_keys_have_length_1():

@@ -1,11 +1,13 @@
 """The linear protocol: the probes against plain PyTorch, and what is chosen where."""
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_material import write_gray_numbers
 from torch import nn
 
 from moco.config import load_params
@@ -76,6 +78,57 @@ def test_the_rate_is_chosen_on_validation_and_test_is_scored_with_it(small_proje
     assert found.linear_top1 == (found.predicted == test.labels).mean()
     assert found.linear_top5 == 1.0  # of three classes
     assert all(torch.equal(value, before[name]) for name, value in encoder.backbone.state_dict().items())
+
+
+def levels(images: torch.Tensor) -> torch.Tensor:
+    """A gray image's number, one-hot: features that say exactly which image they are of."""
+    return nn.functional.one_hot(images[:, 0, 0, 0].long(), 40).float()
+
+
+def test_features_stay_with_their_labels_in_any_order(tmp_path):
+    images = open_split(write_gray_numbers(tmp_path), "train")
+    ordered = Labelled.of(images)
+    settings = SETTINGS.model_copy(update={"learning_rates": [3.0], "epochs": 40, "knn_k": 1})
+    extractor = Extractor("levels", levels, "levels", 8, 1.0)
+    order = np.random.default_rng(0).permutation(len(ordered.labels))
+    shuffled = Labelled(images, ordered.indices[order], ordered.labels[order])
+    for train, val, test in ((ordered, ordered, shuffled), (shuffled, ordered, ordered), (ordered, shuffled, ordered)):
+        found = evaluate(extractor, train, val, test, settings)
+        assert found.predicted.tolist() == test.labels.tolist()
+        assert (found.val_top1, found.linear_top1, found.linear_top5, found.knn_top1) == ([1.0], 1.0, 1.0, 1.0)
+
+
+def test_the_rate_falls_to_a_tenth_at_60_and_at_80_percent_of_the_epochs(small_project, monkeypatch):
+    decays = []
+    monkeypatch.setattr(LinearProbes, "step", lambda self, features, labels, decay: decays.append(decay))
+    train = Labelled.of(open_split(small_project / "data/shards", "val"))
+    settings = SETTINGS.model_copy(update={"epochs": 10, "batch_size": len(train.labels)})
+    train_probes(Extractor("pixels", pixels, "pixels", 16, 1.0), train, settings)
+    assert decays == pytest.approx([1.0] * 6 + [0.1] * 2 + [0.01] * 2)
+
+
+def test_each_epoch_has_another_order_and_every_image_once(small_project, monkeypatch):
+    seen = []
+    monkeypatch.setattr(LinearProbes, "step", lambda self, features, labels, decay: seen.append(labels.tolist()))
+    train = Labelled.of(open_split(small_project / "data/shards", "val"))
+    settings = SETTINGS.model_copy(update={"epochs": 2, "batch_size": 7})
+    train_probes(Extractor("pixels", pixels, "pixels", 16, 1.0), train, settings)
+    first, second = (list(chain(*part)) for part in np.array_split(np.array(seen, dtype=object), 2))
+    assert first != second
+    assert sorted(first) == sorted(second) == sorted(train.labels.tolist())
+    assert max(len(batch) for batch in seen) == len(seen[0]) == 7
+
+
+def test_classes_are_ranked_by_their_logits_for_each_rate():
+    settings = SETTINGS.model_copy(update={"learning_rates": [0.1, 1.0, 2.0]})
+    probes = LinearProbes(6, 9, settings)
+    probes.weight.normal_(generator=torch.Generator().manual_seed(0))
+    features = np.random.default_rng(0).normal(size=(5000, 6)).astype(np.float32)  # more than a block
+    ranked = probes.ranked(features)
+    expected = probes.logits(torch.from_numpy(features)).argsort(dim=2, descending=True)[:, :, :5]
+    assert ranked.shape == (5000, 3, 5)
+    assert (ranked == expected.numpy()).all()
+    assert (probes.ranked(features[:8], at_most=2) == expected.numpy()[:8, :, :2]).all()
 
 
 def test_features_of_files_and_of_decoded_images_agree(small_project):

@@ -1,5 +1,7 @@
 """Checkpoints survive what happens to disks and processes."""
 
+import resource
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ def test_the_newest_is_loaded_and_only_the_last_few_are_kept(tmp_path):
     for step in (5, 10, 15, 20):
         checkpoints.save(tmp_path, step, {"step": step, "weights": torch.ones(3)}, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000015.pt", "step-000000020.pt"]
-    assert checkpoints.load_newest(tmp_path)["step"] == 20
+    assert checkpoints.load_newest(tmp_path)["step"] == checkpoints.newest_step(tmp_path) == 20
 
 
 def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, capsys):
@@ -20,24 +22,50 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, capsys):
     newest.write_bytes(newest.read_bytes()[:700])
     assert checkpoints.load_newest(tmp_path)["step"] == 5
     assert "step-000000010.pt cannot be read" in capsys.readouterr().out
+    assert checkpoints.load_newest(tmp_path, say=False)["step"] == 5
+    assert capsys.readouterr().out == ""
 
 
 def test_nothing_is_loaded_from_an_empty_or_missing_folder(tmp_path):
     assert checkpoints.load_newest(tmp_path) is None
     assert checkpoints.load_newest(tmp_path / "missing") is None
+    assert checkpoints.newest_step(tmp_path) == 0
 
 
-def test_a_failed_write_leaves_the_earlier_checkpoints_and_no_scraps(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OSError(28, "No space left on device"), "No space left on device"), (RuntimeError("one\ntwo\nthree"), "one")],
+)
+def test_a_failed_write_leaves_the_earlier_checkpoints_and_no_scraps(tmp_path, monkeypatch, error, reason):
     checkpoints.save(tmp_path, 5, {"step": 5}, keep=3)
 
     def full(state, file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
+        assert file.write(b"half") == 4
+        raise error
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(MocoError, match="No space left on device"):
+    with pytest.raises(MocoError, match=rf"step-000000010.pt: could not be written \({reason}\); free some space"):
         checkpoints.save(tmp_path, 10, {"step": 10}, keep=3)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000005.pt"]
+
+
+def test_a_disk_that_takes_only_a_part_is_named_as_the_reason(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(MocoError, match=r"could not be written \(File too large\)"):
+            checkpoints.save(tmp_path, 10, {"weights": torch.ones(10_000)}, keep=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_other_hosts_are_written_and_a_run_that_is_over_forgets_its_checkpoints(tmp_path):
+    checkpoints.write_bytes(tmp_path / "new" / checkpoints.name_of(7), b"content")
+    (tmp_path / "new/curves.csv").touch()
+    assert (tmp_path / "new/step-000000007.pt").read_bytes() == b"content"
+    checkpoints.forget(tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["curves.csv"]
 
 
 def test_a_checkpoint_runs_no_code_when_loaded(tmp_path, capsys):

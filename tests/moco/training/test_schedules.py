@@ -1,4 +1,4 @@
-"""The learning rate and the momentum over time, and curves on disk."""
+"""The learning rate and the momentum over time."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ import pytest
 from mechanisms import dictionary
 
 from moco.config import load_params
-from moco.runs.curves import Curve, read_rows
 from moco.training.schedules import learning_rate, momentum
 
 PRETRAIN = load_params(Path(__file__).parents[3] / "params.yaml").pretrain
@@ -37,19 +36,3 @@ def test_momentum_rises_to_1_by_half_a_cosine_or_stays():
     assert 0.99999 < at[99] < 1
     constant = settings.model_copy(update={"momentum_schedule": "constant"})
     assert {momentum(constant, step, 100) for step in range(100)} == {0.99}
-
-
-def test_reopening_a_curve_drops_rows_that_will_come_again_and_a_row_cut_short(tmp_path):
-    path = tmp_path / "curve.csv"
-    curve = Curve(path, ["step", "loss"], upto=0)
-    for step in (10, 20, 30):
-        curve.add({"step": step, "loss": step / 7})
-    with path.open("a") as file:
-        file.write("40")  # a crash within a line
-    Curve(path, ["step", "loss"], upto=20).add({"step": 30, "loss": 1.5})
-    assert [row["step"] for row in read_rows(path)] == ["10", "20", "30"]
-    assert float(read_rows(path)[0]["loss"]) == 10 / 7
-
-
-def test_a_curve_that_was_never_written_has_no_rows(tmp_path):
-    assert read_rows(tmp_path / "none.csv") == []

@@ -1,0 +1,152 @@
+"""The parts of a run: what they refuse before training, and what they are made of."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mechanisms import SMALL, dictionary
+
+from moco.cluster.machine import Machine
+from moco.config import Stream, load_params
+from moco.dictionary.memory_bank import MemoryBank
+from moco.errors import MocoError
+from moco.images import fused_views
+from moco.images.plan import EpochPlan
+from moco.processes import Processes
+from moco.training import setup
+
+PRETRAIN = load_params(Path(__file__).parents[3] / "params.yaml").pretrain
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+def settings(mechanism: str = "momentum-queue", **values):
+    update = {"global_batch": 24, "bn_group_size": 4, "stream": None, **values, "dictionary": dictionary(mechanism)}
+    return PRETRAIN.model_copy(update=update)
+
+
+def test_a_batch_may_hold_every_image_and_no_more():
+    setup.check(settings(), 24, 1)
+    with pytest.raises(MocoError, match="global_batch = 24 is more than the 23 training images; lower it"):
+        setup.check(settings(), 23, 1)
+
+
+def test_a_bank_holds_a_steps_negatives_beside_its_batch():
+    bank = settings("memory-bank")
+    setup.check(bank, bank.negatives + 24, 1)
+    with pytest.raises(MocoError, match=rf"lower it to {bank.negatives - 1} at most"):
+        setup.check(bank, bank.negatives + 23, 1)
+
+
+def test_every_process_holds_whole_groups():
+    for processes in (1, 2, 3, 6):
+        setup.check(settings(), 100, processes)
+    for processes in (4, 5, 12):
+        with pytest.raises(MocoError, match="use a number of processes that divides 6"):
+            setup.check(settings(), 100, processes)
+
+
+@pytest.mark.parametrize(
+    ("processes", "max_batch", "size"),
+    [
+        (1, None, 24),
+        (2, None, 12),
+        (1, 24, 24),
+        (1, 23, 20),
+        (1, 7, 4),
+        (1, 4, 4),
+        (2, 12, 12),
+        (2, 11, 8),
+        (2, 100, 12),
+    ],
+)
+def test_a_process_encodes_its_share_or_as_many_whole_groups_as_fit(processes, max_batch, size):
+    assert setup.micro_batch_size(settings(), processes, max_batch) == size
+
+
+def test_a_group_that_does_not_fit_and_a_step_that_cannot_be_divided_are_refused():
+    with pytest.raises(MocoError, match=r"max_batch_per_process = 3 is less than one group .* to at least 4"):
+        setup.micro_batch_size(settings(), 1, 3)
+    whole = settings("end-to-end")
+    assert setup.micro_batch_size(whole, 2, 12) == 12
+    with pytest.raises(MocoError, match=r"raise it to 12, or lower pretrain.global_batch to 16"):
+        setup.micro_batch_size(whole, 2, 8)
+
+
+def test_tars_elsewhere_and_parts_of_a_set_need_the_order_that_reads_them():
+    images, stream = SimpleNamespace(chosen=None), Stream(lanes=4, window=8)
+    with pytest.raises(MocoError, match="shards_from = https://x can only be read front to back"):
+        setup.images_in_order(settings(), images, Machine(shards_from="https://x"), 1)
+    with pytest.raises(MocoError, match=r"streams read whole tars; set pretrain.stream to null"):
+        setup.images_in_order(settings(stream=stream), SimpleNamespace(chosen=[1]), Machine(), 1)
+
+
+@pytest.mark.parametrize(
+    ("workers", "compiled", "streaming", "remedy"),
+    [
+        (3, True, True, "raise num_workers in machine.yaml (now 3; there are 4 cores"),
+        (4, True, True, "see whether the network"),
+        (4, False, False, "build the compiled views"),
+        (4, True, False, "store smaller images (shard.max_side), or give each"),
+    ],
+)
+def test_the_remedy_for_waiting_is_the_next_thing_that_helps(monkeypatch, workers, compiled, streaming, remedy):
+    monkeypatch.setattr(setup, "cores", lambda: 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert setup.remedy_for_waiting(Machine(num_workers=workers), compiled, streaming).startswith(remedy)
+
+
+@pytest.mark.parametrize("mechanism", SMALL)
+def test_a_model_is_a_function_of_its_seed_and_takes_nothing_from_torchs_generator(mechanism):
+    small = settings(mechanism, encoder="thin", stem="small")
+    state = torch.random.get_rng_state()
+    one, same, other = (setup.build(small.model_copy(update={"seed": seed}), 50).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(value, same[name]) for name, value in one.items())
+    drawn = [name for name in one if name.endswith("conv1.weight") or name in ("dictionary.keys", "dictionary.bank")]
+    assert drawn and not any(torch.equal(one[name], other[name]) for name in drawn)
+
+
+def test_a_model_has_the_settings_of_its_run():
+    small = settings("memory-bank", encoder="thin", stem="small", temperature=0.3, dim=16)
+    model = setup.build(small, 50)
+    assert isinstance(model.dictionary, MemoryBank)
+    assert model.dictionary.bank.shape == (50, 16)
+    assert (model.temperature, model.ways) == (0.3, ((0, 1),))
+    assert setup.build(settings("momentum-batch", encoder="thin", stem="small"), 50).encoder_q.predictor is not None
+    optimizer = setup.sgd(model, small.model_copy(update={"sgd_momentum": 0.8, "weight_decay": 0.02}))
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"], group["fused"]) == (0.0, 0.8, 0.02, False)
+    assert setup.average_gradients(model.encoder_q, small, ALONE) is model.encoder_q
+
+
+@pytest.mark.parametrize(
+    ("before", "available", "backend", "said"),
+    [
+        (None, [True, True], setup.COMPILED, ""),
+        (None, [True, False], setup.PLAIN, ""),
+        (setup.PLAIN, [True, True], setup.PLAIN, ""),
+        (setup.COMPILED, [True, True], setup.COMPILED, ""),
+        (setup.COMPILED, [True, False], setup.PLAIN, "the checkpoint's views are from compiled"),
+    ],
+)
+def test_views_stay_those_of_the_checkpoint_where_every_host_has_them(
+    monkeypatch, capsys, before, available, backend, said
+):
+    monkeypatch.setattr(fused_views, "available", lambda: available[0])
+    for first in (True, False):
+        processes = SimpleNamespace(first=first, gather_objects=lambda mine: [mine, *available[1:]])
+        assert setup.view_backend(before, processes) == backend
+        printed = capsys.readouterr().out
+        assert (said in printed) if said and first else printed == ""
+
+
+def test_a_checkpoint_says_where_in_the_plan_it_stands_and_how_the_run_computes():
+    small = settings()
+    plan = EpochPlan(100, 24, 0)
+    found = setup.about(9, small, plan, setup.PLAIN, bf16=True)
+    assert (found["epoch"], found["position"], found["precision"]) == (2, 24, "bf16")
+    assert found["loader"] == {"order": "index", "views": setup.PLAIN}
+    streamed = setup.about(0, settings(stream=Stream(lanes=4, window=8)), plan, setup.COMPILED, bf16=False)
+    assert (streamed["precision"], streamed["loader"]["order"]) == ("fp32", "stream")
+    assert found["settings"]["global_batch"] == 24
