@@ -48,10 +48,10 @@ def test_a_run_resumes_unless_it_restarts_or_other_code_has_finished_it(
     if restart or (finished and changed):
         assert [path.name for path in folder.iterdir()] == ["code"]
         assert (tmp_path / "pretrain-1.old1/step-000000005.pt").exists()
-        assert said == "pretrain-1: starts from step 0; the earlier checkpoints are in pretrain-1.old1\n"
+        assert said == "pretrain-1: starts from step 0; the checkpoints from before are in pretrain-1.old1\n"
     else:
         assert (folder / "step-000000005.pt").exists()
-        assert ("the code has changed since its checkpoints" in said) == (changed and not finished)
+        assert ("the code has changed since these checkpoints" in said) == (changed and not finished)
     assert (folder / "code").read_text() == ("new" if changed else "old")
     prepare(folder, restart=True)
     asides = sorted(path.name for path in tmp_path.iterdir())
@@ -64,6 +64,6 @@ def test_one_process_at_a_time_drives_a_run(tmp_path):
     assert not held(folder)
     with only_writer(folder):
         assert held(folder)
-        with pytest.raises(MocoError, match="another process is training this run"), only_writer(folder):
+        with pytest.raises(MocoError, match="another process is training this very run"), only_writer(folder):
             pass
     assert not held(folder)

@@ -65,7 +65,7 @@ def test_a_process_encodes_its_share_or_as_many_whole_groups_as_fit(processes, m
 
 
 def test_a_group_that_does_not_fit_and_a_step_that_cannot_be_divided_are_refused():
-    with pytest.raises(MocoError, match=r"max_batch_per_process = 3 is less than one group .* to at least 4"):
+    with pytest.raises(MocoError, match=r"max_batch_per_process = 3 holds no group .* = 4 images; raise it"):
         setup.micro_batch_size(settings(), 1, 3)
     whole = settings("end-to-end")
     assert setup.micro_batch_size(whole, 2, 12) == 12
@@ -75,7 +75,7 @@ def test_a_group_that_does_not_fit_and_a_step_that_cannot_be_divided_are_refused
 
 def test_tars_elsewhere_and_parts_of_a_set_need_the_order_that_reads_them():
     images, stream = SimpleNamespace(chosen=None), Stream(lanes=4, window=8)
-    with pytest.raises(MocoError, match="shards_from = https://x can only be read front to back"):
+    with pytest.raises(MocoError, match="shards_from = https://x can be read forwards only"):
         setup.images_in_order(settings(), images, Machine(shards_from="https://x"), 1)
     with pytest.raises(MocoError, match=r"streams read whole tars; set pretrain.stream to null"):
         setup.images_in_order(settings(stream=stream), SimpleNamespace(chosen=[1]), Machine(), 1)
@@ -127,7 +127,7 @@ def test_a_model_has_the_settings_of_its_run():
         (None, [True, False], setup.PLAIN, ""),
         (setup.PLAIN, [True, True], setup.PLAIN, ""),
         (setup.COMPILED, [True, True], setup.COMPILED, ""),
-        (setup.COMPILED, [True, False], setup.PLAIN, "the checkpoint's views are from compiled"),
+        (setup.COMPILED, [True, False], setup.PLAIN, "the checkpoint's views were compiled"),
     ],
 )
 def test_views_stay_those_of_the_checkpoint_where_every_host_has_them(
