@@ -69,7 +69,7 @@ def test_a_group_that_does_not_fit_and_a_step_that_cannot_be_divided_are_refused
         setup.micro_batch_size(settings(), 1, 3)
     whole = settings("end-to-end")
     assert setup.micro_batch_size(whole, 2, 12) == 12
-    with pytest.raises(MocoError, match=r"raise it to 12, or lower pretrain.global_batch to 16"):
+    with pytest.raises(MocoError, match=r"lower pretrain.global_batch to 16, or raise it"):
         setup.micro_batch_size(whole, 2, 8)
 
 
