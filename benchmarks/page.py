@@ -114,12 +114,11 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "limit": lambda row: f"{number(row['limit'])}, {row['limit_name']}" if row["limit"] is not None else "–",
     "CPU: ours": lambda row: number(row["ours_cpu"]),
     "CPU: peer": lambda row: number(row["peer_cpu"]),
-    "note": lambda row: row["note"] or "–",
 }
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> str:
-    """Render a table without empty columns; a unit or limit that all rows share stands above it."""
+    """Render a table without empty columns, its shared unit and limit above it, its notes below."""
     columns = {name: [cell(row) for row in rows] for name, cell in COLUMNS.items()}
     shown = {name: cells for name, cells in columns.items() if set(cells) != {"–"}}
     shared = {name: shown.pop(name)[0] for name in ("unit", "limit") if len(set(shown.get(name, ()))) == 1 < len(rows)}
@@ -128,7 +127,20 @@ def _table(title: str, rows: list[dict[str, Any]]) -> str:
     lines += [f"| | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
     for row, *cells in zip(rows, *shown.values(), strict=True):
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_notes(rows)])
+
+
+def _notes(rows: list[dict[str, Any]]) -> list[str]:
+    """List each note once, with the peer that it is of, or the row where a peer has several."""
+    of_peer: dict[str, set[str]] = {}
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        of_peer.setdefault(row["peer_name"], set()).add(row["note"])
+    for row in rows:
+        if row["note"]:
+            name = row["peer_name"] if len(of_peer[row["peer_name"]]) == 1 else row["name"]
+            found.setdefault(row["note"], {})[name or row["name"]] = None
+    return [""] * bool(found) + [filled(f"- {', '.join(names)}: {note}.") for note, names in found.items()]
 
 
 def _goal(row: dict[str, Any]) -> str:

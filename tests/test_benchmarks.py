@@ -59,13 +59,16 @@ def test_sides_apart_run_in_a_process_of_their_own():
 def test_the_page_shows_measured_rows_goals_limits_and_why_others_were_not_run():
     text = page.render(
         results_of(
-            Row("One core", "ours", "ms", 2.0, "official", 9.0, at_least=4.0, limit=1.0, limit_name="decoding"),
+            Row(
+                "One core", "ours", "ms", 2.0, "official", 9.0, at_least=4, limit=1.0, limit_name="decoding", note="old"
+            ),
             Row("One core", "ours", "ms", 2.0, "DALI", 6.0, at_least=3.5),
             Row("One core", "resume", "s", 0.4, at_most=1.0),
             Row("One core", "views", "ms", peer_name="FFCV", not_run="it does not compile here"),
         )
     )
     assert "| ours | official | ms | 2.00 | 9.00 | 4.50 | ≥ 4 | 1.00, decoding |" in text
+    assert "\n- official: old.\n" in text
     assert "≥ 3.5, missed" in text and "≤ 1 |" in text
     assert "- Not run: views, FFCV – it does not compile here." in text
     assert "they agree" in text
