@@ -35,7 +35,7 @@ def case(encoder: str, side: int, batch: int, keys: int) -> Pretrain:
             "image_size": side,
             "global_batch": batch,
             "bn_group_size": batch,
-            "dictionary": recipe.dictionary.model_copy(update={"size": keys}),
+            "dictionary": recipe.dictionary.model_copy(update={"num_keys": keys}),
             "precision": "fp32",
             "weight_decay": 1e-4,
         }

@@ -119,7 +119,7 @@ class Pretrain(Settings):
 
     moved: ClassVar[dict[str, str]] = {
         "mechanism": "dictionary.kind",
-        "queue_size": "dictionary.size",
+        "queue_size": "dictionary.num_keys",
         "momentum": "dictionary.momentum",
         "momentum_schedule": "dictionary.momentum_schedule",
         "symmetric": "dictionary.symmetric",
@@ -194,7 +194,7 @@ class Pretrain(Settings):
     @property
     def negatives(self) -> int:
         """Keys of other images that a query is compared with."""
-        return self.global_batch - 1 if self.dictionary.about.in_batch else int(getattr(self.dictionary, "size"))  # noqa: B009
+        return self.global_batch - 1 if self.dictionary.about.in_batch else int(getattr(self.dictionary, "num_keys"))  # noqa: B009
 
     @property
     def symmetric(self) -> bool:

@@ -263,7 +263,7 @@ def _named(settings: Pretrain) -> dict[str, str]:
     found = {
         "momentum": ("dictionary.momentum", getattr(settings.dictionary, "momentum", None)),
         "rate": ("lr_per_256", settings.lr_per_256),
-        "size": ("dictionary.size", getattr(settings.dictionary, "size", None)),
+        "size": ("dictionary.num_keys", getattr(settings.dictionary, "num_keys", None)),
         "temperature": ("temperature", settings.temperature),
         "epochs": ("epochs", settings.epochs),
         "group": ("bn_group_size", settings.bn_group_size),

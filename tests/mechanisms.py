@@ -7,8 +7,8 @@ from pydantic import TypeAdapter
 from moco.dictionary.kinds import AnyKind, Kind
 
 SMALL: dict[str, dict[str, Any]] = {
-    "momentum-queue": {"size": 100, "momentum": 0.99, "momentum_schedule": "constant", "symmetric": False},
-    "memory-bank": {"size": 100, "momentum": 0.99},
+    "momentum-queue": {"num_keys": 100, "momentum": 0.99, "momentum_schedule": "constant", "symmetric": False},
+    "memory-bank": {"num_keys": 100, "momentum": 0.99},
     "end-to-end": {},
     "momentum-batch": {"momentum": 0.99, "momentum_schedule": "constant", "symmetric": False},
 }

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 SMALL_PRETRAIN = {
     "pretrain.image_size": 16,
-    "pretrain.dictionary.size": 100,
+    "pretrain.dictionary.num_keys": 100,
     "pretrain.dim": 16,
     "pretrain.global_batch": 24,
     "pretrain.bn_group_size": 8,

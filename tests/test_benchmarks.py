@@ -131,7 +131,7 @@ def stripes(tmp_path_factory) -> Case:
     settings = preset("small").model_copy(
         update={
             "image_size": 16,
-            "dictionary": dictionary("momentum-queue", size=96),
+            "dictionary": dictionary("momentum-queue", num_keys=96),
             "global_batch": 24,
             "bn_group_size": 12,
             "epochs": 3,

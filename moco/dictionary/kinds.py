@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Schedule = Literal["constant", "cosine"]
+# K is `num_keys`: the run cache of DVC leaves out parameters that are called `size`.
 RISES = "cosine: m rises to 1 over training, as the learning rate falls."
 SYMMETRIC = "Each view is query and key in turn, at twice the work a step (the loss is the mean of both)."
 _SLOWER = "raise {momentum} or lower {rate}"
@@ -100,7 +101,7 @@ class MomentumQueue(Kind):
     )
 
     kind: Literal["momentum-queue"]
-    size: int = Field(ge=1, description="K: number of keys in the queue.")
+    num_keys: int = Field(ge=1, description="K: number of keys in the queue.")
     momentum: Momentum = Field(description="m of the key encoder's update (paper, equation 2).")
     momentum_schedule: Schedule = Field(description=RISES)
     symmetric: bool = Field(description=SYMMETRIC)
@@ -108,7 +109,7 @@ class MomentumQueue(Kind):
     def build(self, encoder, dim, images, seed, generator=None):  # type: ignore[no-untyped-def]
         from moco.dictionary.momentum_queue import MomentumQueue
 
-        return MomentumQueue(encoder, dim, self.size, self.momentum, generator)
+        return MomentumQueue(encoder, dim, self.num_keys, self.momentum, generator)
 
 
 class MemoryBank(Kind):
@@ -127,13 +128,13 @@ class MemoryBank(Kind):
     )
 
     kind: Literal["memory-bank"]
-    size: int = Field(ge=1, description="K: number of keys drawn from the bank in a step.")
+    num_keys: int = Field(ge=1, description="K: number of keys drawn from the bank in a step.")
     momentum: Momentum = Field(description="Share of an image's key in its mean with the new query.")
 
     def build(self, encoder, dim, images, seed, generator=None):  # type: ignore[no-untyped-def]
         from moco.dictionary.memory_bank import MemoryBank
 
-        return MemoryBank(dim, images, self.size, self.momentum, seed, generator)
+        return MemoryBank(dim, images, self.num_keys, self.momentum, seed, generator)
 
 
 class EndToEnd(Kind):

@@ -41,7 +41,7 @@ def check(settings: Pretrain, images: int, world_size: int) -> None:
         )
     if settings.dictionary.about.fills == "images" and images < settings.negatives + settings.global_batch:
         raise MocoError(
-            f"pretrain.dictionary.size = {settings.negatives} negatives cannot be drawn from a {settings.dictionary.about.name} of"
+            f"pretrain.dictionary.num_keys = {settings.negatives} negatives cannot be drawn from a {settings.dictionary.about.name} of"
             f" {images} images, less the {settings.global_batch} of a step; lower it to"
             f" {images - settings.global_batch} at most"
         )

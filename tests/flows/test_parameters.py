@@ -62,12 +62,12 @@ def test_the_form_shows_descriptions_and_defaults_of_inner_sections_too() -> Non
 
 
 def test_another_kind_of_dictionary_may_be_chosen_and_a_part_of_the_present_one_is_enough() -> None:
-    other = Pretrain(dictionary={"kind": "memory-bank", "size": 9, "momentum": 0.5})
+    other = Pretrain(dictionary={"kind": "memory-bank", "num_keys": 9, "momentum": 0.5})
     assert parameters.overrides({"pretrain": other}, PARAMS) == {
-        "pretrain.dictionary": {"kind": "memory-bank", "size": 9, "momentum": 0.5}
+        "pretrain.dictionary": {"kind": "memory-bank", "num_keys": 9, "momentum": 0.5}
     }
-    smaller = Pretrain(dictionary={"size": 9})
-    assert parameters.overrides({"pretrain": smaller}, PARAMS) == {"pretrain.dictionary.size": 9}
+    smaller = Pretrain(dictionary={"num_keys": 9})
+    assert parameters.overrides({"pretrain": smaller}, PARAMS) == {"pretrain.dictionary.num_keys": 9}
 
 
 def test_the_flow_takes_every_section_of_the_parameter_file() -> None:

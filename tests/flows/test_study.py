@@ -26,8 +26,8 @@ TINY = {
             "stated": "Seconds.",
             "seeds": [0],
             "runs": [
-                {"series": "MoCo", "x": 32, "set": {"pretrain.dictionary.size": 32}},
-                {"series": "MoCo", "x": 64, "set": {"pretrain.dictionary.size": 64}},
+                {"series": "MoCo", "x": 32, "set": {"pretrain.dictionary.num_keys": 32}},
+                {"series": "MoCo", "x": 64, "set": {"pretrain.dictionary.num_keys": 64}},
             ],
         }
     },
@@ -76,7 +76,7 @@ def test_every_run_is_an_experiment_that_dvc_lists_and_applies(project: Pipeline
     # It names outputs of pipelines that were never run, such as transfer's, as missing; what there
     # is it brings.
     project.run(sys.executable, "-m", "dvc", "exp", "apply", NAMES[0], check=False)
-    assert yaml.safe_load((project.folder / "params.yaml").read_text())["pretrain"]["dictionary"]["size"] == 32
+    assert yaml.safe_load((project.folder / "params.yaml").read_text())["pretrain"]["dictionary"]["num_keys"] == 32
     assert project.dvc("status", "pretrain", "linear") == "Data and pipelines are up to date.\n"
     project.git("checkout", "--", ".")
     assert (project.folder / "params.yaml").read_text() == before
@@ -157,7 +157,7 @@ def test_changed_code_or_parameters_are_run_again(project: Pipeline) -> None:
 def test_a_run_does_not_train_if_code_or_parameters_were_edited_after_the_start(
     project: Pipeline, sizes: tuple[int, int], edited: str, change: tuple[str, str], reason: str
 ) -> None:
-    runs = [{"series": "MoCo", "x": x, "set": {"pretrain.dictionary.size": x}} for x in sizes]
+    runs = [{"series": "MoCo", "x": x, "set": {"pretrain.dictionary.num_keys": x}} for x in sizes]
     write(project, with_runs(runs), "late")
     log = project.folder / "runs/late.log"
     with log.open("wb") as file:
@@ -189,14 +189,14 @@ def test_checkpoints_of_a_training_that_was_there_before_the_study_stay(project:
     file = project.folder / "params.yaml"
     before = file.read_text()
     values = yaml.safe_load(before)
-    values["pretrain"]["dictionary"]["size"] = 80
+    values["pretrain"]["dictionary"]["num_keys"] = 80
     values["pretrain"]["seed"] = 0
     file.write_text(yaml.safe_dump(values))
     project.dvc("repro", "pretrain")
     kept = sorted((project.folder / "runs").glob("pretrain-*/step-*.pt"))
     assert kept
     file.write_text(before)
-    write(project, with_runs([{"series": "MoCo", "x": 80, "set": {"pretrain.dictionary.size": 80}}]), "own")
+    write(project, with_runs([{"series": "MoCo", "x": 80, "set": {"pretrain.dictionary.num_keys": 80}}]), "own")
     done = study(project, "own")
     assert (ran(done, "pretrain"), ran(done, "linear")) == (0, 1)
     assert sorted((project.folder / "runs").glob("pretrain-*/step-*.pt")) == kept
@@ -205,7 +205,7 @@ def test_checkpoints_of_a_training_that_was_there_before_the_study_stay(project:
 
 @pytest.mark.slow
 def test_runs_that_share_a_training_train_once(project: Pipeline) -> None:
-    runs = [{"series": "MoCo", "x": x, "set": {"pretrain.dictionary.size": 96, "linear.epochs": x}} for x in (1, 2)]
+    runs = [{"series": "MoCo", "x": x, "set": {"pretrain.dictionary.num_keys": 96, "linear.epochs": x}} for x in (1, 2)]
     write(project, with_runs(runs), "probe")
     done = study(project, "probe", "--side-by-side", "2")
     assert (ran(done, "pretrain"), ran(done, "linear")) == (1, 2)
@@ -227,7 +227,7 @@ def test_an_interrupted_study_goes_on_from_the_last_checkpoint(project: Pipeline
         {
             "series": "MoCo",
             "x": 48,
-            "set": {"pretrain.dictionary.size": 48, "pretrain.epochs": 40, "pretrain.knn_every_epochs": 0},
+            "set": {"pretrain.dictionary.num_keys": 48, "pretrain.epochs": 40, "pretrain.knn_every_epochs": 0},
         }
     ]
     write(project, with_runs(long), "long")
@@ -263,8 +263,8 @@ def test_an_interrupted_study_goes_on_from_the_last_checkpoint(project: Pipeline
 @pytest.mark.slow
 def test_a_failed_run_is_named_and_the_others_finish(project: Pipeline) -> None:
     runs = [
-        {"series": "MoCo", "x": 32, "set": {"pretrain.dictionary.size": 32, "pretrain.encoder": "none-such"}},
-        {"series": "MoCo", "x": 64, "set": {"pretrain.dictionary.size": 64}},
+        {"series": "MoCo", "x": 32, "set": {"pretrain.dictionary.num_keys": 32, "pretrain.encoder": "none-such"}},
+        {"series": "MoCo", "x": 64, "set": {"pretrain.dictionary.num_keys": 64}},
     ]
     write(project, with_runs(runs), "broken")
     done = study(project, "broken", check=False)
@@ -298,7 +298,7 @@ def test_what_these_images_rule_out_is_said_in_a_line_and_the_rest_runs(project:
 def test_a_study_may_change_the_shards_without_touching_the_projects(project: Pipeline) -> None:
     shards = (project.folder / "data/shards/index.json").read_bytes()
     lock = (project.folder / "dvc.lock").read_bytes()
-    runs = [{"series": "MoCo", "x": 32, "set": {"pretrain.dictionary.size": 32}}]
+    runs = [{"series": "MoCo", "x": 32, "set": {"pretrain.dictionary.num_keys": 32}}]
     write(project, with_runs(runs, set={"shard.max_side": 16}), "smaller")
     done = study(project, "smaller")
     assert (ran(done, "shard"), ran(done, "pretrain")) == (1, 1)
@@ -332,7 +332,7 @@ def test_mlflow_holds_the_study_its_runs_and_their_stages(tmp_path: Path, server
     pipeline = clone(
         tmp_path / "project", server_env | {"PYTHONPATH": str(tmp_path / "project"), "MOCO_TRACKING": "on"}
     )
-    write(pipeline, with_runs([{"series": "MoCo", "x": 64, "set": {"pretrain.dictionary.size": 64}}]))
+    write(pipeline, with_runs([{"series": "MoCo", "x": 64, "set": {"pretrain.dictionary.num_keys": 64}}]))
     pipeline.commit()
     study(pipeline, "tiny", "--seeds", "0")
     study(pipeline, "tiny", "--seeds", "0", "1")  # resumes the same study

@@ -18,7 +18,7 @@ TINY = {
         "image_size": 16,
         "dictionary": {
             "kind": "momentum-queue",
-            "size": 64,
+            "num_keys": 64,
             "momentum": 0.99,
             "momentum_schedule": "constant",
             "symmetric": False,

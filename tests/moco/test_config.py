@@ -1,13 +1,16 @@
 """The schema of params.yaml."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from mechanisms import SMALL, dictionary
+from pydantic import BaseModel
 
-from moco.config import load_params, settings_hash
+from moco.config import Params, load_params, settings_hash
 from moco.errors import MocoError
+from moco.transfer.config import TransferParams
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
@@ -68,7 +71,7 @@ def test_the_hash_of_settings_follows_their_values_not_their_order():
     assert settings_hash(load_params(PARAMS).shard) == settings_hash(load_params(PARAMS).shard)
 
 
-@pytest.mark.parametrize("kind", ["{kind: memory-bank, size: 9, momentum: 0.5", "{kind: end-to-end"])
+@pytest.mark.parametrize("kind", ["{kind: memory-bank, num_keys: 9, momentum: 0.5", "{kind: end-to-end"])
 @pytest.mark.parametrize("setting", ["symmetric: true", "momentum_schedule: cosine"])
 def test_what_a_mechanism_cannot_do_is_no_key_of_it(kind, setting):
     with pytest.raises(MocoError, match=f"pretrain.dictionary.{setting.split(':')[0]} is no known key"):
@@ -88,7 +91,26 @@ def test_the_keys_of_an_earlier_version_are_one_line_that_says_where_they_are_no
     (tmp_path / "params.yaml").write_text(lines)
     with pytest.raises(MocoError) as error:
         load_params(tmp_path / "params.yaml")
-    moved = "pretrain.mechanism -> pretrain.dictionary.kind, pretrain.queue_size -> pretrain.dictionary.size"
+    moved = "pretrain.mechanism -> pretrain.dictionary.kind, pretrain.queue_size -> pretrain.dictionary.num_keys"
     assert (
         str(error.value) == f"{tmp_path}/params.yaml: these keys have moved: {moved}; CHANGELOG.md shows the new form"
     )
+
+
+def fields_of(schema) -> set[str]:
+    """Names of all keys of a schema and of the sections and kinds within it."""
+    found, left = set(), [schema]
+    while left:
+        kind = left.pop()
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= set(kind.model_fields)
+            left += [field.rebuild_annotation() for field in kind.model_fields.values()]
+        else:
+            left += get_args(kind)
+    return found
+
+
+@pytest.mark.parametrize("schema", [Params, TransferParams])
+def test_no_key_has_a_name_that_the_run_cache_of_dvc_leaves_out(schema):
+    assert {"momentum", "seed"} & fields_of(schema)
+    assert not {"size", "nfiles"} & fields_of(schema)  # runs that differ in them alone would restore each other

@@ -46,10 +46,10 @@ def test_there_and_back_restores_the_file_to_the_byte(params):
 
 def test_other_sections_and_comments_stay(params):
     text = params.read_text().replace("source: fashion-mnist", "source: folder")
-    params.write_text(text.replace("    size: 4096", "    size: 4096 # the dictionary"))
+    params.write_text(text.replace("    num_keys: 4096", "    num_keys: 4096 # the dictionary"))
     presets.apply("v1", params)
     assert "source: folder # fashion-mnist | folder" in params.read_text()
-    assert "size: 65536 # the dictionary" in params.read_text()
+    assert "num_keys: 65536 # the dictionary" in params.read_text()
 
 
 def test_changes_are_reported_with_both_values(params):
@@ -98,5 +98,5 @@ def test_v1_and_v2_differ_in_what_the_second_paper_changed(params):
     v2 = load_params(params).pretrain
     assert (v1.head, v1.temperature, v1.schedule, v1.milestones) == ("linear", 0.07, "steps", [0.6, 0.8])
     assert (v2.head, v2.temperature, v2.schedule, v2.views.blur_p) == ("mlp", 0.2, "cosine", 0.5)
-    assert v1.dictionary.size == v2.dictionary.size == 65536
+    assert v1.dictionary.num_keys == v2.dictionary.num_keys == 65536
     assert v1.views.jitter_p == 1 and v1.views.hue == 0.4 and v1.views.blur_p == 0

@@ -62,7 +62,7 @@ def test_queries_in_one_direction_are_a_collapse_from_the_first_epoch_on():
     (verdict,) = (one for one in judged(curves(1, feature_std=0.01)) if not one.good)
     assert verdict.name == "collapse" and "(spread 0.01)" in verdict.what
     slower = "raise pretrain.dictionary.momentum (now 0.99) or lower pretrain.lr_per_256 (now 0.09)"
-    assert verdict.remedy.startswith(f"{slower}, or, for a deep encoder, lower pretrain.dictionary.size (now 4096)")
+    assert verdict.remedy.startswith(f"{slower}, or, for a deep encoder, lower pretrain.dictionary.num_keys (now 4096)")
     assert remedy(curves(1, feature_std=0.01), dictionary=dictionary("momentum-batch")) == slower
 
 
@@ -94,7 +94,7 @@ def test_a_run_that_ends_at_chance_is_told_so_however_short_it_was():
         (
             "momentum-queue",
             "the queue never fills (90 % at the end)",
-            "raise pretrain.epochs (now 5) or lower pretrain.dictionary.size (now 100)",
+            "raise pretrain.epochs (now 5) or lower pretrain.dictionary.num_keys (now 100)",
         ),
         (
             "memory-bank",
@@ -115,7 +115,7 @@ def test_a_mechanism_is_told_only_what_it_can_change(mechanism):
     described = dictionary(mechanism)
     found = remedy(curves(1, feature_std=0.01), dictionary=dictionary(mechanism))
     assert ("pretrain.dictionary.momentum " in found) == hasattr(described, "momentum_schedule")
-    assert ("pretrain.dictionary.size " in found) == (described.about.fills == "queue")
+    assert ("pretrain.dictionary.num_keys " in found) == (described.about.fills == "queue")
     assert "{" not in found
     assert (bad(curves(0.1, queue_fill=0.001), dictionary=dictionary(mechanism)) == ["filling"]) == bool(
         described.about.fills

@@ -145,7 +145,7 @@ def test_preset_rewrites_the_file_and_says_what_changed(project, tmp_path, capsy
     path.write_bytes((ROOT / "params.yaml").read_bytes())
     cli.main(["preset", "v2", "--params", str(path)])
     assert "pretrain.encoder: thin -> resnet50" in capsys.readouterr().out
-    assert load_params(path).pretrain.dictionary.size == 65536
+    assert load_params(path).pretrain.dictionary.num_keys == 65536
     cli.main(["preset", "v2", "--params", str(path)])
     assert "already" in capsys.readouterr().out
 

@@ -37,7 +37,7 @@ class Backbone(nn.Module):
 def made(mechanism: str, symmetric: bool = False, predictor: nn.Module | None = None) -> MoCo:
     torch.manual_seed(0)
     encoder = Encoder(Backbone(), nn.Linear(10, C, dtype=torch.float64))
-    wanted = {"size": K, "momentum": M, "symmetric": symmetric}
+    wanted = {"num_keys": K, "momentum": M, "symmetric": symmetric}
     kind = dictionary(mechanism, **{key: value for key, value in wanted.items() if key in SMALL[mechanism]})
     keys = kind.build(encoder, C, IMAGES, seed=7)
     model = MoCo(Encoder(encoder.backbone, encoder.head, predictor), keys, T, symmetric=symmetric)

@@ -110,7 +110,7 @@ def test_the_last_loss_is_told_as_a_guess_among_so_many(tmp_path, results, sampl
 
 
 def size_of(mechanism: str) -> dict[str, int]:
-    return {"size": 4096} if "size" in SMALL[mechanism] else {}
+    return {"num_keys": 4096} if "num_keys" in SMALL[mechanism] else {}
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,8 @@ def test_every_mechanism_learns_and_resumes_to_the_same_bytes(run, tmp_path, mon
 
 
 def test_a_bank_too_small_for_its_negatives_is_refused(run):
-    settings = run.settings.model_copy(update={"dictionary": dictionary("memory-bank", size=300)})
-    with pytest.raises(MocoError, match=r"dictionary.size = 300 .* lower it to \d+ at most"):
+    settings = run.settings.model_copy(update={"dictionary": dictionary("memory-bank", num_keys=300)})
+    with pytest.raises(MocoError, match=r"dictionary.num_keys = 300 .* lower it to \d+ at most"):
         train(replace(run, settings=settings))
 
 

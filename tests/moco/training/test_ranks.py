@@ -139,7 +139,7 @@ def three_steps(folder: Path, micro_batch_size: int | None, mechanism: str = "mo
     processes = join("cpu")
     torch.manual_seed(0)
     kind = dictionary(
-        mechanism, **{key: value for key, value in {"size": 30, "momentum": 0.9}.items() if key in SMALL[mechanism]}
+        mechanism, **{key: value for key, value in {"num_keys": 30, "momentum": 0.9}.items() if key in SMALL[mechanism]}
     )
     predictor = nn.Linear(5, 5, dtype=torch.float64) if kind.about.predictor else None
     encoder = Encoder(Backbone(), nn.Linear(36, 5, dtype=torch.float64))
