@@ -16,7 +16,6 @@ import ast
 import importlib
 import os
 import random
-import re
 import shutil
 import signal
 import sys
@@ -78,13 +77,18 @@ def tests_of(module: Path) -> list[str]:
 
 
 def preload(copy: Path, module: Path, tests: list[str]) -> None:
-    """Import what a module and its tests import from elsewhere: once, because mutants run in forks."""
-    files = [file for name in (module, *tests) for file in (copy / name, *(copy / name).rglob("*.py"))]
-    text = "\n".join(file.read_text() for file in files if file.is_file())
-    for name in re.findall(r"^(?:from|import) ([\w.]+)", text, re.MULTILINE):
-        if not (copy / name.split(".")[0]).is_dir():
-            with suppress(ImportError):
-                importlib.import_module(name)
+    """Import what a module and its tests import from elsewhere, once: mutants run in forks."""
+    files = [
+        copy / module,
+        *(file for name in tests for file in (copy / name).rglob("*.py")),
+        *map(copy.joinpath, tests),
+    ]
+    for node in (node for file in files if file.is_file() for node in ast.walk(ast.parse(file.read_text()))):
+        names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+        for name in [node.module] if isinstance(node, ast.ImportFrom) else names:
+            if name and not (copy / name.split(".")[0]).is_dir():
+                with suppress(ImportError):
+                    importlib.import_module(name)
     for name, found in list(sys.modules.items()):
         file = Path(getattr(found, "__file__", None) or "/")
         if file.is_relative_to(ROOT) and ".venv" not in file.parts and name != "__main__":

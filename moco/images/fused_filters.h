@@ -253,7 +253,7 @@ CLONES void separate(const uint32_t* __restrict in, int n, int rows, uint32_t* _
 // Pixels of four bytes to three, mirrored if asked to.
 void narrow(const uint32_t* pixels, int n, bool flip, uint8_t* out) {
     int x = 0;
-    for (; x + 3 <= n; x += 2) {  // writes eight bytes; the next pixels overwrite two
+    for (; x + 3 <= n; x += 2) {  // eight bytes are written; the next pixels overwrite two of them
         uint64_t two;
         std::memcpy(&two, flip ? pixels + n - x - 2 : pixels + x, 8);
         if (flip) two = two << 32 | two >> 32;

@@ -1,10 +1,10 @@
-// The random views of an image in one pass over memory: what `paint` of moco/images/views.py does with
-// plain libraries, from the same drawn numbers.
+// The random views of an image in one pass over memory: what `paint` of moco/images/views.py does with plain
+// libraries, from the same drawn parameters, where a compiler and libjpeg-turbo are installed.
 //
-// A JPEG is decoded only where the crops of its views lie. Pixels have four bytes, one unused.
+// A JPEG is decoded only where the crops of its views lie. Until the end pixels have four bytes, one unused.
 //
-// Plain C functions for ctypes. They keep no state but a scratch memory per thread, print nothing and
-// never end the process: they return a code that says what is wrong.
+// Plain C functions for ctypes. They keep no state but a scratch memory per thread, write nothing to the
+// terminal and never end the process: what is wrong is in the code that they return.
 
 #include <csetjmp>
 #include <cstdio>
@@ -134,7 +134,7 @@ void make_view(const Region& region, const View& view, int size, Scratch& memory
     if (blurred) blur(sharp, size, view.sigma, memory, out);
 }
 
-// By its bits, because the compiler may assume that floats are finite.
+// By its bits, for the compiler may assume that floats are finite.
 bool in_range(float x, float least, float most) {
     uint32_t bits;
     std::memcpy(&bits, &x, 4);
@@ -201,7 +201,7 @@ void prepare(Decoder& decoder) {
     decoder.errors.emit_message = judge;
 }
 
-// Whether every bit of every coefficient came: libjpeg does not report missing scans.
+// Whether every bit of every coefficient came: libjpeg says nothing of scans that are missing.
 bool complete(const jpeg_decompress_struct& jpeg) {
     if (!jpeg.progressive_mode) return true;
     const int* bits = jpeg.coef_bits[0];
@@ -249,7 +249,7 @@ void forget_large(Scratch& memory) {
 
 }  // namespace
 
-// Version of this interface, and the size of a view: the binding refuses any other library.
+// Version of this interface, and the size of a view: the binding refuses a library built from another source.
 EXPORT int moco_views_layout() { return 2000 + int(sizeof(View)); }
 
 // The height and width of a JPEG that moco_views_of_jpeg takes; DAMAGED for any other.
@@ -281,7 +281,7 @@ EXPORT int moco_views_of_jpeg(const uint8_t* data, size_t size, const View* view
             make_view(region, views[i], side, memory, out + i * step);
         forget_large(memory);
     } catch (const std::bad_alloc&) {
-        result = DAMAGED;  // the ordinary decoder judges it
+        result = DAMAGED;  // the ordinary decoder judges an image like this
     }
     jpeg_destroy_decompress(&decoder.jpeg);  // aborts: the rows below the crops are never read
     return result;
