@@ -1,5 +1,5 @@
-// Jitter and grayscale of `fused_views.cpp`: in floats, which nothing rounds between operations, as
-// moco/images/color.py does it.
+// Jitter and grayscale of `fused_views.cpp`, in floats without rounding between operations, as in
+// moco/images/color.py.
 
 #pragma once
 

@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageFilter
-from torchvision.transforms.v2 import functional as tv
+from small_material import psnr
 
 from moco.config import load_params
 from moco.images import fused_views
@@ -70,11 +69,6 @@ def painted(image: np.ndarray | bytes, views: np.ndarray, size: int) -> np.ndarr
     return out
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    error = np.mean((a.astype(float) - b.astype(float)) ** 2)
-    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
-
-
 @pytest.mark.parametrize("kind", [*SUBSAMPLINGS, "gray"])
 @pytest.mark.parametrize("progressive", [0, 1])
 def test_a_decoded_region_is_cut_from_the_whole_image(kind, progressive):
@@ -96,31 +90,11 @@ def test_a_decoded_region_is_cut_from_the_whole_image(kind, progressive):
             assert np.array_equal(region, whole[top : top + side, left : left + side])
 
 
-@pytest.mark.parametrize("height, width", [(300, 400), (60, 90), (224, 100), (90, 1000), (3, 5), (224, 224)])
-def test_resizing_is_pillows_antialiased_bilinear(height, width):
-    image = photo(height + 20, width + 10)
-    ours = painted(image, view(height, width, top=7, left=3), 112)[0]
-    theirs = Image.fromarray(image[7 : 7 + height, 3 : 3 + width]).resize((112, 112), Image.Resampling.BILINEAR)
-    assert psnr(ours, np.array(theirs)) > 50
-
-
 def test_resizing_keeps_a_plain_color():
     for level in (0, 1, 127, 254, 255):
         image = np.full((200, 333, 3), level, np.uint8)
         for size, sigma in itertools.product((1, 2, 50, 333, 400), (0, 0.1, 2.0, 90.0)):
             assert (painted(image, view(200, 333, sigma=sigma), size) == level).all()
-
-
-@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-def test_jitter_is_torchvisions_given_the_same_factors_and_order(order):
-    image = photo(96, 96)
-    operations = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue]
-    for factors in ((1.3, 0.7, 1.35, -0.08), (0.6, 1.4, 0.6, 0.1), (1.0, 1.0, 0.0, 0.5)):
-        theirs = torch.from_numpy(image).permute(2, 0, 1).float() / 255  # float: no rounding between operations
-        for operation in order:
-            theirs = operations[operation](theirs, factors[operation])
-        ours = painted(image, view(96, 96, order=order, factors=factors), 96)[0]
-        assert psnr(ours, (theirs * 255).permute(1, 2, 0).numpy()) > 45
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 9.0])
@@ -138,7 +112,7 @@ def test_blur_is_the_gaussian(sigma):
 @pytest.mark.parametrize("size", [224, 61, 32])
 def test_views_are_those_of_the_plain_backend(recipe, size):
     similarities = []
-    for number, (height, width) in enumerate([(375, 500), (500, 333), (80, 100), (28, 28)]):
+    for number, (height, width) in enumerate([(375, 500), (500, 333), (80, 100), (28, 28), (90, 999), (5, 7)]):
         data = encoded(photo(height, width, number), subsampling=number % 3, progressive=number % 2 == 1)
         views = drawn(height, width, 24, number, order=recipe)
         theirs = np.empty((24, size, size, 3), np.uint8)
