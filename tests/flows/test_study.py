@@ -269,11 +269,11 @@ def test_a_failed_run_is_named_and_the_others_finish(project: Pipeline) -> None:
     write(project, with_runs(runs), "broken")
     done = study(project, "broken", check=False)
     assert done.returncode == 1
-    said = "broken-laptop-moco-32-s0: pretrain: pretrain.encoder = 'none-such' is no known architecture"
+    said = "broken-laptop-moco-32-s0: pretrain: pretrain.encoder = 'none-such' is no known encoder"
     assert said in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     page = (project.folder / "runs/studies/broken-laptop/study.md").read_text()
-    assert "is no known architecture" in page
+    assert "is no known encoder" in page
     assert "broken-laptop-moco-64-s0" in project.dvc("exp", "list")
     assert len(project.git("worktree", "list").splitlines()) == 1
 
