@@ -231,6 +231,8 @@ class Linear(Settings):
 class Report(Settings):
     """Write outputs/report: one page of tables and pictures."""
 
+    moved: ClassVar[dict[str, str]] = {"neighbours": "neighbors"}  # codespell:ignore neighbours
+
     views: int = Field(ge=1, le=32, description="Images whose views are shown.")
     queries: int = Field(ge=1, le=32, description="Images whose nearest neighbors are shown.")
     neighbors: int = Field(ge=1, le=32, description="Neighbors shown for each.")

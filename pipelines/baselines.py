@@ -15,7 +15,7 @@ import torch
 
 from moco.config import Linear, settings_hash
 from moco.evaluation.linear import Evaluation
-from moco.files import file_sha256
+from moco.files import file_sha256, whole_file
 from moco.runs.folder import code_hash
 from pipelines import stage
 
@@ -40,9 +40,8 @@ def kept(identity: Any, settings: Linear, data_hash: str, evaluate: Callable[[],
         return Evaluation(**{**values, "predicted": np.array(values["predicted"], dtype=np.int64)})
     found = evaluate()
     path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(asdict(replace(found, predicted=found.predicted.tolist()))), encoding="utf-8")
-    part.replace(path)
+    with whole_file(path, shared=True) as part:
+        part.write_text(json.dumps(asdict(replace(found, predicted=found.predicted.tolist()))), encoding="utf-8")
     return found
 
 

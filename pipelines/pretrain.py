@@ -16,6 +16,7 @@ from moco.cluster.machine import find, load_machine
 from moco.config import Params
 from moco.encoders.frozen import save_encoder
 from moco.errors import MocoError
+from moco.files import write_json
 from moco.images.batches import read_image
 from moco.images.decode import Pixels
 from moco.runs import checkpoints
@@ -55,7 +56,7 @@ def pretrain(params: Params, restart: bool = False) -> None:
         resume_id = json.loads(notes.read_text())["run"] if notes.exists() else None
         with tracking.stage_run("pretrain", run.settings.model_dump(), resume_id=resume_id) as tracked:
             if tracked.id:
-                stage.write_json(notes, {"run": tracked.id})
+                write_json(notes, {"run": tracked.id})
             tracked.tags({"training_hash": run.name})
             tracked.dataset("shards", tracking.dvc_digest(str(stage.SHARDS)) or run.images.data_hash, stage.SHARDS)
             validation = run.monitor.validation(run.settings.bn_group_size)
@@ -63,7 +64,7 @@ def pretrain(params: Params, restart: bool = False) -> None:
                 launcher.run(work, found)
             write_outputs(run, tracked)
             model = tracking.log_encoder(tracked, stage.ENCODER, [_example(run)])
-            stage.write_json(notes, {"run": tracked.id, "model": model})
+            write_json(notes, {"run": tracked.id, "model": model})
         (folder / FINISHED).touch()
 
 
@@ -101,7 +102,7 @@ def write_outputs(run: Run, tracked: tracking.TrackedRun) -> None:
         "steps": int(last["step"]),
         "precision": state.get("precision"),  # missing in a checkpoint of an earlier version
     }
-    stage.write_json(outputs / "metrics.json", metrics)
+    write_json(outputs / "metrics.json", metrics)
     tracked.results(metrics)
 
 

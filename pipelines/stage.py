@@ -11,7 +11,6 @@ from typing import Any
 
 from moco.config import load_params
 from moco.errors import Interrupted, MocoError
-from moco.files import write_json as write_json
 
 PARAMS = Path("params.yaml")
 RAW = Path("data/raw")

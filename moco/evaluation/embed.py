@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder
 from moco.errors import MocoError
 from moco.features.extract import Features
+from moco.files import whole_file
 from moco.images.decode import Pixels, UndecodableError, decode
 from moco.images.views import center_view
 from moco.progress import Progress
@@ -122,17 +123,15 @@ def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) ->
         raise MocoError(f"{path}: cannot write {path.suffix or 'no suffix'!r}; name the output .parquet or .npy")
     if not path.parent.is_dir():
         raise MocoError(f"{path.parent}: no such folder; make it first, or write elsewhere with --output")
-    partial = path.with_name(path.name + ".part")
-    try:
-        written = writers[path.suffix](partial, batches, feature_dim)
-        if not written:
-            raise MocoError("not one of the files is a readable image; nothing was written")
-        if path.suffix == ".npy":
-            _paths_file(partial).replace(_paths_file(path))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-        _paths_file(partial).unlink(missing_ok=True)
+    with whole_file(path) as part:
+        try:
+            written = writers[path.suffix](part, batches, feature_dim)
+            if not written:
+                raise MocoError("not one of the files is a readable image; nothing was written")
+            if path.suffix == ".npy":
+                _paths_file(part).replace(_paths_file(path))
+        finally:
+            _paths_file(part).unlink(missing_ok=True)
     return written
 
 
@@ -170,7 +169,7 @@ def _npy_header(file: object, rows: int, columns: int) -> None:
 
 
 def _paths_file(path: Path) -> Path:
-    return path.with_name(path.name.replace(".npy", ".txt"))
+    return path.with_suffix(".txt")
 
 
 def _view(path: Path, spec: EncoderSpec) -> NDArray[np.uint8] | str:

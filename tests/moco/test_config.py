@@ -88,10 +88,13 @@ def test_the_keys_of_an_earlier_version_are_one_line_that_says_where_they_are_no
     lines = PARAMS.read_text().replace(
         "  dictionary:\n", "  mechanism: momentum-queue\n  queue_size: 9\n  dictionary:\n"
     )
-    (tmp_path / "params.yaml").write_text(lines)
+    (tmp_path / "params.yaml").write_text(lines.replace("  neighbors:", "  neighbours:"))  # codespell:ignore neighbours
     with pytest.raises(MocoError) as error:
         load_params(tmp_path / "params.yaml")
-    moved = "pretrain.mechanism -> pretrain.dictionary.kind, pretrain.queue_size -> pretrain.dictionary.num_keys"
+    moved = (
+        "pretrain.mechanism -> pretrain.dictionary.kind, pretrain.queue_size -> pretrain.dictionary.num_keys,"
+        " report.neighbours -> report.neighbors"  # codespell:ignore neighbours
+    )
     assert (
         str(error.value) == f"{tmp_path}/params.yaml: these keys have moved: {moved}; CHANGELOG.md shows the new form"
     )
