@@ -59,7 +59,7 @@ def write_shards(raw: Path, target: Path, runs: Path, settings: Shard, processes
     with exclusive(lock, work, patience=0, what="is sharding these images"):
         for folder in (work / "shards", work / "notes"):
             folder.mkdir(parents=True, exist_ok=True)
-            for leftover in folder.glob("*.part"):
+            for leftover in folder.glob("*.part.*"):
                 leftover.unlink()
         finished = sum(tar.stat().st_size for tar in (work / "shards").glob("*.tar"))
         require_free(

@@ -156,7 +156,7 @@ class TestInterruption:
         kept, cut = tars[0], tars[1]
         before = kept.stat().st_mtime_ns
         cut.write_bytes(cut.read_bytes()[:-1] + b"x")
-        (work / "shards/train-000003.part").write_bytes(b"half a shard")
+        (work / "shards/train-000099.part.tar").write_bytes(b"half a shard")
         (work / "notes/val-000000.tar.json").unlink()
         moved = []
         monkeypatch.setattr(
