@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import socket
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -12,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from mechanisms import SMALL, dictionary
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from transfer_material import spawn
 
 from moco import Encoder, MoCo
 from moco.cluster.machine import Machine
@@ -26,7 +24,7 @@ from moco.dictionary.protocol import Batch
 from moco.dictionary.shuffle_bn import positions_of_slots
 from moco.encoders import frozen
 from moco.images.index import open_split
-from moco.processes import join, leave
+from moco.processes import join
 from moco.runs import checkpoints
 from moco.runs.curves import read_rows
 from moco.training import loop
@@ -37,30 +35,6 @@ from moco.training.setup import average_gradients, build, sgd
 
 FOUR_GROUPS = ["pretrain.bn_group_size=6", "pretrain.epochs=2", "pretrain.knn_every_epochs=0"]
 COLLECTIVES = ("all_reduce", "all_gather", "all_to_all_single", "broadcast", "all_gather_object", "barrier")
-
-
-def spawn(task, world_size: int, *arguments: object) -> None:
-    """Run a task in processes that find each other as torchrun's do."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    mp.spawn(_in_process, (world_size, port, task, arguments), nprocs=world_size)
-
-
-def _in_process(rank: int, world_size: int, port: str, task, arguments) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": port,
-    }
-    try:
-        task(*arguments)
-    finally:
-        leave()
 
 
 def _in_float64(normalize, images: torch.Tensor, *arguments) -> torch.Tensor:
