@@ -42,6 +42,7 @@ check: setup lint
 test: test-fast
 	pytest -n 2 --dist loadfile -m "slow and not cluster"
 	pytest -m cluster
+	@test ! -e /dev/nvidia0 || pytest -m gpu
 
 test-fast: setup lint
 	pytest -n 2 --dist loadfile -m "not slow and not cluster" --ignore tests/flows

@@ -15,11 +15,12 @@ from benchmarks.official import moco_v2, official_step
 from benchmarks.photographs import photograph_shards
 from benchmarks.step import case, images_of, ours, queue_of, same_weights, title
 from moco.config import Pretrain
+from moco.devices import compute_in
 from moco.images import fused_views
 from moco.images.batches import ViewBatches
 from moco.images.loader import steps
 from moco.images.plan import EpochPlan
-from moco.processes import keep_freed_memory, use_bf16
+from moco.processes import keep_freed_memory
 from moco.training.setup import build
 
 DISCARDED = 6
@@ -72,7 +73,7 @@ def our_sides(settings: Pretrain, count: int, workers: int, threads: int) -> dic
     plan = EpochPlan(len(images), settings.global_batch, 0)
     views = ViewBatches(images, plan, settings.views, settings.image_size, compiled=fused_views.available())
     data = partial(steps, views, 0, 10**9, workers, device())
-    train, _ = ours(settings, device(), use_bf16(settings.precision, device()))
+    train, _ = ours(settings, device(), compute_in(settings.precision, device()) == "bf16")
     fixed = images_of(settings, device())
     return {
         "ours, loader": counted(data, None, None, count),
@@ -88,7 +89,12 @@ def their_sides(settings: Pretrain, count: int, workers: int, threads: int) -> d
     data = partial(endless, folder, settings.global_batch, moco_v2(settings.image_size), workers)
     model = build(settings, 0).to(device())
     step, _ = official_step(
-        same_weights(model, settings), queue_of(model).keys, queue_of(model).momentum, settings.temperature, 0.03, False
+        same_weights(model, settings),
+        queue_of(model).keys,
+        float(queue_of(model).momentum),
+        settings.temperature,
+        0.03,
+        False,
     )
 
     def train(views: list[Tensor]) -> Tensor:

@@ -45,8 +45,9 @@ from benchmarks.training_steps import (
     seconds_side_by_side,
 )
 from moco.config import Pretrain
-from moco.dictionary.shuffle_bn import from_slots, positions_of_slots, to_slots
-from moco.processes import Processes, use_bf16
+from moco.devices import compute_in
+from moco.dictionary.shuffle_bn import Shuffle, Traveling, from_slots, positions_of_slots
+from moco.processes import Processes
 
 THIN = preset("small")
 RESNET18 = THIN.model_copy(
@@ -104,9 +105,9 @@ def collectives(processes: Processes, size: Sizes, rounds: int) -> dict[str, lis
         "latency": lambda: exchange_in_ring(one, one_too, processes),
         "large message": lambda: exchange_in_ring(large, large_too, processes),
         "shuffle": lambda: dist.all_to_all_single(rows_too, rows),
-        "shuffle in the code": lambda: to_slots(images, positions, processes),
+        "shuffle in the code": lambda: Traveling(images, Shuffle.of(positions, processes), processes).arrive(),
         "keys": lambda: dist.all_gather(parts_of_keys, keys),
-        "keys in the code": lambda: from_slots(keys, positions, processes),
+        "keys in the code": lambda: from_slots(keys, Shuffle.of(positions, processes), processes),
         "official images": lambda: dist.all_gather(parts_of_floats, floats),
         "official images in the code": lambda: gathered(floats, processes),
         "gradients": lambda: dist.all_reduce(gradients),
@@ -197,7 +198,7 @@ def main() -> None:
         )
         print(check_tables(rounds, steps))
     else:
-        bf16 = "bf16" if use_bf16(THIN.precision, torch.device("cpu")) else "float32"
+        bf16 = "bf16" if compute_in(THIN.precision, torch.device("cpu")) == "bf16" else "float32"
         print(
             f", gloo on the loopback, one thread a process, {bf16}; medians of {rounds * steps} steps in {rounds} alternating rounds."
             "\nShares of the step's time: waiting for the slower process is in them.\n"

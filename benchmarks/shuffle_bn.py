@@ -29,7 +29,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from moco.dictionary.shuffle_bn import from_slots, positions_of_slots, to_slots
+from moco.dictionary.shuffle_bn import Shuffle, Traveling, from_slots, positions_of_slots
 from moco.encoders.normalize import normalize
 from moco.permutation import Integers
 from moco.processes import Processes, join, leave
@@ -43,7 +43,8 @@ Encode = Callable[[Tensor], Tensor]
 
 def ours(images: Tensor, positions: Integers, processes: Processes, encode: Encode) -> Tensor:
     """Keys of all positions, B x C, from this process's uint8 images, N x 3 x S x S."""
-    return from_slots(encode(normalize(to_slots(images, positions, processes))), positions, processes)
+    shuffle = Shuffle.of(positions, processes)
+    return from_slots(encode(normalize(Traveling(images, shuffle, processes).arrive())), shuffle, processes)
 
 
 def official(images: Tensor, positions: Integers, processes: Processes, encode: Encode) -> Tensor:

@@ -86,7 +86,7 @@ def ours(
         nonlocal done
         positions = positions_of_slots(settings.seed, done, settings.global_batch)
         optimizer.zero_grad()
-        batch = Batch(images, positions, positions, done, processes)
+        batch = Batch.of(images, positions, positions, done, processes)
         contrast, _ = accumulate(model, batch, model.encoder_q, autocast)
         optimizer.step()
         done += 1
@@ -129,7 +129,7 @@ def peers(
         ):
             layout = torch.channels_last if channels_last else torch.contiguous_format
             encoder = copy.deepcopy(start).to(memory_format=layout)
-            train, parameters = make(encoder, keys, queue_of(model).momentum, settings.temperature, 0.03, bf16)
+            train, parameters = make(encoder, keys, float(queue_of(model).momentum), settings.temperature, 0.03, bf16)
             views = [normalize(part).to(dtype).contiguous(memory_format=layout) for part in images]
             found[f"{name}, {kind}"] = partial(train, *views), parameters
     return found

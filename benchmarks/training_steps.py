@@ -15,9 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.shuffle_bn import on_ranks
 from moco.config import Pretrain
+from moco.devices import compute_in
 from moco.dictionary.protocol import Batch
 from moco.dictionary.shuffle_bn import positions_of_slots
-from moco.processes import Processes, use_bf16
+from moco.processes import Processes
 from moco.runs.agreement import Agreement
 from moco.training.loop import accumulate
 from moco.training.setup import average_gradients, build, sgd
@@ -86,13 +87,12 @@ def stepper(settings: Pretrain, processes: Processes, watch: Watch) -> Callable[
     model.to(memory_format=torch.channels_last)
     optimizer = sgd(model, settings)
     optimizer.param_groups[0]["lr"] = settings.lr_per_256
-    encode_queries = average_gradients(model.encoder_q, settings, processes)
+    bf16 = compute_in(settings.precision, processes.device) == "bf16"
+    autocast = torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16)
+    encode_queries = average_gradients(model.encoder_q, settings, processes, autocast)
     exchange = watch.timed(WISHES, Agreement(processes).exchange)
     if isinstance(encode_queries, DistributedDataParallel):
         encode_queries.register_comm_hook(processes, watch.gradients)
-    autocast = torch.autocast(
-        processes.device.type, torch.bfloat16, enabled=use_bf16(settings.precision, processes.device)
-    )
     local, side = settings.global_batch // processes.world_size, settings.image_size
     random = torch.Generator().manual_seed(processes.rank)
     drawn = torch.randint(256, (2, local, side, side, 3), dtype=torch.uint8, generator=random)
@@ -101,7 +101,7 @@ def stepper(settings: Pretrain, processes: Processes, watch: Watch) -> Callable[
     def train(number: int) -> None:
         positions = positions_of_slots(settings.seed, number, settings.global_batch)
         optimizer.zero_grad()
-        accumulate(model, Batch(images, positions, positions, number, processes), encode_queries, autocast)
+        accumulate(model, Batch.of(images, positions, positions, number, processes), encode_queries, autocast)
         optimizer.step()
         exchange(False, False)
 

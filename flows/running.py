@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from prefect.futures import PrefectFuture
 from pydantic import Field
 
 from flows import children, graph
 from flows.stages import Slots, run_stage
 from moco import tracking
+from moco.cluster.machine import load_machine
 from moco.cores import cores
+from moco.devices import gpus, visible
 
 MOST_SIDE_BY_SIDE = 8
 MOST_RETRIES = 10
@@ -80,15 +81,15 @@ def shares(side_by_side: int | None, at_most: int | None = None) -> Slots:
         side_by_side: how many; None: as many as there are GPUs, or cores.
         at_most: how many there is work for; None: for all of them.
     """
-    gpus = torch.cuda.device_count()
-    count = side_by_side or min(MOST_SIDE_BY_SIDE, gpus or cores())
+    count_of_gpus = gpus(load_machine().device)
+    count = side_by_side or min(MOST_SIDE_BY_SIDE, count_of_gpus or cores())
     count = count if at_most is None else max(1, min(count, at_most))
     slots: Slots = queue.SimpleQueue()
     for slot in range(count):
         part = str(max(1, cores() // count))
         share = {"OMP_NUM_THREADS": part, "MOCO_CORES": part}
-        if gpus:
-            share["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(slot % gpus, gpus, count)))
+        if count_of_gpus:
+            share["CUDA_VISIBLE_DEVICES"] = visible(range(slot % count_of_gpus, count_of_gpus, count))
         slots.put(share)
     return slots
 

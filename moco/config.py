@@ -173,8 +173,9 @@ class Pretrain(Settings):
         description="steps: the shares of training after which the rate is divided by 10."
     )
     epochs: int = Field(ge=1, description="Passes over the training images.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        description="auto: bfloat16 autocast where the processor has it in hardware. Logits and loss are float32 always."
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
+        description="auto: bfloat16 autocast where the processor has it in hardware, else float32. tf32: float32 whose factors"
+        " a GPU rounds to 10 bits. Logits and loss are float32 always."
     )
     seed: Seed = Field(description="Seeds the weights, the queue, the order of images, the views and the shuffles.")
     log_every_steps: int = Field(ge=1, description="Steps between two rows of the curves.")

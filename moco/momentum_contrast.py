@@ -1,5 +1,6 @@
 """Momentum Contrast: query encoder and dictionary, and how they meet (paper, Algorithm 1)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from moco.dictionary.info_nce import Contrast, info_nce, info_nce_in_batch
 from moco.dictionary.protocol import Batch, Dictionary, Encode, Keys
+from moco.dictionary.shuffle_bn import Traveling
 from moco.processes import Processes
 
 
@@ -36,7 +38,7 @@ class Encoder(nn.Module):
 class MoCo(nn.Module):
     """Compare queries with a dictionary of keys (paper, Algorithm 1).
 
-    A step is `keys`, `loss` and `enqueue`, with the caller's encoding of queries, backward and
+    A step is `send`, `keys`, `loss` and `enqueue`, with the caller's encoding of queries, backward and
     optimizer in between. `forward` composes them for a notebook; `moco.training.loop` composes them
     on many processes and in parts that fit into memory.
 
@@ -61,16 +63,28 @@ class MoCo(nn.Module):
         self.ways = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
         """Pairs of views: the queries', the keys'."""
 
-    def keys(self, batch: Batch, encode_queries: Encode | None = None) -> Keys:
-        """Move the key encoder, and look up the step's keys.
+    def send(self, batch: Batch) -> list[Traveling | None]:
+        """Send the key images of each way to where they are encoded, and move the key encoder.
+
+        What they travel beside is the caller's choice, such as the queries' forward pass.
 
         Args:
             batch: this process's part of the step.
+        """
+        traveling = [self.dictionary.send(batch, of_key) for _, of_key in self.ways]
+        self.dictionary.update_encoder(self.encoder_q)
+        return traveling
+
+    def keys(self, batch: Batch, traveling: Sequence[Traveling | None], encode_queries: Encode | None = None) -> Keys:
+        """Look up the step's keys.
+
+        Args:
+            batch: this process's part of the step.
+            traveling: what `send` gave.
             encode_queries: what wraps `encoder_q` for gradient averaging, if anything does.
         """
-        self.dictionary.update_encoder(self.encoder_q)
         encode = encode_queries or self.encoder_q
-        positives = [self.dictionary.look_up(batch, of_key, encode) for _, of_key in self.ways]  # B x C each
+        positives = [self.dictionary.look_up(batch, images, encode) for images in traveling]  # B x C each
         return Keys(positives, self.dictionary.negatives(batch))
 
     def loss(self, queries: Tensor, keys: Keys, way: int = 0, first: int = 0) -> Contrast:
@@ -109,9 +123,9 @@ class MoCo(nn.Module):
         if samples is None and hasattr(self.dictionary, "bank"):
             raise ValueError("a memory bank needs to know which image is which; give their numbers as `samples`")
         numbers = np.arange(len(view_1)) if samples is None else np.asarray(samples)
-        order = torch.randperm(len(view_1)).numpy()
-        batch = Batch((view_1, view_2), numbers, order, 0, Processes(0, 1, view_1.device))
-        keys = self.keys(batch)
+        alone = Processes(0, 1, view_1.device)
+        batch = Batch.of((view_1, view_2), numbers, torch.randperm(len(view_1)).numpy(), 0, alone)
+        keys = self.keys(batch, self.send(batch))
         queries = [self.encoder_q(batch.views[of_query]) for of_query, _ in self.ways]  # N x C each
         found = [self.loss(q, keys, way) for way, q in enumerate(queries)]
         self.enqueue(batch, keys, queries[0].detach())

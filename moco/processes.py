@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from moco.devices import gpus
 from moco.errors import MocoError
 
 PATIENCE = timedelta(minutes=30)
@@ -105,20 +108,19 @@ def join(device: str = "auto", step_timeout_seconds: float = 40.0) -> Processes:
         MocoError: CUDA is asked for and there is none, or fewer GPUs than processes.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
-    if cuda and local_rank >= torch.cuda.device_count():
+    local_rank, count = int(os.environ.get("LOCAL_RANK", 0)), gpus(device)
+    if count and local_rank >= count:
         raise MocoError(
-            f"machine.yaml: process {local_rank} of this machine has no GPU ({torch.cuda.device_count()} found);"
+            f"machine.yaml: process {local_rank} of this machine has no GPU ({count} found);"
             " lower `processes`, or set `device: cpu`"
         )
-    chosen = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    if cuda:
+    chosen = torch.device("cuda", local_rank) if count else torch.device("cpu")
+    if count:
         torch.cuda.set_device(chosen)
     if world_size == 1:
         return Processes(rank, world_size, chosen)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE, device_id=chosen if cuda else None)
+        dist.init_process_group("nccl" if count else "gloo", timeout=PATIENCE, device_id=chosen if count else None)
     soon = timedelta(seconds=step_timeout_seconds)
     return Processes(
         rank,
@@ -129,8 +131,28 @@ def join(device: str = "auto", step_timeout_seconds: float = 40.0) -> Processes:
     )
 
 
+@contextmanager
+def joined(device: str = "auto", step_timeout_seconds: float = 40.0) -> Iterator[Processes]:
+    """Join the process group while the context lasts, and leave it together at its end.
+
+    After an error the group is not left: NCCL would wait there for peers that wait themselves. The
+    process is about to end, which the peers notice.
+
+    Args:
+        device: as of `join`.
+        step_timeout_seconds: as of `join`.
+
+    Raises:
+        MocoError: as of `join`.
+    """
+    processes = join(device, step_timeout_seconds)
+    yield processes
+    processes.barrier()
+    leave()
+
+
 def leave() -> None:
-    """Leave the process group, if one was joined."""
+    """Leave the process group, if one was joined; its peers do so too."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -145,17 +167,3 @@ def keep_freed_memory() -> None:
     if hasattr(library, "mallopt"):
         for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
             library.mallopt(parameter, 2**30)
-
-
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16.
-
-    Args:
-        precision: "fp32", "bf16", or "auto": where the processor has bfloat16 in hardware.
-        device: that computes.
-    """
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))

@@ -37,6 +37,21 @@ HEAVY = tuple(
 """Tests that start processes or servers, train, or build every network."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let every test be of a machine without GPUs, wherever it runs, but for `pytest -m gpu`."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make check` leaves out: HEAVY, and tests whose material processes make."""
     for item in items:

@@ -50,6 +50,10 @@ class Launcher(Settings):
         """Give the processes on each host where the launcher decides them."""
         return None
 
+    def gpus(self) -> int | None:
+        """Give the GPUs of each host where the launcher decides them."""
+        return None
+
     @staticmethod
     def find(folder: Path) -> Found | None:
         """Find what trains a run's folder already, outside of the processes that hold its lock."""

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
-import torch
 from pydantic import Field, model_validator
 
 from moco.cluster.kubernetes import Kubernetes
@@ -13,6 +12,7 @@ from moco.cluster.local import Local
 from moco.cluster.slurm import Slurm
 from moco.cluster.torchrun import Torchrun
 from moco.cores import cores
+from moco.devices import gpus
 from moco.settings import Settings, read_yaml, validate
 
 AnyLauncher = Annotated[Local | Torchrun | Slurm, Field(discriminator="kind")]
@@ -47,6 +47,14 @@ class Machine(Settings):
         ge=2,
         description="Images that fit into a process's memory at once; its share of a step is taken in parts of this size, to the same result. null: its whole share.",
     )
+    compile: Literal["off", "on", "auto"] = Field(
+        "off",
+        description="Let torch compile the encoders, which takes minutes; auto: on a GPU, for runs long enough. No result changes"
+        " but by rounding.",
+    )
+    gradients: Literal["fp32", "bf16"] = Field(
+        "fp32", description="What gradients travel in between processes; bf16: half the traffic, rounded to 8 bits."
+    )
     shards_from: str | None = Field(
         None,
         min_length=1,
@@ -71,6 +79,14 @@ class Machine(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _gpus_are_used(self) -> "Machine":
+        if self.device == "cpu" and self.launcher.gpus():
+            raise ValueError(
+                "device = cpu, but the launcher asks for GPUs; set launcher.gpus_per_node: 0, or device: auto"
+            )
+        return self
+
     def training_processes(self, groups: int) -> int:
         """How many processes train on a host.
 
@@ -85,8 +101,17 @@ class Machine(Settings):
         if decided := self.launcher.processes():
             return decided
         groups //= self.launcher.hosts()[1]
-        gpus = torch.cuda.device_count() if self.device != "cpu" else 0
-        return max(count for count in range(1, (gpus or cores()) + 1) if max(1, groups) % count == 0)
+        return max(
+            count for count in range(1, (gpus(self.training_device) or cores()) + 1) if max(1, groups) % count == 0
+        )
+
+    @property
+    def training_device(self) -> Literal["auto", "cpu", "cuda"]:
+        """Where training computes: on what the launcher asks for, else as `device` says."""
+        asked = self.launcher.gpus()
+        if asked is None or self.device != "auto":
+            return self.device
+        return "cuda" if asked else "cpu"
 
     def workers(self) -> int:
         """Loader processes for each training process."""

@@ -79,6 +79,15 @@ class Slurm(Launcher):
     setup: list[str] = Field([], description="Shell lines that the job runs first: module load …")
 
     @model_validator(mode="after")
+    def _gpus_have_cores(self) -> "Slurm":
+        if self.gpus_per_node and self.cpus_per_node is None:
+            raise ValueError(
+                f"gpus_per_node = {self.gpus_per_node} needs cpus_per_node: Slurm's default is one core, which feeds no GPU;"
+                " set it to the cores of a node, or its share of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _time_to_save_fits(self) -> "Slurm":
         if self.seconds_to_save >= 60 * self.minutes:
             raise ValueError(f"seconds_to_save = {self.seconds_to_save} leaves nothing of minutes = {self.minutes}")
@@ -89,6 +98,10 @@ class Slurm(Launcher):
 
     def processes(self) -> int:
         return self.gpus_per_node or 1
+
+    def gpus(self) -> int | None:
+        by_gres = any(name in self.options for name in ("gres", "gpus", "gpus_per_task"))
+        return None if by_gres else self.gpus_per_node
 
     @staticmethod
     def find(folder: Path) -> Found | None:

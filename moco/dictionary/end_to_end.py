@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from moco.dictionary.protocol import Batch, Encode
-from moco.dictionary.shuffle_bn import from_slots, to_slots
+from moco.dictionary.shuffle_bn import Traveling, from_slots
 from moco.encoders.normalize import normalize
 
 
@@ -20,10 +20,13 @@ class EndToEnd(nn.Module):
     def update_encoder(self, encoder_q: nn.Module) -> None:
         """Nothing follows the query encoder: it is the key encoder."""
 
-    def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:
+    def send(self, batch: Batch, view: int) -> Traveling:
+        """Send a view's images to the processes that encode them."""
+        return Traveling(batch.views[view], batch.shuffle, batch.processes)
+
+    def look_up(self, batch: Batch, traveling: Traveling, encode: Encode) -> Tensor:
         """Give keys of the step's images with their gradient, encoded in shuffled groups."""
-        shuffled = to_slots(batch.views[view], batch.positions, batch.processes)  # N x 3 x S x S
-        return from_slots(encode(normalize(shuffled)), batch.positions, batch.processes)
+        return from_slots(encode(normalize(traveling.arrive())), batch.shuffle, batch.processes)
 
     def negatives(self, batch: Batch) -> None:
         """None but the batch's other keys."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moco.dictionary.protocol import Batch, Encode
-from moco.dictionary.shuffle_bn import indices_on
+from moco.dictionary.shuffle_bn import Traveling, indices_on
 from moco.permutation import Integers, key_of, permute
 
 _PURPOSE = 0xBA  # keeps this draw apart from the epoch plan's under the same seed
@@ -43,7 +43,10 @@ class MemoryBank(nn.Module):
     def update_encoder(self, encoder_q: nn.Module) -> None:
         """There is no key encoder."""
 
-    def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:
+    def send(self, batch: Batch, view: int) -> None:
+        """Nothing is encoded but queries."""
+
+    def look_up(self, batch: Batch, traveling: Traveling | None, encode: Encode) -> Tensor:
         """Give the images' own rows, from the last epoch."""
         return self.bank.index_select(0, indices_on(self.bank.device, batch.samples))
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from moco.dictionary.momentum_encoder import MomentumEncoder
-from moco.dictionary.protocol import Batch, Encode
+from moco.dictionary.protocol import Batch
 
 
 class MomentumBatch(MomentumEncoder):
@@ -15,10 +15,6 @@ class MomentumBatch(MomentumEncoder):
     this is the arrangement of MoCo v3 (its algorithm 1); the optimizer and its factor 2 tau on the
     loss are not part of it.
     """
-
-    def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:
-        """Keys of the step's images from the momentum encoder."""
-        return self.encode(batch, view)
 
     def negatives(self, batch: Batch) -> None:
         """None but the batch's other keys."""

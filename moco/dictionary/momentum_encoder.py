@@ -5,8 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from moco.dictionary.protocol import Batch
-from moco.dictionary.shuffle_bn import from_slots, to_slots
+from moco.dictionary.protocol import Batch, Encode
+from moco.dictionary.shuffle_bn import Traveling, from_slots
 from moco.encoders.batch_norm import micro_batches
 from moco.encoders.normalize import normalize
 
@@ -16,7 +16,8 @@ class MomentumEncoder(nn.Module):
 
     Args:
         encoder: images to unit vectors; the key encoder starts as its copy.
-        momentum: m of the key encoder's update, in [0, 1]; may be changed from step to step.
+        momentum: m of the key encoder's update, in [0, 1]; may be changed from step to step,
+            and be a scalar tensor.
 
     Attributes:
         encoder_k: the key encoder; it takes no gradient.
@@ -24,7 +25,7 @@ class MomentumEncoder(nn.Module):
 
     def __init__(self, encoder: nn.Module, momentum: float) -> None:
         super().__init__()
-        self.momentum = momentum
+        self.momentum: float | Tensor = momentum
         self.encoder_k = copy.deepcopy(encoder).requires_grad_(False)
 
     @torch.no_grad()
@@ -36,15 +37,27 @@ class MomentumEncoder(nn.Module):
         Parameters that the query encoder has beyond the key encoder's (a predictor) are left out.
         """
         fast = dict(encoder_q.named_parameters())
-        slow = dict(self.encoder_k.named_parameters())
-        torch._foreach_lerp_(list(slow.values()), [fast[name] for name in slow], 1 - self.momentum)
+        slow, ahead = list[Tensor](), list[Tensor]()
+        for name, parameter in self.encoder_k.named_parameters():
+            slow.append(parameter)
+            ahead.append(fast[name])
+        if isinstance(self.momentum, Tensor):  # on the device, where a captured step reads it
+            moves = torch._foreach_sub(ahead, slow)
+            torch._foreach_mul_(moves, 1 - self.momentum)
+            torch._foreach_add_(slow, moves)
+        else:
+            torch._foreach_lerp_(slow, ahead, 1 - self.momentum)
+
+    def send(self, batch: Batch, view: int) -> Traveling:
+        """Send a view's images to the processes that encode them."""
+        return Traveling(batch.views[view], batch.shuffle, batch.processes)
 
     @torch.no_grad()
-    def encode(self, batch: Batch, view: int) -> Tensor:
-        """Give keys of a view of the step's images: B x C of length 1, from shuffled groups."""
-        shuffled = to_slots(batch.views[view], batch.positions, batch.processes)  # N x 3 x S x S
+    def look_up(self, batch: Batch, traveling: Traveling, encode: Encode) -> Tensor:
+        """Give the positives, B x C of length 1: encoded by the slow encoder, in shuffled groups."""
+        shuffled = traveling.arrive()  # N x 3 x S x S
         slots = [
             self.encoder_k(normalize(shuffled[part]))
             for part in micro_batches(self.encoder_k, batch.count, batch.micro_batch_size)
         ]
-        return from_slots(torch.cat(slots), batch.positions, batch.processes)
+        return from_slots(torch.cat(slots), batch.shuffle, batch.processes)

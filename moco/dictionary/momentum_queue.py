@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moco.dictionary.momentum_encoder import MomentumEncoder
-from moco.dictionary.protocol import Batch, Encode
+from moco.dictionary.protocol import Batch
 
 
 class MomentumQueue(MomentumEncoder):
@@ -34,10 +34,6 @@ class MomentumQueue(MomentumEncoder):
         super().__init__(encoder_q, momentum)
         self.register_buffer("keys", F.normalize(torch.randn(size, dim, generator=generator), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
-
-    def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:
-        """Give the positives: keys of the same images' other view, from the momentum encoder."""
-        return self.encode(batch, view)
 
     def negatives(self, batch: Batch) -> Tensor:
         """Give the whole queue: keys of the images of the steps before."""

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor, nn
 
+from moco.dictionary.shuffle_bn import Shuffle, Traveling
 from moco.permutation import Integers
 from moco.processes import Processes
 
@@ -20,19 +22,46 @@ class Batch:
     Attributes:
         views: V tensors N x 3 x S x S, uint8 as the loader yields them or already normalized;
             process r holds the r-th slice of the global batch of B = N x world_size images.
-        samples: int64 [B], which training image each position of the global batch is.
-        positions: int64 [B], which position each slot of the shuffled key batch encodes.
+        numbers: gives `samples`; called where they are needed, for a memory bank alone.
+        shuffle: how key images are shuffled over the processes and their batch-norm groups.
         step: counted from 0 over the whole run.
         processes: this process and its peers.
         micro_batch_size: images that are encoded together, whole batch-norm groups; None: all N.
     """
 
     views: Tensor | Sequence[Tensor]
-    samples: Integers
-    positions: Integers
+    numbers: Callable[[], Integers]
+    shuffle: Shuffle
     step: int
     processes: Processes
     micro_batch_size: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        views: Tensor | Sequence[Tensor],
+        samples: Integers,
+        positions: Integers,
+        step: int,
+        processes: Processes,
+        micro_batch_size: int | None = None,
+    ) -> "Batch":
+        """Make a batch of which all is known.
+
+        Args:
+            views: as of the attribute.
+            samples: int64 [B], which training image each position is.
+            positions: int64 [B], which position each slot of the shuffled key batch encodes.
+            step: as of the attribute.
+            processes: as of the attribute.
+            micro_batch_size: as of the attribute.
+        """
+        return cls(views, lambda: samples, Shuffle.of(positions, processes), step, processes, micro_batch_size)
+
+    @cached_property
+    def samples(self) -> Integers:
+        """int64 [B], which training image each position of the global batch is."""
+        return self.numbers()
 
     @property
     def count(self) -> int:
@@ -65,12 +94,15 @@ class Dictionary(Protocol):
     def update_encoder(self, encoder_q: nn.Module) -> None:
         """Move what follows the query encoder; called first in every step."""
 
-    def look_up(self, batch: Batch, view: int, encode: Encode) -> Tensor:
+    def send(self, batch: Batch, view: int) -> Traveling | None:
+        """Send a view of the step's images to where they are encoded; None: nothing is encoded."""
+
+    def look_up(self, batch: Batch, traveling: Traveling | None, encode: Encode) -> Tensor:
         """Give the keys of the step's own images, B x C by position, the same on every process.
 
         Args:
             batch: of the step.
-            view: which of the views are the keys'.
+            traveling: what `send` gave.
             encode: the query encoder, its gradient averaged over processes.
         """
 
@@ -85,6 +117,6 @@ class Dictionary(Protocol):
 
         Args:
             batch: of the step.
-            keys: what `look_up` gave, for each view that it was asked for.
+            keys: what `look_up` gave, for each way.
             queries: N x C without gradient, of the first way.
         """

@@ -9,6 +9,8 @@ The official code gathers all key images on every process, and picks. Here each 
 the process that encodes it, so that traffic per process does not grow with their number.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -34,38 +36,88 @@ def bounds(total: int, world_size: int) -> Integers:
     return ranks * (total // world_size) + np.minimum(ranks, total % world_size)
 
 
-def to_slots(images: Tensor, positions: Integers, processes: Processes) -> Tensor:
-    """Send each key image to the process that encodes it.
+@dataclass(frozen=True)
+class Shuffle:
+    """How the images of a step travel to the processes that encode them, and their keys back.
+
+    Made ahead of the step, so that no GPU waits for it.
+
+    Attributes:
+        sent: images that go to each process; None: this one is alone.
+        received: images that come from each.
+        leaving: int64 [N] on the device, this process's images in the order in which they leave;
+            alone, by slot.
+        arriving: int64 [N] on the device, which of the images that arrive each slot encodes.
+        returning: int64 [B] on the device, which of the gathered keys belongs to each position.
+        longest: keys that each process gives to the gathering.
+    """
+
+    sent: list[int] | None
+    received: list[int] | None
+    leaving: Tensor
+    arriving: Tensor | None
+    returning: Tensor
+    longest: int
+
+    @classmethod
+    def of(cls, positions: Integers, processes: Processes) -> "Shuffle":
+        """Prepare a shuffle.
+
+        Args:
+            positions: int64 [B], which position each slot encodes; the same on every process.
+            processes: this process and its peers.
+        """
+        back, world_size, device = np.argsort(positions), processes.world_size, processes.device
+        if world_size == 1:
+            every, returning = indices_on(device, positions), indices_on(device, back)
+            return cls(None, None, every, None, returning, len(positions))
+        slices = bounds(len(positions), world_size)
+        mine = slice(slices[processes.rank], slices[processes.rank + 1])
+        wanted = positions[mine]
+        receivers = np.searchsorted(slices, back[mine], side="right") - 1
+        senders = np.searchsorted(slices, wanted, side="right") - 1
+        counts = np.diff(slices)
+        longest = int(counts.max())  # a collective moves as many rows from each
+        real = np.concatenate([rank * longest + np.arange(count) for rank, count in enumerate(counts)])
+        return cls(
+            np.bincount(receivers, minlength=world_size).tolist(),
+            np.bincount(senders, minlength=world_size).tolist(),
+            indices_on(device, np.argsort(receivers, kind="stable")),
+            # What arrives is ordered by sender and then by position, which is simply by position.
+            indices_on(device, np.argsort(np.argsort(wanted))),
+            indices_on(device, real[back]),
+            longest,
+        )
+
+
+class Traveling:
+    """Key images on their way to the processes that encode them.
 
     Args:
         images: uint8, N x 3 x S x S, this process's slice of the positions (see `bounds`).
-        positions: int64 [B], from `positions_of_slots`, the same on every process.
+        shuffle: of the step.
         processes: this process and its peers.
-
-    Returns:
-        uint8, N x 3 x S x S, the images of this process's slots, in slot order.
     """
-    # NHWC in memory in and out, so that channels-last images travel without a change of layout.
-    rows = images.permute(0, 2, 3, 1)
-    if processes.world_size == 1:
-        return _pick(rows, positions).permute(0, 3, 1, 2)
-    slices = bounds(len(positions), processes.world_size)
-    mine = slice(slices[processes.rank], slices[processes.rank + 1])
-    wanted = positions[mine]
-    receivers = np.searchsorted(slices, np.argsort(positions)[mine], side="right") - 1
-    senders = np.searchsorted(slices, wanted, side="right") - 1
-    sent = np.bincount(receivers, minlength=processes.world_size).tolist()
-    received = np.bincount(senders, minlength=processes.world_size).tolist()
-    leaving = _pick(rows, np.argsort(receivers, kind="stable"))
-    arrived = rows.new_empty(len(wanted), *rows.shape[1:])
-    dist.all_to_all_single(arrived, leaving, received, sent, group=processes.in_step)
-    # What arrives is ordered by sender and then by position, which is simply by position.
-    return _pick(arrived, np.argsort(np.argsort(wanted))).permute(0, 3, 1, 2)
 
+    def __init__(self, images: Tensor, shuffle: Shuffle, processes: Processes) -> None:
+        # NHWC in memory, so that channels-last images travel without a change of layout.
+        # index_select is several times faster than rows[order] for whole images of uint8.
+        self._shuffle = shuffle
+        self._leaving = images.permute(0, 2, 3, 1).index_select(0, shuffle.leaving)
+        self._arrived, self._work = self._leaving, None
+        if shuffle.sent is not None and shuffle.received is not None:
+            self._arrived = self._leaving.new_empty(sum(shuffle.received), *self._leaving.shape[1:])
+            self._work = dist.all_to_all_single(
+                self._arrived, self._leaving, shuffle.received, shuffle.sent, group=processes.in_step, async_op=True
+            )
 
-def _pick(rows: Tensor, order: Integers) -> Tensor:
-    # index_select is several times faster than rows[order] for whole images of uint8.
-    return rows.index_select(0, indices_on(rows.device, order))
+    def arrive(self) -> Tensor:
+        """Give the images of this process's slots: uint8, N x 3 x S x S, in slot order."""
+        rows = self._arrived
+        if self._work is not None and self._shuffle.arriving is not None:
+            self._work.wait()
+            rows = rows.index_select(0, self._shuffle.arriving)
+        return rows.permute(0, 3, 1, 2)
 
 
 def indices_on(device: torch.device, order: Integers) -> Tensor:
@@ -76,22 +128,18 @@ def indices_on(device: torch.device, order: Integers) -> Tensor:
     return indices.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else indices
 
 
-def from_slots(keys: Tensor, positions: Integers, processes: Processes) -> Tensor:
+def from_slots(keys: Tensor, shuffle: Shuffle, processes: Processes) -> Tensor:
     """Gather the keys of all slots and undo the permutation.
 
     Args:
         keys: N x C, the keys of this process's slots.
+        shuffle: of the step.
+        processes: this process and its peers.
 
     Returns:
         B x C, the keys of all positions, the same on every process. Their gradient flows back, if
         they take one.
     """
-    counts = np.diff(bounds(len(positions), processes.world_size))
-    longest = int(counts.max())
-    if len(keys) < longest:  # a collective moves as many rows from each
-        keys = torch.cat([keys, keys.new_zeros(longest - len(keys), keys.shape[1])])
-    gathered = processes.gather(keys, processes.in_step)
-    if counts.min() < longest:
-        real = np.concatenate([rank * longest + np.arange(count) for rank, count in enumerate(counts)])
-        gathered = gathered[indices_on(keys.device, real)]
-    return _pick(gathered, np.argsort(positions))
+    if len(keys) < shuffle.longest:
+        keys = torch.cat([keys, keys.new_zeros(shuffle.longest - len(keys), keys.shape[1])])
+    return processes.gather(keys, processes.in_step).index_select(0, shuffle.returning)

@@ -7,10 +7,11 @@ number of them that hold whole groups, computes what the paper's GPUs compute.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
 from moco.processes import Processes
 
@@ -46,13 +47,7 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
         if rest:
             raise ValueError(f"a batch of {input.shape[0]} images does not divide into groups of {self.group_size}")
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
-        means = self.running_mean.new_zeros(groups, self.num_features)
-        variances = torch.ones_like(means)
-        # momentum 1 makes each row of the scratch the group's own statistics
-        normalized = [
-            F.batch_norm(part, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
-            for part, mean, variance in zip(input.split(self.group_size), means, variances, strict=True)
-        ]
+        output, means, variances = _GroupNorm.apply(input, self.weight, self.bias, groups, self.eps)
         momentum = self.momentum or 0.0
         with torch.no_grad():
             for running, seen in ((self.running_mean, means), (self.running_var, variances)):
@@ -60,7 +55,103 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
                     running.mul_(1 - momentum)
                 running.add_(seen.mean(dim=0), alpha=momentum * self.share)
             self.num_batches_tracked.add_(self.first_part)
-        return torch.cat(normalized)
+        return output
+
+
+class _GroupNorm(torch.autograd.Function):
+    """Normalize each of G groups of images by its own statistics.
+
+    Gives the output, and the groups' means and unbiased variances, float32 G x C, without gradient.
+
+    A CPU has fast kernels for one group, and takes them one after the other. Elsewhere a kernel
+    costs as much to start as a group to compute, so all groups are one reduction and one
+    multiply-add, which a compiler can join with its neighbors.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        C = input.shape[1]
+        means, variances, inverse = weight.new_zeros(groups, C), weight.new_ones(groups, C), weight.new_empty(groups, C)
+        ctx.one_by_one = input.device.type == "cpu" and not torch.compiler.is_compiling()
+        ctx.groups, ctx.eps = groups, eps
+        if ctx.one_by_one:
+            output = torch.empty_like(input)
+            for part, out, mean, variance, inverted in zip(
+                input.chunk(groups), output.chunk(groups), means, variances, inverse, strict=True
+            ):
+                # momentum 1 makes each row of the scratch the group's own statistics
+                torch.ops.aten.native_batch_norm.out(
+                    part,
+                    weight,
+                    bias,
+                    mean,
+                    variance,
+                    True,
+                    1.0,
+                    eps,
+                    out=out,
+                    save_mean=torch.empty_like(mean),
+                    save_invstd=inverted,
+                )
+        else:
+            x, n = _grouped(input, groups), input.numel() // (groups * C)
+            over = (1, *range(3, x.dim()))
+            if x.itemsize < 4:  # sums of float32, without a copy of the input in it
+                means = x.sum(over, dtype=torch.float32) / n
+                square = torch.linalg.vector_norm(x, 2, over, dtype=torch.float32).square() / n
+                biased = (square - means.square()).clamp_min(0)
+            else:
+                biased, means = torch.var_mean(x, over, correction=0)
+            inverse = (biased + eps).rsqrt()
+            scale = inverse * weight
+            shift = torch.addcmul(bias, means, scale, value=-1)
+            output = torch.addcmul(_beside(shift, x), x, _beside(scale, x)).to(input.dtype).view_as(input)
+            variances = biased * (n / max(1, n - 1))
+        ctx.save_for_backward(input, weight, means, inverse)
+        ctx.mark_non_differentiable(means, variances)
+        return output, means, variances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        input, weight, means, inverse = ctx.saved_tensors
+        layout = torch.channels_last if _is_channels_last(input) else torch.contiguous_format
+        gradient = gradient.contiguous(memory_format=layout)
+        if ctx.one_by_one:
+            of_input = torch.empty_like(input)
+            of_weight, of_bias = torch.empty_like(means), torch.empty_like(means)
+            parts = (whole.chunk(ctx.groups) for whole in (gradient, input, of_input))
+            for dy, x, dx, mean, inverted, dw, db in zip(*parts, means, inverse, of_weight, of_bias, strict=True):
+                torch.ops.aten.native_batch_norm_backward.out(
+                    dy, x, weight, None, None, mean, inverted, True, ctx.eps, [True] * 3, out0=dx, out1=dw, out2=db
+                )
+            return of_input, of_weight.sum(dim=0), of_bias.sum(dim=0), None, None
+        x, dy = _grouped(input, ctx.groups), _grouped(gradient, ctx.groups)
+        over, n = (1, *range(3, x.dim())), input.numel() // means.numel()
+        centered = x - _beside(means, x)
+        of_bias = dy.sum(over, dtype=means.dtype)
+        of_weight = (dy * centered).sum(over) * inverse
+        scale = inverse * weight
+        constant = scale * of_bias / -n
+        slope = scale * inverse * of_weight / -n
+        of_input = torch.addcmul(_beside(constant, x), centered, _beside(slope, x)).addcmul_(dy, _beside(scale, x))
+        return of_input.to(input.dtype).view_as(input), of_weight.sum(dim=0), of_bias.sum(dim=0), None, None
+
+
+def _grouped(images: Tensor, groups: int) -> Tensor:
+    """View N x C x … as G x N/G x C x …."""
+    return images.view(groups, -1, *images.shape[1:])
+
+
+def _beside(statistics: Tensor, x: Tensor) -> Tensor:
+    """View statistics G x C so that they broadcast over x, G x N/G x C x …."""
+    return statistics.view(len(statistics), 1, -1, *[1] * (x.dim() - 3))
+
+
+def _is_channels_last(images: Tensor) -> bool:
+    return images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last)
 
 
 class GroupBatchNorm1d(GroupBatchNorm2d):

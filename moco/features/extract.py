@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from moco.config import Views, settings_hash
 from moco.encoders.frozen import FrozenEncoder
@@ -19,7 +19,7 @@ from moco.images import fused_views
 from moco.images.batches import read_image, views_of
 from moco.images.decode import Pixels
 from moco.images.index import ShardSet
-from moco.images.loader import from_workers, outlive_signals
+from moco.images.loader import steps
 from moco.images.views import center_view, draw
 from moco.permutation import Integers, key_of, permute
 
@@ -48,8 +48,8 @@ LINEAR_VIEWS = Views(
 
 
 @dataclass
-class SingleViews(Dataset[Tensor]):
-    """Item n is the n-th batch of one view of each image, uint8 N x 3 x S x S.
+class SingleViews:
+    """Batches of one view of each image; batch n holds the n-th rows of `indices`.
 
     Attributes:
         images: the shard set.
@@ -57,7 +57,7 @@ class SingleViews(Dataset[Tensor]):
         size: S, pixels.
         crop_ratio: of the center view.
         augmented: (seed, epoch) of random views; None: center views.
-        batch: images a batch.
+        count: images a batch; the last one may have fewer.
     """
 
     images: ShardSet
@@ -65,29 +65,39 @@ class SingleViews(Dataset[Tensor]):
     size: int
     crop_ratio: float
     augmented: tuple[int, int] | None = None
-    batch: int = BATCH
+    count: int = BATCH
+    per_image = 1
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch)
+        return -(-len(self.indices) // self.count)
 
-    def __getitem__(self, number: int) -> Tensor:
-        samples = self.indices[number * self.batch : (number + 1) * self.batch]
-        out = np.empty((len(samples), self.size, self.size, 3), dtype=np.uint8)
+    def samples(self, number: int) -> Integers:
+        """Give the images of a batch, int64."""
+        return self.indices[number * self.count : (number + 1) * self.count]
+
+    def fill(self, number: int, rows: slice, batch: Pixels) -> None:
+        """Make some rows of a batch, uint8 1 x N x S x S x 3; rows beyond the last image stay."""
+        samples = self.samples(number)[rows]
         drawn = draw(LINEAR_VIEWS, *(self.augmented or (0, 0)), samples, views=1)
         compiled = fused_views.available()
         for i, sample in enumerate(samples):
+            out = batch[:, rows.start + i]
             if self.augmented:
                 data, key = self.images.read(int(sample)), self.images.key(int(sample))
-                views_of(data, key, drawn[i], out[i : i + 1], compiled)
+                views_of(data, key, drawn[i], out, compiled)
             else:
-                out[i] = center_view(read_image(self.images, int(sample)), self.size, self.crop_ratio)
-        return torch.from_numpy(out).permute(0, 3, 1, 2)
+                out[0] = center_view(read_image(self.images, int(sample)), self.size, self.crop_ratio)
 
 
-def batches(views: SingleViews, num_workers: int) -> Iterator[Tensor]:
-    """Iterate over the batches of a view set in order, prepared by worker processes."""
+def batches(views: SingleViews, num_workers: int) -> Generator[Tensor]:
+    """Iterate over a view set in order, prepared by worker processes: uint8 N x 3 x S x S.
+
+    A batch stays unchanged until two more were asked for.
+    """
     workers = num_workers if len(views) > 1 else 0
-    return from_workers(DataLoader(views, batch_size=None, num_workers=workers, worker_init_fn=outlive_signals))
+    with closing(steps(views, 0, len(views), workers, torch.device("cpu"))) as prepared:
+        for number, batch in enumerate(prepared):
+            yield batch[0, : len(views.samples(number))]
 
 
 def extract(encoder: FrozenEncoder, split: ShardSet, indices: Integers | None = None, num_workers: int = 0) -> Features:

@@ -1,9 +1,12 @@
 """What the processes of a run decide together: whether to stop, whether to save."""
 
 import os
+import queue
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +15,9 @@ from torch import Tensor
 
 from moco.processes import Processes
 
+LEAVE_SECONDS = 5.0
+"""How long a process may take no notice of a lost peer before it ends."""
+
 
 class Agreement:
     """Wishes of single processes that all of them follow at the same step.
@@ -19,13 +25,20 @@ class Agreement:
     Each step's wishes travel while the next step computes, so that neither a GPU nor a peer is
     waited for; they are followed one step late. A process alone follows its own at once.
 
+    A thread waits for them. Where a peer is lost, the main thread may hang for good in a GPU's full
+    queue of work, which no time-out reaches; the thread then ends the process.
+
     Args:
         processes: this process and its peers.
     """
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
-        self._traveling: tuple[Tensor, dist.Work] | None = None
+        self._traveling: tuple[Tensor, Future[None]] | None = None
+        self._works: queue.SimpleQueue[tuple[dist.Work, Future[None]]] = queue.SimpleQueue()
+        self._noticed = threading.Event()
+        if processes.world_size > 1:
+            threading.Thread(target=self._wait_for_works, daemon=True).start()
 
     def exchange(self, stop: bool, save: bool) -> tuple[bool, bool]:
         """State this process's wishes after a step, and learn what all follow now.
@@ -38,18 +51,37 @@ class Agreement:
         agreed = self.settle()
         wishes = torch.tensor([stop, save], dtype=torch.int32)
         work = dist.all_reduce(wishes, dist.ReduceOp.MAX, group=self.processes.on_host, async_op=True)
-        self._traveling = wishes, work
+        arrived: Future[None] = Future()
+        self._traveling = wishes, arrived
+        self._works.put((work, arrived))
         return agreed
 
     def settle(self) -> tuple[bool, bool]:
         """Wait for the wishes under way; to be called before the last exchange is left behind."""
         if self._traveling is None:
             return False, False
-        wishes, work = self._traveling
+        wishes, arrived = self._traveling
         self._traveling = None
-        work.wait()
+        if error := arrived.exception():
+            self._noticed.set()
+            raise error
         stop, save = wishes.tolist()
         return bool(stop), bool(save)
+
+    def _wait_for_works(self) -> None:
+        while True:
+            work, arrived = self._works.get()
+            try:
+                work.wait()
+                arrived.set_result(None)
+            except Exception as error:
+                arrived.set_exception(error)
+                if not self._noticed.wait(LEAVE_SECONDS):
+                    print(
+                        "a peer is gone or silent, and this process hangs in a collective", file=sys.stderr, flush=True
+                    )
+                    os._exit(1)
+                return
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)

@@ -109,6 +109,17 @@ class Log:
         self._steps = []
         pace.restart()
 
+    def check(self, done: int) -> None:
+        """Refuse to go on, and so to save, after a loss that is not finite; all processes call this.
+
+        Raises:
+            MocoError: names the step and what to change.
+        """
+        if self._steps:
+            losses = torch.stack([step[0] for step in self._steps])
+            everyones = self.processes.mean_(losses, self.processes.in_step).cpu().double().numpy()
+            refuse_non_finite(everyones, done, self.settings)
+
     def reading(self, epoch: int, found: Reading, leak: float | None) -> None:
         """Add a reading after an epoch; what was not measured leaves its cell empty."""
         values = {

@@ -8,22 +8,22 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from moco.devices import compute_in
 from moco.dictionary.info_nce import Contrast
-from moco.dictionary.momentum_encoder import MomentumEncoder
 from moco.dictionary.protocol import Batch, Encode
-from moco.dictionary.shuffle_bn import positions_of_slots
+from moco.dictionary.shuffle_bn import Shuffle, positions_of_slots
 from moco.encoders.batch_norm import averaged_running_statistics, micro_batches
 from moco.encoders.normalize import normalize
 from moco.images.loader import steps
 from moco.momentum_contrast import MoCo
-from moco.processes import Processes, keep_freed_memory, use_bf16
+from moco.processes import Processes, keep_freed_memory
 from moco.runs import state
 from moco.runs.steps import Steps
-from moco.training import setup
+from moco.training import here, setup
 from moco.training.leak import LeakProbe
 from moco.training.log import Log
+from moco.training.memory import shortage_named
 from moco.training.run import Run
-from moco.training.schedules import learning_rate, momentum
 
 
 def pretrain(run: Run, processes: Processes) -> None:
@@ -51,12 +51,14 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
     run.monitor.require_tars(settings.knn_every_epochs)
     size = setup.micro_batch_size(settings, processes.world_size, machine.max_batch_per_process)
 
+    precision = compute_in(settings.precision, device)
     model = setup.build(settings, len(run.images)).to(device)
     model.to(memory_format=torch.channels_last)
     optimizer = setup.sgd(model, settings)
-    bf16 = use_bf16(settings.precision, device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-    encode_queries = setup.average_gradients(model.encoder_q, settings, processes)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    compiled = setup.compile_encoders(model, machine, processes, total)
+    in_bf16 = machine.gradients == "bf16"
+    encode_queries = setup.average_gradients(model.encoder_q, settings, processes, autocast, in_bf16)
     found = state.resume(run.folder, model, optimizer, processes, writer)
     first = int(found["step"]) if found else 0
     backend = setup.view_backend(str(found["loader"]["views"]) if found else None, processes)
@@ -66,31 +68,42 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
             f" on {processes.world_size} process(es), views {backend}, in {run.folder.name}",
             flush=True,
         )
+        print(f"pretrain: {here.used(run, processes, precision, compiled)}", flush=True)
+        if idle := here.idle(run):
+            print(f"pretrain: {idle}", flush=True)
 
-    compiled = backend == setup.COMPILED
-    probe = LeakProbe.of(settings, run.monitor.val, compiled)
-    views = run.view_batches(plan, processes, streams, compiled)
-    log = Log(run, plan, first, processes, writer, setup.remedy_for_waiting(machine, compiled, streams is not None))
-    about = partial(setup.about, settings=settings, plan=plan, backend=backend, bf16=bf16)
+    painted = backend == setup.COMPILED
+    probe = LeakProbe.of(settings, run.monitor.val, painted)
+    views = run.view_batches(plan, processes, streams, painted)
+    log = Log(run, plan, first, processes, writer, setup.remedy_for_waiting(machine, painted, streams is not None))
+    about = partial(setup.about, settings=settings, plan=plan, backend=backend, precision=precision)
 
     def save(done: int) -> None:
+        log.check(done)
         state.save(run.folder, done, model, optimizer, processes, writer, machine.keep_checkpoints, about(done))
 
+    def shuffle_of(step: int) -> Shuffle:
+        positions = np.arange(settings.global_batch)
+        if settings.shuffle_bn:
+            positions = positions_of_slots(settings.seed, step, settings.global_batch)
+        return Shuffle.of(positions, processes)
+
+    if processes.first and device.type == "cuda":
+        fed = here.views_per_second(views, first) * machine.workers()
+        trained = here.trained_per_second(model.encoder_q, size, settings.image_size, autocast)
+        print(f"pretrain: {here.balance(fed, trained)}", flush=True)
     batches = steps(views, first, total, machine.workers(), device)
     cadence = machine.checkpoint_every_steps, machine.checkpoint_every_minutes
     with Steps("pretrain", total, processes, save, *cadence) as driver, closing(batches):
+        shuffle = shuffle_of(first)
         for step, images in driver.run(batches, first, total):
-            rate = optimizer.param_groups[0]["lr"] = learning_rate(settings, step, total)
-            if isinstance(model.dictionary, MomentumEncoder):
-                model.dictionary.momentum = momentum(settings.dictionary, step, total)
-            positions = np.arange(settings.global_batch)
-            if settings.shuffle_bn:
-                positions = positions_of_slots(settings.seed, step, settings.global_batch)
+            rate = setup.set_rates(model, optimizer, settings, step, total)
             optimizer.zero_grad()
-            batch = Batch(images, plan.batch(step), positions, step, processes, size)
-            contrast, queries = accumulate(model, batch, encode_queries, autocast)
+            batch = Batch(images, partial(plan.batch, step), shuffle, step, processes, size)
+            with shortage_named(model.encoder_q, settings, size, processes.world_size, autocast):
+                contrast, queries = accumulate(model, batch, encode_queries, autocast)
             optimizer.step()
-
+            shuffle = shuffle_of(step + 1)  # while the GPU computes
             log.step(step + 1, contrast, queries, rate, driver.pace)
             epoch, rest = divmod(step + 1, plan.steps_per_epoch)
             if rest == 0 and run.monitor.due(epoch, settings):
@@ -122,8 +135,7 @@ def accumulate(model: MoCo, batch: Batch, encode_queries: Encode, autocast: torc
         The contrast of all N queries (2N if symmetric), its loss without graph, and the queries
         likewise.
     """
-    with autocast:
-        keys = model.keys(batch, encode_queries)
+    keys, traveling = None, model.send(batch)
     queries, losses, ranks = [], [], []
     for way, (of_query, _) in enumerate(model.ways):
         for part in micro_batches(model.encoder_q, batch.count, batch.micro_batch_size):
@@ -131,12 +143,15 @@ def accumulate(model: MoCo, batch: Batch, encode_queries: Encode, autocast: torc
             with nullcontext() if last else _gradients_stay_here(encode_queries):
                 with autocast:
                     q = encode_queries(normalize(batch.views[of_query][part]))  # n x C
+                    if keys is None:  # the key images have traveled beside the first queries
+                        keys = model.keys(batch, traveling, encode_queries)
                 found = model.loss(q, keys, way, batch.first + part.start)
                 loss = found.loss * (len(q) / batch.count / len(model.ways))
                 loss.backward()
             queries.append(q.detach())
             losses.append(loss.detach())
             ranks.append(found.rank_of_positive)
+    assert keys is not None
     model.enqueue(batch, keys, torch.cat(queries))
     return Contrast(torch.stack(losses).sum(), torch.cat(ranks)), torch.cat(queries)
 

@@ -1,17 +1,21 @@
 """What a run is built from: model, optimizer, precision, gradient averaging."""
 
 import os
+import shutil
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from moco.cluster.machine import Machine
 from moco.config import Pretrain
 from moco.cores import cores
+from moco.dictionary.momentum_encoder import MomentumEncoder
 from moco.encoders.build import build_encoder
 from moco.encoders.frozen import EncoderSpec
 from moco.encoders.heads import prediction_head, projection_head
@@ -24,7 +28,10 @@ from moco.images.stream import TarStreams
 from moco.images.stream_plan import StreamPlan, plan_of
 from moco.momentum_contrast import Encoder, MoCo
 from moco.processes import Processes
+from moco.training.schedules import learning_rate, momentum
 
+COMPILING_PAYS = 2000
+"""Steps from which on `compile: auto` spends the minutes that compiling takes."""
 PLAIN, COMPILED = "opencv-numba", "compiled"
 """What paints the views: the plain libraries, or `moco.images.fused_views`."""
 
@@ -135,14 +142,63 @@ def build(settings: Pretrain, images: int) -> MoCo:
 
 
 def sgd(model: MoCo, settings: Pretrain) -> torch.optim.SGD:
-    """Make the optimizer of the query encoder; its rate is set at each step."""
+    """Make the optimizer of the query encoder; `set_rates` sets its rate at each step."""
+    first = next(model.parameters())
     return torch.optim.SGD(
         model.encoder_q.parameters(),
-        lr=0.0,
+        lr=first.new_zeros(()) if first.is_cuda else 0.0,
         momentum=settings.sgd_momentum,
         weight_decay=settings.weight_decay,
-        fused=next(model.parameters()).is_cuda,  # on a CPU it copies what is channels-last, and is slower
+        fused=first.is_cuda,  # on a CPU it copies what is channels-last, and is slower
     )
+
+
+def set_rates(model: MoCo, optimizer: torch.optim.SGD, settings: Pretrain, step: int, total: int) -> float:
+    """Set what changes from step to step: the learning rate, and the key encoder's momentum.
+
+    On a GPU both are tensors there, so that a captured or compiled step reads them.
+
+    Returns:
+        The learning rate.
+    """
+    rate, group = learning_rate(settings, step, total), optimizer.param_groups[0]
+    on_gpu = next(model.parameters()).is_cuda
+    group["lr"] = _into(group["lr"], rate, model) if on_gpu else rate
+    if isinstance(model.dictionary, MomentumEncoder):
+        m = momentum(settings.dictionary, step, total)
+        model.dictionary.momentum = _into(model.dictionary.momentum, m, model) if on_gpu else m
+    return rate
+
+
+def _into(before: float | Tensor, value: float, model: MoCo) -> Tensor:
+    """Write a number into the scalar that is there, or into a new one on the model's device."""
+    device = next(model.parameters()).device
+    scalar = before if isinstance(before, Tensor) and before.device == device else torch.empty((), device=device)
+    return scalar.fill_(value)
+
+
+def compile_encoders(model: MoCo, machine: Machine, processes: Processes, total: int) -> bool:
+    """Let torch compile what encodes, if machine.yaml says so; results change by rounding alone.
+
+    Returns:
+        Whether it is compiled.
+
+    Raises:
+        MocoError: it is asked for and this host lacks what it takes.
+    """
+    here = find_spec("triton") is not None if processes.device.type == "cuda" else shutil.which("g++") is not None
+    if machine.compile == "on" and not here:
+        needs = "the package triton" if processes.device.type == "cuda" else "g++"
+        raise MocoError(
+            f"machine.yaml: compile = on needs {needs}, which is not there; install it, or set compile: off"
+        )
+    pays = processes.device.type == "cuda" and here and total >= COMPILING_PAYS
+    if machine.compile == "off" or (machine.compile == "auto" and not pays):
+        return False
+    model.encoder_q.compile()
+    if isinstance(model.dictionary, MomentumEncoder):
+        model.dictionary.encoder_k.compile()
+    return True
 
 
 def specification(settings: Pretrain, model: MoCo, training_hash: str) -> EncoderSpec:
@@ -159,11 +215,20 @@ def specification(settings: Pretrain, model: MoCo, training_hash: str) -> Encode
     )
 
 
-def average_gradients(encoder_q: nn.Module, settings: Pretrain, processes: Processes) -> Callable[[Tensor], Tensor]:
+def average_gradients(
+    encoder_q: nn.Module, settings: Pretrain, processes: Processes, autocast: torch.autocast, in_bf16: bool = False
+) -> Callable[[Tensor], Tensor]:
     """Wrap the query encoder so that its gradients are averaged over processes.
 
     Neither the key encoder nor the queue is wrapped: they follow from what all processes know
     already, and are never sent.
+
+    Args:
+        encoder_q: the query encoder.
+        settings: of the run.
+        processes: this process and its peers.
+        autocast: the precision of the encoders.
+        in_bf16: whether gradients travel in bfloat16, at half the traffic.
     """
     if processes.world_size == 1:
         return encoder_q
@@ -177,12 +242,16 @@ def average_gradients(encoder_q: nn.Module, settings: Pretrain, processes: Proce
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
         )
+    if in_bf16:
+        wrapped.register_comm_hook(None, bf16_compress_hook)
     # DDP orders its gradient buckets again after the first backward pass, and sums in another order
     # from then on. One pass that is thrown away puts fresh and resumed runs in the same state, so
     # that they agree to the bit.
     before = {name: value.clone() for name, value in encoder_q.state_dict().items()}
     size = settings.image_size
-    wrapped(torch.zeros(settings.bn_group_size, 3, size, size, device=processes.device)).sum().backward()
+    with autocast:  # as in training, for which the GPU's kernels are then chosen
+        images = torch.zeros(settings.bn_group_size, 3, size, size, device=processes.device)
+        wrapped(images.contiguous(memory_format=torch.channels_last)).sum().backward()
     encoder_q.load_state_dict(before)
     encoder_q.zero_grad()
     return wrapped
@@ -206,7 +275,7 @@ def view_backend(before: str | None, processes: Processes) -> str:
     return backend
 
 
-def about(done: int, settings: Pretrain, plan: EpochPlan | StreamPlan, backend: str, bf16: bool) -> dict[str, Any]:
+def about(done: int, settings: Pretrain, plan: EpochPlan | StreamPlan, backend: str, precision: str) -> dict[str, Any]:
     """Give what a checkpoint needs beside the model's state: where the run stands, how it computes.
 
     Args:
@@ -214,13 +283,13 @@ def about(done: int, settings: Pretrain, plan: EpochPlan | StreamPlan, backend: 
         settings: of the run.
         plan: of the run.
         backend: of the views, from `view_backend`.
-        bf16: whether the encoders run in bfloat16, which `precision: auto` leaves to the processor.
+        precision: of the encoders, which `precision: auto` leaves to the processor.
     """
     epoch, position = divmod(done, plan.steps_per_epoch)
     return {
         "epoch": epoch,
         "position": position * settings.global_batch,
         "loader": {"order": "stream" if settings.stream else "index", "views": backend},
-        "precision": "bf16" if bf16 else "fp32",
+        "precision": precision,
         "settings": settings.model_dump(mode="json"),
     }

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from moco.cluster.machine import load_machine
-from moco.processes import join, leave
+from moco.processes import joined
 from moco.runs.job import read_job
 from moco.training.loop import pretrain
 from moco.training.run import Run
@@ -14,9 +14,5 @@ def work(folder: Path) -> None:
     """Train the run of a folder; errors as in `moco.training.loop.pretrain`."""
     job, machine = read_job(folder), load_machine()
     run = replace(Run.of(job.settings, job.shards, folder.parent, machine), folder=folder)
-    processes = join(machine.device, machine.step_timeout_seconds)
-    try:
+    with joined(machine.training_device, machine.step_timeout_seconds) as processes:
         pretrain(run, processes)
-        processes.barrier()
-    finally:
-        leave()

@@ -14,13 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from moco.cluster.machine import Machine
 from moco.config import settings_hash
+from moco.devices import compute_in
 from moco.encoders.batch_norm import averaged_running_statistics, set_running_statistics
 from moco.encoders.start import Start
 from moco.errors import MocoError
 from moco.files import write_text
 from moco.images.plan import EpochPlan
 from moco.permutation import key_of
-from moco.processes import Processes, keep_freed_memory, use_bf16
+from moco.processes import Processes, keep_freed_memory
 from moco.runs import state
 from moco.runs.steps import Steps
 from moco.transfer.config import Training
@@ -130,7 +131,7 @@ def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
         return model.eval()
     objective = Objective(model, task.losses)
     losses_of = average_gradients(objective, processes)
-    autocast = partial(torch.autocast, device.type, torch.bfloat16, use_bf16(settings.precision, device))
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, compute_in(settings.precision, device) == "bf16")
     if processes.first:
         print(
             f"transfer: step {first} of {total}, {len(task.among)} images, {settings.batch_size} a step on"

@@ -41,7 +41,7 @@ class Task:
     """
 
     among: Integers
-    batches: Callable[[Share], Dataset[Any]]
+    batches: Callable[[Share], Dataset[Any] | LabelBatches]
     model: Callable[[], nn.Module]
     losses: Callable[[nn.Module, Any, Any], Losses]
 

@@ -16,7 +16,7 @@ from moco.encoders.start import RANDOM, Start, start_from
 from moco.errors import MocoError
 from moco.features.extract import Labelled
 from moco.files import write_bytes, write_json, write_text
-from moco.processes import Processes, join, leave
+from moco.processes import Processes, joined
 from moco.runs.folder import FINISHED
 from moco.settings import read_yaml
 from moco.transfer.config import Comparison, comparison_of
@@ -138,9 +138,5 @@ def work(folder: Path) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise MocoError(f"{path}: was changed by hand ({error!r}); start the run again") from None
     machine = load_machine()
-    processes = join(machine.device, machine.step_timeout_seconds)
-    try:
+    with joined(machine.training_device, machine.step_timeout_seconds) as processes:
         run_trial(trial, Sets.of(trial.comparison), trial.start(), folder, machine, processes)
-        processes.barrier()
-    finally:
-        leave()

@@ -3,7 +3,6 @@
 import sys
 
 import pytest
-import torch
 from small_pipeline import Pipeline
 
 from flows import running
@@ -37,8 +36,10 @@ def test_a_share_of_the_cores_is_all_that_a_stage_counts(monkeypatch: pytest.Mon
     [(None, ["0", "1", "2", "3"]), (2, ["0,2", "1,3"]), (1, ["0,1,2,3"]), (5, ["0", "1", "2", "3", "0"])],
 )
 def test_gpus_are_shared_out_too(count: int | None, devices: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert [share["CUDA_VISIBLE_DEVICES"] for share in drained(count)] == devices
+    monkeypatch.setattr(running, "gpus", lambda device: 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")  # the caller's, which are all that there is
+    mapped = ["".join(str(int(at) + 4) if at.isdigit() else at for at in names) for names in devices]
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in drained(count)] == mapped
 
 
 def test_a_pipeline_below_runs_with_what_it_builds_on_and_nothing_else(alone: Pipeline) -> None:

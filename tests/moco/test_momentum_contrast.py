@@ -48,7 +48,7 @@ def test_three_steps_agree_with_algorithm_1(micro_batch_size):
     for _ in range(3):
         batch = torch.randint(0, 256, (2, N, 3, 8, 8), dtype=torch.uint8)
         optimizer.zero_grad()
-        step = Batch(batch, np.arange(N), np.arange(N)[::-1].copy(), 0, ALONE, micro_batch_size)
+        step = Batch.of(batch, np.arange(N), np.arange(N)[::-1].copy(), 0, ALONE, micro_batch_size)
         contrast, _ = accumulate(model, step, model.encoder_q, NO_AUTOCAST)
         optimizer.step()
 
@@ -83,12 +83,12 @@ def test_keys_come_back_to_their_own_images_after_the_shuffle():
     model = MoCo(encoder, MomentumQueue(encoder, 10, 16, 0.999))
     model.dictionary.double()
     batch = torch.randint(0, 256, (2, 6, 3, 8, 8), dtype=torch.uint8)
-    step = Batch(batch, np.arange(6), np.array([3, 0, 5, 1, 4, 2]), 0, ALONE)
-    keys = model.dictionary.look_up(step, 1, model.encoder_q)
+    step = Batch.of(batch, np.arange(6), np.array([3, 0, 5, 1, 4, 2]), 0, ALONE)
+    keys = model.dictionary.look_up(step, model.dictionary.send(step, 1), model.encoder_q)
     assert torch.allclose(keys, model.dictionary.encoder_k(normalize(batch[1])))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("mechanism", SMALL)
 def test_the_host_never_waits_for_a_gpu_within_a_step(mechanism):
     from moco.config import load_params
@@ -107,7 +107,7 @@ def test_the_host_never_waits_for_a_gpu_within_a_step(mechanism):
                 torch.cuda.set_sync_debug_mode("error")
             optimizer.zero_grad()
             positions = np.random.default_rng(step).permutation(settings.global_batch)
-            one = Batch(batch, positions, positions, step, Processes(0, 1, gpu))
+            one = Batch.of(batch, positions, positions, step, Processes(0, 1, gpu))
             accumulate(model, one, model.encoder_q, autocast)
             optimizer.step()
     finally:

@@ -1,11 +1,13 @@
 """Batches for fine-tuning: the images of a step, and their views, are a function of (seed, step).
 
-A worker hands a batch over in a few tensors, since each is an open file on its way.
+Batches of one shape come through the ring of `moco.images.loader`, others as bytes through a pipe:
+torch would hand tensors over in /dev/shm, which has 64 MB in a container.
 """
 
+import pickle
 from collections.abc import Generator
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -16,7 +18,8 @@ from moco.errors import MocoError
 from moco.features.extract import Labelled, SingleViews
 from moco.images.decode import Pixels, UndecodableError, decode
 from moco.images.draws import Draws, Uniforms
-from moco.images.loader import from_workers, outlive_signals
+from moco.images.loader import outlive_signals
+from moco.images.loader import steps as ring_of
 from moco.images.plan import EpochPlan
 from moco.permutation import Integers
 from moco.transfer.data.annotations import AnnotatedSet
@@ -33,9 +36,6 @@ class Batch(Protocol):
 
     def to(self, device: torch.device) -> tuple[Any, Any]:
         """Move images and targets to the device that computes."""
-
-    def pin_memory(self) -> "Batch":
-        """Copy it to page-locked memory; torch's loader calls this."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,6 @@ class Stacked:
 
     def to(self, device: torch.device) -> tuple[Tensor, Tensor]:
         return self.images.to(device, non_blocking=True), self.targets.to(device, non_blocking=True)
-
-    def pin_memory(self) -> "Stacked":
-        return Stacked(self.images.pin_memory(), self.targets.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -136,15 +133,6 @@ class Scattered:
                 target["masks"] = pixels[first:end].view(count, height, width)
                 first = end
         return images, targets
-
-    def pin_memory(self) -> "Scattered":
-        return replace(
-            self,
-            pixels=self.pixels.pin_memory(),
-            boxes=self.boxes.pin_memory(),
-            labels=self.labels.pin_memory(),
-            keypoints=None if self.keypoints is None else self.keypoints.pin_memory(),
-        )
 
 
 @dataclass(frozen=True)
@@ -207,8 +195,8 @@ class PixelBatches(Dataset[Stacked]):
 
 
 @dataclass(frozen=True)
-class LabelBatches(Dataset[Stacked]):
-    """Item n is this process's batch of step n, for classification: random resized crops and flips.
+class LabelBatches:
+    """This process's batches for classification: random resized crops and flips, and classes.
 
     Attributes:
         images: the labelled training images; the share is of their places in `images.indices`.
@@ -219,14 +207,37 @@ class LabelBatches(Dataset[Stacked]):
     images: Labelled
     share: Share
     sizes: LabelSizes
+    per_image = 1
 
-    def __getitem__(self, step: int) -> Stacked:
+    @property
+    def count(self) -> int:
+        """N, images of a batch."""
+        return self.share.plan.global_batch // self.share.world_size
+
+    @property
+    def size(self) -> int:
+        """S, pixels."""
+        return self.sizes.crop_size
+
+    def fill(self, step: int, rows: slice, batch: Pixels) -> None:
+        """Make some rows of the images of a step, uint8 1 x N x S x S x 3."""
         places, _ = self.share.drawn(step)
         epoch = (self.share.plan.seed, self.share.plan.epoch_of(step))
-        views = SingleViews(
-            self.images.images, self.images.indices[places], self.sizes.crop_size, 1.0, epoch, len(places)
-        )
-        return Stacked(views[0], torch.from_numpy(self.images.labels[places].astype(np.int64)))
+        views = SingleViews(self.images.images, self.images.indices[places], self.size, 1.0, epoch, self.count)
+        views.fill(0, rows, batch)
+
+    def labels(self, step: int) -> Tensor:
+        """Give the classes of a step's images, int64 [N]."""
+        places, _ = self.share.drawn(step)
+        return torch.from_numpy(self.images.labels[places].astype(np.int64))
+
+
+@dataclass(frozen=True)
+class _AsBytes(Dataset[bytes]):
+    batches: Dataset[Any]
+
+    def __getitem__(self, step: int) -> bytes:
+        return pickle.dumps(self.batches[step])
 
 
 def trainable(images: AnnotatedSet, masks: bool = False) -> AnnotatedSet:
@@ -268,7 +279,7 @@ def read_pixels(images: AnnotatedSet, n: int) -> Pixels:
 
 
 def steps(
-    batches: Dataset[Any], first: int, last: int, num_workers: int, device: torch.device
+    batches: Dataset[Any] | LabelBatches, first: int, last: int, num_workers: int, device: torch.device
 ) -> Generator[tuple[Any, Any]]:
     """Load images and targets of steps first to last - 1, in order; any first step costs the same.
 
@@ -280,18 +291,25 @@ def steps(
             due.
         device: where the batches go.
     """
-    loader: DataLoader[Batch] = DataLoader(
-        batches,
+    if isinstance(batches, LabelBatches):
+        for step, images in enumerate(ring_of(batches, first, last, num_workers, device), start=first):
+            yield images[0], batches.labels(step).to(device)
+        return
+    loader = DataLoader(
+        _AsBytes(batches),
         batch_size=None,
         sampler=range(first, last),
         num_workers=num_workers,
         prefetch_factor=AHEAD if num_workers else None,
-        pin_memory=device.type == "cuda",
         worker_init_fn=outlive_signals,
     )
+    items = iter(loader)
     try:
-        for batch in from_workers(loader):
-            yield batch.to(device)
+        for item in items:
+            yield cast(Batch, pickle.loads(item)).to(device)
     except MocoError as error:  # a worker puts its traceback around the message
         text = str(error).strip().rsplit("\n", 1)[-1]
         raise MocoError(text.removeprefix("moco.errors.MocoError: ")) from None
+    finally:  # else workers live as long as a traceback holds the iterator, and ignore signals
+        if num_workers:
+            items._shutdown_workers()  # type: ignore[attr-defined]  # no public name for it

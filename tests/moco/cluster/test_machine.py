@@ -60,6 +60,11 @@ def test_a_range_of_hosts_is_no_sexagesimal_number(tmp_path):
             "seconds_to_save = 120 leaves nothing of minutes = 2",
         ),
         ("launcher: {kind: slurm, nodes: 2}", "launcher.minutes is missing"),
+        ("launcher: {kind: slurm, minutes: 9, gpus_per_node: 4}", "gpus_per_node = 4 needs cpus_per_node"),
+        (
+            "device: cpu\nlauncher: {kind: slurm, minutes: 9, gpus_per_node: 4, cpus_per_node: 8}",
+            "device = cpu, but the launcher asks for GPUs",
+        ),
         (
             "launcher: torchrun\nnnodes: 1:2\nrendezvous: a:29400",
             "these keys have moved: launcher -> launcher.kind, nnodes -> launcher.nnodes, rendezvous -> launcher.rendezvous;",
@@ -84,7 +89,6 @@ def test_a_launcher_without_what_it_needs_is_one_line(tmp_path, text, told):
         ({}, 1, 8, 1),
         ({"launcher": {"kind": "torchrun", "rendezvous": "a:1", "nnodes": "1:4"}}, 8, 8, 2),  # of the most hosts
         ({"launcher": {"kind": "torchrun", "rendezvous": "a:1", "nnodes": "4"}}, 8, 2, 1),  # `check` refuses it
-        ({"launcher": {"kind": "slurm", "minutes": 60, "gpus_per_node": 8}}, 2, 2, 8),
         ({"launcher": {"kind": "slurm", "minutes": 60}}, 8, 8, 1),
         ({"launcher": {"kind": "slurm", "minutes": 60}, "processes": 2}, 8, 8, 2),
     ],
@@ -99,8 +103,22 @@ def test_processes_share_the_groups_of_all_hosts(monkeypatch, values, cores, gro
 )
 def test_a_process_has_a_gpu_where_there_are_any(monkeypatch, device, gpus, processes):
     monkeypatch.setattr(module, "cores", lambda: 8)
-    monkeypatch.setattr(module.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(module, "gpus", lambda device: 0 if device == "cpu" else gpus)
     assert Machine(device=device).training_processes(groups=8) == processes
+
+
+@pytest.mark.parametrize(
+    ("launcher", "device", "trains_on", "processes"),
+    [
+        ({"gpus_per_node": 8, "cpus_per_node": 64}, "auto", "cuda", 8),  # no GPU there is an error there
+        ({"gpus_per_node": 0}, "auto", "cpu", 1),
+        ({"options": {"gres": "gpu:2"}}, "auto", "auto", 1),
+        ({}, "cuda", "cuda", 1),
+    ],
+)
+def test_training_computes_on_what_slurm_was_asked_for(launcher, device, trains_on, processes):
+    machine = Machine(device=device, launcher={"kind": "slurm", "minutes": 60, **launcher})
+    assert (machine.training_device, machine.training_processes(8)) == (trains_on, processes)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mechanisms import SMALL, dictionary
+from operations import Operations
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,6 +14,7 @@ from moco import Encoder, MoCo
 from moco.dictionary.info_nce import info_nce_in_batch
 from moco.dictionary.memory_bank import MemoryBank
 from moco.dictionary.protocol import Batch
+from moco.dictionary.shuffle_bn import Traveling
 from moco.encoders.normalize import normalize
 from moco.processes import Processes
 from moco.training.loop import accumulate
@@ -52,7 +54,7 @@ def steps(model: MoCo):
     for number in range(3):
         views = torch.randint(0, 256, (2, B, 3, 8, 8), dtype=torch.uint8)
         samples = generator.choice(IMAGES, B, replace=False)
-        batch = Batch(views, samples, generator.permutation(B), number, ALONE)
+        batch = Batch.of(views, samples, generator.permutation(B), number, ALONE)
         optimizer.zero_grad()
         contrast, _ = accumulate(model, batch, model.encoder_q, NO_AUTOCAST)
         optimizer.step()
@@ -178,7 +180,7 @@ def test_the_notebooks_call_gives_the_loss_and_gradient_of_the_loops_step(mechan
     views = torch.randint(0, 256, (2, B, 3, 8, 8), dtype=torch.uint8)
     contrast = one(*(normalize(view) for view in views), samples=np.arange(B))
     contrast.loss.backward()
-    batch = Batch(views, np.arange(B), np.arange(B), 0, ALONE)
+    batch = Batch.of(views, np.arange(B), np.arange(B), 0, ALONE)
     expected, _ = accumulate(other, batch, other.encoder_q, NO_AUTOCAST)
     assert torch.allclose(contrast.loss, expected.loss)
     for ours, theirs in zip(one.encoder_q.parameters(), other.encoder_q.parameters(), strict=True):
@@ -190,3 +192,32 @@ def test_the_notebooks_call_gives_the_loss_and_gradient_of_the_loops_step(mechan
 def test_a_bank_needs_to_know_which_image_is_which():
     with pytest.raises(ValueError, match="a memory bank needs to know which image is which"):
         made("memory-bank")(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("mechanism", SMALL)
+def test_nothing_of_a_step_makes_the_host_wait_for_a_device(mechanism):
+    plain, watched = made(mechanism), made(mechanism)
+    if hasattr(watched.dictionary, "momentum") and hasattr(watched.dictionary, "encoder_k"):
+        watched.dictionary.momentum = torch.tensor(watched.dictionary.momentum, dtype=torch.float64)
+    views = torch.randint(0, 256, (2, B, 3, 8, 8), dtype=torch.uint8)
+    batch = Batch.of(views, np.arange(B), np.arange(B)[::-1].copy(), 0, ALONE)
+    expected, _ = accumulate(plain, batch, plain.encoder_q, NO_AUTOCAST)
+    with Operations(may_wait=False):
+        found, _ = accumulate(watched, batch, watched.encoder_q, NO_AUTOCAST)
+    assert torch.equal(found.loss, expected.loss)
+    for (name, ours), theirs in zip(watched.state_dict().items(), plain.state_dict().values(), strict=True):
+        assert torch.allclose(ours.double(), theirs.double()), name
+
+
+def test_key_images_travel_beside_the_first_queries(monkeypatch):
+    model, order = made("momentum-queue"), []
+    arrive = Traveling.arrive
+    monkeypatch.setattr(Traveling, "arrive", lambda self: order.append("keys arrive") or arrive(self))
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        order.append("queries")
+        return model.encoder_q(images)
+
+    views = torch.randint(0, 256, (2, B, 3, 8, 8), dtype=torch.uint8)
+    accumulate(model, Batch.of(views, np.arange(B), np.arange(B), 0, ALONE, B // 2), encode, NO_AUTOCAST)
+    assert order == ["queries", "keys arrive", "queries"]

@@ -53,8 +53,8 @@ def test_the_key_encoder_takes_no_gradient():
     dictionary = MomentumQueue(encoder_q, dim=2, size=4, momentum=0.9)
     assert not any(parameter.requires_grad for parameter in dictionary.encoder_k.parameters())
     views = torch.randn(2, 5, 3, 2, 2)
-    batch = Batch(views, np.arange(5), np.arange(5), 0, Processes(0, 1, torch.device("cpu")))
-    assert not dictionary.look_up(batch, 1, encoder_q).requires_grad
+    batch = Batch.of(views, np.arange(5), np.arange(5), 0, Processes(0, 1, torch.device("cpu")))
+    assert not dictionary.look_up(batch, dictionary.send(batch, 1), encoder_q).requires_grad
 
 
 def test_queue_and_pointer_are_saved_with_the_state():

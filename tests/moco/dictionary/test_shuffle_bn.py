@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from moco.dictionary.shuffle_bn import bounds, from_slots, positions_of_slots, to_slots
+from moco.dictionary.shuffle_bn import Shuffle, Traveling, bounds, from_slots, positions_of_slots
 from moco.encoders.batch_norm import averaged_running_statistics
 from moco.processes import Processes
 
@@ -23,10 +23,10 @@ def in_each_process(rank: int, world_size: int, rendezvous: str) -> None:
         mine = slice(slices[rank], slices[rank + 1])
         for step in range(5):
             positions = positions_of_slots(seed=1, step=step, global_batch=batch)
-            to_encode = to_slots(images[mine], positions, processes)
+            to_encode = Traveling(images[mine], Shuffle.of(positions, processes), processes).arrive()
             assert torch.equal(to_encode, images[positions][mine])  # what gathering everything would pick
             keys = to_encode.flatten(1).float()  # any function of the image
-            assert torch.equal(from_slots(keys, positions, processes), images.flatten(1).float())
+            assert torch.equal(from_slots(keys, Shuffle.of(positions, processes), processes), images.flatten(1).float())
     norm = torch.nn.BatchNorm2d(2)
     norm.running_mean.fill_(float(rank))
     with averaged_running_statistics(norm, processes) as rows:
@@ -43,9 +43,9 @@ def test_each_image_reaches_the_process_that_encodes_it_and_its_key_comes_home(t
 def test_a_process_alone_shuffles_by_the_same_rule():
     alone, positions = Processes(0, 1, torch.device("cpu")), positions_of_slots(1, 0, 13)
     for images in (IMAGES, IMAGES.contiguous(memory_format=torch.channels_last)):
-        to_encode = to_slots(images, positions, alone)
+        to_encode = Traveling(images, Shuffle.of(positions, alone), alone).arrive()
         assert torch.equal(to_encode, IMAGES[positions])
-        assert torch.equal(from_slots(to_encode.flatten(1), positions, alone), IMAGES.flatten(1))
+        assert torch.equal(from_slots(to_encode.flatten(1), Shuffle.of(positions, alone), alone), IMAGES.flatten(1))
 
 
 def test_the_permutation_depends_on_seed_and_step():

@@ -1,7 +1,10 @@
 """Batch norm over groups."""
 
+import copy
+
 import pytest
 import torch
+from operations import Operations
 from torch import nn
 
 from moco.encoders.batch_norm import GroupBatchNorm1d, GroupBatchNorm2d, split_batch_norm
@@ -20,6 +23,43 @@ def test_each_group_is_normalized_as_by_a_batch_norm_of_its_own():
     weights = torch.randn_like(out)
     gradient = torch.autograd.grad((out * weights).sum(), images)[0]
     assert torch.allclose(gradient, torch.autograd.grad((expected * weights).sum(), images)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+def test_all_groups_at_once_give_what_one_after_the_other_gives(monkeypatch, layout, dtype, close):
+    """What a GPU and a compiler take, beside what a CPU takes."""
+    images = (3 * torch.randn(12, 5, 6, 6) + 2).to(dtype).contiguous(memory_format=layout)
+    upstream = torch.randn(12, 5, 6, 6).to(dtype).contiguous(memory_format=layout)
+    norm = GroupBatchNorm2d(5, group_size=4)
+    nn.init.uniform_(norm.weight)
+    nn.init.uniform_(norm.bias)
+    if dtype == torch.float64:
+        norm.double()
+    found = []
+    for compiling in (False, True):
+        copied, x = copy.deepcopy(norm), images.clone().requires_grad_()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+            out = copied(x)
+        assert out.dtype == dtype
+        assert out.is_contiguous(memory_format=layout)
+        out.backward(upstream)
+        found.append([out, x.grad, copied.weight.grad, copied.bias.grad, copied.running_mean, copied.running_var])
+        assert int(copied.num_batches_tracked) == 1
+    for one, all_at_once in zip(*found, strict=True):
+        assert torch.allclose(one.double(), all_at_once.double(), rtol=close, atol=close)
+
+
+def test_all_groups_at_once_take_fewer_operations_than_groups(monkeypatch):
+    counts = []
+    for groups in (2, 8):
+        norm = GroupBatchNorm2d(5, group_size=16 // groups)
+        with monkeypatch.context() as patch, Operations() as operations:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+            norm(torch.randn(16, 5, 4, 4, requires_grad=True)).sum().backward()
+        counts.append(len(operations.seen))
+    assert counts[0] == counts[1]
 
 
 def test_running_statistics_are_the_mean_over_groups():

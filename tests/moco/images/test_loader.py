@@ -1,6 +1,12 @@
 """Batches of two views: the same whatever prepares them, in memory that is used again."""
 
 import io
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +19,8 @@ from small_material import smooth_photo
 from moco.config import load_params
 from moco.errors import MocoError
 from moco.images import fused_views
-from moco.images.loader import AHEAD, HELD, ViewBatches, steps
+from moco.images.batches import ViewBatches
+from moco.images.loader import AHEAD, HELD, steps
 from moco.images.plan import EpochPlan
 from moco.images.views import two_views
 
@@ -108,7 +115,64 @@ def test_an_image_damaged_after_sharding_is_named(images, num_workers, compiled)
         list(steps(batches(damaged, compiled=compiled), 0, 2, num_workers, CPU))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_batches_need_no_shared_memory_of_the_system(images, tmp_path):
+    """A container has 64 MB of /dev/shm; here a ring of 113 MB is made with 1 MB of it."""
+    script = tmp_path / "ring.py"
+    script.write_text(
+        "import torch\n"
+        "from moco.images.loader import steps\n"
+        "class Ones:\n"
+        "    per_image, count, size = 2, 64, 224\n"
+        "    def fill(self, step, rows, batch):\n"
+        "        batch[:, rows] = step\n"
+        "for step, batch in enumerate(steps(Ones(), 0, 9, 2, torch.device('cpu'))):\n"
+        "    assert (batch == step).all()\n"
+    )
+    shell = f"mount -t tmpfs -o size=1m tmpfs /dev/shm && exec {sys.executable} {script}"
+    mounted = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", shell], capture_output=True, text=True, check=False, env=os.environ
+    )
+    if "unshare" in mounted.stderr or "mount:" in mounted.stderr:
+        pytest.skip("this user may not mount")
+    assert mounted.returncode == 0, mounted.stderr
+
+
+@dataclass
+class Misbehaving:
+    """Batches of one image each; a worker does something at step 5."""
+
+    act: Callable[[], object]
+    per_image: int = 1
+    count: int = 2
+    size: int = 8
+
+    def fill(self, step: int, rows: slice, batch: np.ndarray) -> None:
+        batch[:, rows] = step
+        if step == 5 and rows.start == 1:
+            self.act()
+
+
+def test_a_killed_worker_is_an_error_and_no_hang():
+    batches = steps(Misbehaving(lambda: os.kill(os.getpid(), signal.SIGKILL)), 0, 9, 2, CPU)
+    with pytest.raises(RuntimeError, match=r"exit code -9 .*lower num_workers"):
+        assert all(int(batch[0, 0, 0, 0, 0]) == step for step, batch in enumerate(batches))
+
+
+def test_a_workers_defect_shows_its_traceback():
+    with pytest.raises(RuntimeError, match=r"(?s)loader process failed.*ZeroDivisionError"):
+        list(steps(Misbehaving(lambda: 1 // 0), 0, 9, 2, CPU))
+
+
+def test_workers_end_with_the_iteration_however_far_they_are():
+    batches = steps(Misbehaving(lambda: None), 0, 10**9, 2, CPU)
+    next(batches)
+    workers = multiprocessing.active_children()
+    assert len(workers) >= 2
+    batches.close()
+    assert not any(worker.is_alive() for worker in workers)
+
+
+@pytest.mark.gpu
 def test_batches_reach_a_gpu_unchanged(images):
     whole = batches(images)
     for step, batch in enumerate(steps(whole, 0, 40, 2, torch.device("cuda"))):

@@ -1,13 +1,17 @@
 """What processes decide together, and what asks one of them to stop."""
 
+import multiprocessing
 import os
 import signal
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from moco.processes import Processes
+from moco.runs import agreement as agreement_module
 from moco.runs.agreement import SIGNALS, Agreement, stop_requests
 
 
@@ -45,7 +49,6 @@ def test_a_process_alone_follows_its_requests_at_once(requests):
 def test_requests_of_any_process_are_followed_one_step_later(peer):
     agreement = Agreement(SimpleNamespace(world_size=2, on_host="on the host"))
     assert agreement.exchange(False, True) == (False, False)
-    assert peer.waited == 0  # the exchange travels while the next step computes
     peer.stop = 1
     assert agreement.exchange(False, False) == (False, True)  # its own of the step before
     peer.stop = 0
@@ -81,3 +84,46 @@ def test_a_process_stops_when_the_agent_that_started_it_has_died(monkeypatch, un
         assert not stop()
         monkeypatch.setattr(os, "getppid", lambda: 1)
         assert stop() == stopped
+
+
+def hang_beside_a_lost_peer(rank: int, rendezvous: str) -> None:
+    """Exchange wishes with a peer that dies; then hang, as in the full queue of a GPU."""
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    agreement = Agreement(Processes(rank, 2, torch.device("cpu")))
+    agreement.exchange(False, False)
+    agreement.settle()
+    if rank:
+        os._exit(0)
+    agreement_module.LEAVE_SECONDS = 0.5
+    agreement.exchange(False, False)
+    time.sleep(60)
+
+
+def test_a_process_that_hangs_beside_a_lost_peer_ends(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    both = [
+        context.Process(target=hang_beside_a_lost_peer, args=(rank, str(tmp_path / "rendezvous"))) for rank in (0, 1)
+    ]
+    for process in both:
+        process.start()
+    both[0].join(30)
+    code = both[0].exitcode
+    for process in both:
+        process.kill()
+    assert code == 1
+
+
+def test_a_lost_peer_that_is_noticed_is_an_error_and_nothing_more(monkeypatch):
+    def all_reduce(tensor, op, group, async_op):
+        def wait() -> None:
+            raise RuntimeError("gloo: connection closed")
+
+        return SimpleNamespace(wait=wait)
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(agreement_module, "LEAVE_SECONDS", 0.2)
+    agreement = Agreement(SimpleNamespace(world_size=2, on_host=None))
+    agreement.exchange(False, False)
+    with pytest.raises(RuntimeError, match="connection closed"):
+        agreement.exchange(False, False)
+    time.sleep(0.5)  # still here

@@ -124,7 +124,7 @@ def trained(shuffled: bool, steps: int) -> MoCo:
     for step in range(steps):
         positions = positions_of_slots(0, step, 32) if shuffled else np.arange(32)
         optimizer.zero_grad()
-        batch = Batch(sizes_of_checks(32, generator), np.arange(32), positions, step, alone)
+        batch = Batch.of(sizes_of_checks(32, generator), np.arange(32), positions, step, alone)
         accumulate(model, batch, model.encoder_q, FULL_PRECISION)
         optimizer.step()
     return model

@@ -132,7 +132,7 @@ def three_steps(folder: Path, micro_batch_size: int | None, mechanism: str = "mo
         positions = positions_of_slots(0, step, 12)
         no_autocast = torch.autocast("cpu", enabled=False)
         samples = positions_of_slots(1, step, 60)[:12]
-        step_of_all = Batch(batch, samples, positions, step, processes, micro_batch_size)
+        step_of_all = Batch.of(batch, samples, positions, step, processes, micro_batch_size)
         accumulate(model, step_of_all, wrapped, no_autocast)
         optimizer.step()
     torch.save(model.state_dict(), folder / f"{processes.rank}.pt")
@@ -175,7 +175,8 @@ def count(project: Path, folder: Path) -> None:
     settings = load_params(project / "params.yaml", FOUR_GROUPS).pretrain
     processes = join("cpu")
     model = build(settings, 0)
-    wrapped = average_gradients(model.encoder_q, settings, processes)
+    no_autocast = torch.autocast("cpu", enabled=False)
+    wrapped = average_gradients(model.encoder_q, settings, processes, no_autocast)
     assert isinstance(wrapped, DistributedDataParallel)
     assert not wrapped.broadcast_buffers
     assert not wrapped.find_unused_parameters
@@ -185,8 +186,8 @@ def count(project: Path, folder: Path) -> None:
         setattr(dist, name, partial(_counted, sent, name, getattr(dist, name)))
     images = torch.randint(0, 256, (2, 12, 3, 16, 16), dtype=torch.uint8)
     optimizer.zero_grad()
-    batch = Batch(images, np.arange(24), positions_of_slots(0, 0, 24), 0, processes)
-    accumulate(model, batch, wrapped, torch.autocast("cpu", enabled=False))
+    batch = Batch.of(images, np.arange(24), positions_of_slots(0, 0, 24), 0, processes)
+    accumulate(model, batch, wrapped, no_autocast)
     optimizer.step()
     assert sent == {"all_to_all_single": 1, "all_gather": 1}
     if processes.first:

@@ -18,6 +18,7 @@ from moco.training import setup
 
 PRETRAIN = load_params(Path(__file__).parents[3] / "params.yaml").pretrain
 ALONE = Processes(0, 1, torch.device("cpu"))
+NO_AUTOCAST = torch.autocast("cpu", enabled=False)
 
 
 def settings(mechanism: str = "momentum-queue", **values):
@@ -117,7 +118,7 @@ def test_a_model_has_the_settings_of_its_run():
     optimizer = setup.sgd(model, small.model_copy(update={"sgd_momentum": 0.8, "weight_decay": 0.02}))
     (group,) = optimizer.param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"], group["fused"]) == (0.0, 0.8, 0.02, False)
-    assert setup.average_gradients(model.encoder_q, small, ALONE) is model.encoder_q
+    assert setup.average_gradients(model.encoder_q, small, ALONE, NO_AUTOCAST) is model.encoder_q
 
 
 @pytest.mark.parametrize(
@@ -144,9 +145,9 @@ def test_views_stay_those_of_the_checkpoint_where_every_host_has_them(
 def test_a_checkpoint_says_where_in_the_plan_it_stands_and_how_the_run_computes():
     small = settings()
     plan = EpochPlan(100, 24, 0)
-    found = setup.about(9, small, plan, setup.PLAIN, bf16=True)
+    found = setup.about(9, small, plan, setup.PLAIN, precision="bf16")
     assert (found["epoch"], found["position"], found["precision"]) == (2, 24, "bf16")
     assert found["loader"] == {"order": "index", "views": setup.PLAIN}
-    streamed = setup.about(0, settings(stream=Stream(lanes=4, window=8)), plan, setup.COMPILED, bf16=False)
+    streamed = setup.about(0, settings(stream=Stream(lanes=4, window=8)), plan, setup.COMPILED, precision="fp32")
     assert (streamed["precision"], streamed["loader"]["order"]) == ("fp32", "stream")
     assert found["settings"]["global_batch"] == 24
