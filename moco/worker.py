@@ -57,6 +57,9 @@ def main() -> None:
     except MocoError as error:
         if not leave_error(folder, error) or SUPERVISED not in os.environ:
             print(f"error: {error}", file=sys.stderr, flush=True)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            sys.stdout.flush()
+            os._exit(error.exit_code)  # as above: peers may wait within a collective of NCCL
         sys.exit(error.exit_code)
 
 

@@ -37,6 +37,42 @@ class Curve:
         return rows[-1] if rows else None
 
 
+class Tail:
+    """The new rows of a curve that another process writes.
+
+    Args:
+        path: the file, which may not be there yet.
+
+    Attributes:
+        begun_again: how often the file was written from its start, as a resumed run does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.begun_again = path, 0
+        self._inode, self._offset, self._columns = 0, 0, list[str]()
+
+    def rows(self) -> list[dict[str, str]]:
+        """Read what is new; all of a file that was written from its start."""
+        try:
+            state = self.path.stat()
+        except FileNotFoundError:
+            return []
+        if state.st_ino != self._inode or state.st_size < self._offset:
+            self.begun_again += self._inode != 0
+            self._inode, self._offset, self._columns = state.st_ino, 0, []
+        if state.st_size == self._offset:
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            fresh = file.read()
+        whole = fresh[: fresh.rfind(b"\n") + 1]  # the rest of the last row comes later
+        self._offset += len(whole)
+        rows = list(csv.reader(whole.decode("utf-8").splitlines()))
+        if rows and not self._columns:
+            self._columns = rows.pop(0)
+        return [dict(zip(self._columns, row, strict=True)) for row in rows if len(row) == len(self._columns)]
+
+
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """Read the rows of a CSV file as text; a row cut short by a crash is left out.
 

@@ -3,13 +3,12 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from moco import tracking
 from moco.alarms import Watch
 from moco.config import Pretrain
-from moco.runs.curves import numbers, read_rows
+from moco.runs.curves import Tail, numbers
 from moco.verdicts import Validation
 
 SECONDS = 2.0
@@ -48,42 +47,34 @@ def followed(
         reader.report()
 
 
-@dataclass
+FILES = ("readings.csv", "curves.csv", "speed.csv")  # a reading is never read before the steps that it follows
+
+
 class _Reader:
-    folder: Path
-    tracked: tracking.TrackedRun
-    steps_per_epoch: int
-    settings: Pretrain
-    validation: Validation
-    _tagged: set[str] = field(default_factory=set)
-    _reported: dict[str, int] = field(default_factory=dict)
-    _seen: dict[str, tuple[int, int]] = field(default_factory=dict)
+    def __init__(
+        self,
+        folder: Path,
+        tracked: tracking.TrackedRun,
+        steps_per_epoch: int,
+        settings: Pretrain,
+        validation: Validation,
+    ) -> None:
+        self.tracked, self.steps_per_epoch = tracked, steps_per_epoch
+        self.settings, self.validation = settings, validation
+        self._tails = {name: Tail(folder / name) for name in FILES}
+        self._watch, self._begun_again = Watch(settings, validation), 0
+        self._tagged: set[str] = set()
+        self._reported: dict[str, int] = {}
 
     def report(self) -> None:
-        if self._report_files():
-            self._tag_alarms()
-
-    def _report_files(self) -> bool:
-        """Tell whether one of them has changed."""
-        changed = False
-        for name, unit in (("curves.csv", 1), ("speed.csv", 1), ("readings.csv", self.steps_per_epoch)):
-            path = self.folder / name
-            try:
-                state = path.stat()
-            except FileNotFoundError:
-                continue
-            if self._seen.get(name) == (state.st_ino, state.st_size):
-                continue
-            self._seen[name] = state.st_ino, state.st_size
-            self._report_rows(name, unit, read_rows(path))
-            changed = True
-        return changed
-
-    def _tag_alarms(self) -> None:
-        curves, readings = (
-            [numbers(row) for row in read_rows(self.folder / name)] for name in ("curves.csv", "readings.csv")
-        )
-        for alarm in Watch(self.settings, self.validation).replay(curves, readings):
+        fresh = {name: tail.rows() for name, tail in self._tails.items()}
+        for name, rows in fresh.items():
+            self._report_rows(name, self.steps_per_epoch if name == "readings.csv" else 1, rows)
+        begun_again = sum(tail.begun_again for tail in self._tails.values())
+        if begun_again != self._begun_again:
+            self._watch, self._begun_again = Watch(self.settings, self.validation), begun_again
+        curves, readings = ([numbers(row) for row in fresh[name]] for name in ("curves.csv", "readings.csv"))
+        for alarm in self._watch.replay(curves, readings):
             if alarm.name not in self._tagged:
                 self._tagged.add(alarm.name)
                 self.tracked.tags({f"warning.{alarm.name}": str(alarm)})

@@ -14,7 +14,7 @@ from moco.images.batches import ViewBatches
 from moco.processes import Processes
 from moco.training.run import Run
 
-NAMES: dict[Precision, str] = {"fp32": "float32, TF32 off", "tf32": "TF32", "bf16": "bfloat16"}
+NAMES: dict[Precision, str] = {"fp32": "float32", "tf32": "TF32", "bf16": "bfloat16"}
 SAMPLE = 16
 """Images whose views are timed."""
 
@@ -23,9 +23,10 @@ def used(run: Run, processes: Processes, precision: Precision, compiled: bool) -
     """Say where a run's processes compute, and in what."""
     device, workers = processes.device, run.machine.workers()
     peers = {"cuda": "NCCL", "cpu": "gloo"}[device.type] if processes.world_size > 1 else "alone"
+    strictly = ", TF32 off" if (device.type, precision) == ("cuda", "fp32") else ""
     threads = f" of {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     return (
-        f"each process on {describe(device)}{threads}, {peers}, {NAMES[precision]}{', compiled' if compiled else ''},"
+        f"each process on {describe(device)}{threads}, {peers}, {NAMES[precision]}{strictly}{', compiled' if compiled else ''},"
         f" {workers} loader process(es) each"
     )
 

@@ -221,3 +221,23 @@ def test_key_images_travel_beside_the_first_queries(monkeypatch):
     views = torch.randint(0, 256, (2, B, 3, 8, 8), dtype=torch.uint8)
     accumulate(model, Batch.of(views, np.arange(B), np.arange(B), 0, ALONE, B // 2), encode, NO_AUTOCAST)
     assert order == ["queries", "keys arrive", "queries"]
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_plain_one_but_for_rounding():
+    plain, compiled = made("momentum-queue"), made("momentum-queue")
+    compiled.encoder_q.compile()
+    compiled.dictionary.encoder_k.compile()
+    views = torch.randint(0, 256, (2, B, 3, 8, 8), dtype=torch.uint8)
+    for step in range(2):
+        found = []
+        for model in (plain, compiled):
+            batch = Batch.of(views, np.arange(B), np.arange(B)[::-1].copy(), step, ALONE)
+            model.encoder_q.zero_grad()
+            found.append(accumulate(model, batch, model.encoder_q, NO_AUTOCAST)[0].loss)
+        assert torch.allclose(*found)
+    for ours, theirs in zip(compiled.encoder_q.parameters(), plain.encoder_q.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-10)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    copied = copy.deepcopy(compiled.encoder_q)
+    assert torch.allclose(copied(normalize(views[0])), plain.encoder_q(normalize(views[0])))

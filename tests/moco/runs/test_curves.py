@@ -5,7 +5,7 @@ import math
 import pytest
 
 from moco.errors import MocoError
-from moco.runs.curves import Curve, numbers, read_rows
+from moco.runs.curves import Curve, Tail, numbers, read_rows
 
 
 def test_reopening_a_curve_drops_rows_whose_steps_run_again_and_a_row_cut_short(tmp_path):
@@ -43,3 +43,23 @@ def test_cells_become_numbers_and_an_empty_one_is_nan():
     found = numbers({"step": "3", "loss": "0.25", "knn": ""})
     assert (found["step"], found["loss"]) == (3.0, 0.25)
     assert math.isnan(found["knn"])
+
+
+def test_a_tail_reads_each_row_once_and_all_of_a_file_that_began_again(tmp_path):
+    tail = Tail(tmp_path / "curves.csv")
+    assert tail.rows() == []
+    curve = Curve(tmp_path / "curves.csv", ["step", "loss"], upto=0)
+    assert tail.rows() == []
+    curve.add({"step": 1, "loss": 0.5})
+    curve.add({"step": 2, "loss": 0.25})
+    assert tail.rows() == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]
+    with curve.path.open("a") as file:
+        file.write("3,0.1")  # not whole yet
+    assert tail.rows() == []
+    with curve.path.open("a") as file:
+        file.write("25\n")
+    assert tail.rows() == [{"step": "3", "loss": "0.125"}]
+    assert tail.begun_again == 0
+    Curve(curve.path, ["step", "loss"], upto=1)
+    assert tail.rows() == [{"step": "1", "loss": "0.5"}]
+    assert tail.begun_again == 1

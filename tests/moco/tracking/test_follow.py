@@ -37,7 +37,7 @@ def row(step: int, spread: float = 0.9) -> dict[str, float]:
     }
 
 
-def test_rows_are_reported_once_and_in_order_even_if_the_file_begins_anew(tmp_path, monkeypatch):
+def test_rows_are_reported_once_and_in_order_even_if_the_file_begins_again(tmp_path, monkeypatch):
     monkeypatch.setattr(follow, "SECONDS", 0.01)
     tracked = Remembered()
     with follow.followed(tmp_path, tracked, 10, SETTINGS, Validation(0, 64)):

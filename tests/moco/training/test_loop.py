@@ -1,6 +1,7 @@
 """Training in this process: what it writes, what it refuses, where it stops."""
 
 import os
+import re
 import signal
 from dataclasses import replace
 
@@ -71,6 +72,14 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_a_remedy(run):
         train(replace(run, settings=hot))
 
 
+def test_a_loss_that_is_not_finite_is_found_before_a_checkpoint_is_saved(run):
+    hot = run.settings.model_copy(update={"lr_per_256": 1e30, "log_every_steps": 1000})
+    with pytest.raises(MocoError, match=r"the loss is (nan|inf) at step") as error:
+        train(replace(run, settings=hot, machine=run.machine.model_copy(update={"checkpoint_every_steps": 1})))
+    step = int(re.search(r"at step (\d+)", str(error.value))[1])
+    assert checkpoints.newest_step(run.folder) == step - 1
+
+
 def test_fewer_images_than_a_batch_are_refused(run):
     big = run.settings.model_copy(update={"global_batch": 4800})
     with pytest.raises(MocoError, match=r"global_batch = 4800 is more than the \d+ training images"):
@@ -88,7 +97,7 @@ def test_without_shuffling_the_keys_keep_the_company_of_their_queries(run, monke
     real = MoCo.keys
 
     def spy(model, batch, *rest):
-        seen.append(batch.positions.tolist())
+        seen.append(batch.shuffle.leaving.tolist())
         return real(model, batch, *rest)
 
     monkeypatch.setattr(MoCo, "keys", spy)

@@ -195,6 +195,27 @@ def count(project: Path, folder: Path) -> None:
         (folder / "done").touch()
 
 
+def gradients(project: Path, folder: Path) -> None:
+    """Save the gradient of a step whose gradients travel in float32, and of one in bfloat16."""
+    settings, processes = load_params(project / "params.yaml", FOUR_GROUPS).pretrain, join("cpu")
+    images = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(processes.rank))
+    found = []
+    for in_bf16 in (False, True):
+        encoder = build(settings, 0).encoder_q.to(memory_format=torch.channels_last)
+        wrapped = average_gradients(encoder, settings, processes, torch.autocast("cpu", enabled=False), in_bf16)
+        wrapped(images)[:, 0].sum().backward()
+        found.append(torch.cat([parameter.grad.flatten() for parameter in encoder.parameters()]))
+    torch.save(found, folder / f"{processes.rank}.pt")
+
+
+def test_gradients_may_travel_in_half_the_bytes(small_project, tmp_path):
+    spawn(gradients, 2, small_project, tmp_path)
+    whole, half = torch.load(tmp_path / "0.pt")
+    assert torch.equal(half, torch.load(tmp_path / "1.pt")[1])
+    assert not torch.equal(half, whole)
+    assert float((half - whole).norm() / whole.norm()) < 0.01
+
+
 def test_a_step_sends_key_images_once_and_keys_once_and_broadcasts_nothing(small_project, tmp_path):
     spawn(count, 2, small_project, tmp_path)
     assert (tmp_path / "done").exists()
