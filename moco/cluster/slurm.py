@@ -80,10 +80,10 @@ class Slurm(Launcher):
 
     @model_validator(mode="after")
     def _gpus_have_cores(self) -> "Slurm":
-        if self.gpus_per_node and self.cpus_per_node is None:
+        if self.gpus() != 0 and self.cpus_per_node is None:
             raise ValueError(
-                f"gpus_per_node = {self.gpus_per_node} needs cpus_per_node: Slurm's default is one core, which feeds no GPU;"
-                " set it to the cores of a node, or its share of them"
+                "GPUs need cpus_per_node: Slurm's default is one core, which feeds no GPU; set it to the cores of a node, or"
+                " to your share of them"
             )
         return self
 
@@ -100,8 +100,8 @@ class Slurm(Launcher):
         return self.gpus_per_node or 1
 
     def gpus(self) -> int | None:
-        by_gres = any(name in self.options for name in ("gres", "gpus", "gpus_per_task"))
-        return None if by_gres else self.gpus_per_node
+        otherwise = any(name in self.options for name in ("gres", "gpus", "gpus_per_task"))
+        return None if otherwise else self.gpus_per_node
 
     @staticmethod
     def find(folder: Path) -> Found | None:

@@ -60,7 +60,7 @@ def test_a_range_of_hosts_is_no_sexagesimal_number(tmp_path):
             "seconds_to_save = 120 leaves nothing of minutes = 2",
         ),
         ("launcher: {kind: slurm, nodes: 2}", "launcher.minutes is missing"),
-        ("launcher: {kind: slurm, minutes: 9, gpus_per_node: 4}", "gpus_per_node = 4 needs cpus_per_node"),
+        ("launcher: {kind: slurm, minutes: 9, gpus_per_node: 4}", "GPUs need cpus_per_node"),
         (
             "device: cpu\nlauncher: {kind: slurm, minutes: 9, gpus_per_node: 4, cpus_per_node: 8}",
             "device = cpu, but the launcher asks for GPUs",
@@ -112,7 +112,7 @@ def test_a_process_has_a_gpu_where_there_are_any(monkeypatch, device, gpus, proc
     [
         ({"gpus_per_node": 8, "cpus_per_node": 64}, "auto", "cuda", 8),  # no GPU there is an error there
         ({"gpus_per_node": 0}, "auto", "cpu", 1),
-        ({"options": {"gres": "gpu:2"}}, "auto", "auto", 1),
+        ({"options": {"gres": "gpu:2"}, "cpus_per_node": 8}, "auto", "auto", 1),
         ({}, "cuda", "cuda", 1),
     ],
 )
