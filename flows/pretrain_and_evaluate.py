@@ -50,7 +50,7 @@ def pretrain_and_evaluate(
     **After it**, the artifact `result` holds the metrics and says where the report is.
     **If a stage fails**, the run's message is the line that says what to correct. Run it again
     then: finished stages are skipped and pretraining resumes from its last checkpoint.
-    **Cancelling** ends all processes within ten seconds.
+    **Cancelling** ends all processes, which save first, within 25 seconds at most.
     """
     workspace = Path.cwd()
     here = locals()

@@ -59,7 +59,7 @@ def study(
     **Runs that were done before** with the same parameters, code and images are not run again. A
     run that was interrupted resumes from its last checkpoint.
     **If a run fails**, the others still finish, and the message names it and says what to correct.
-    **Cancelling** ends all processes within ten seconds.
+    **Cancelling** ends all processes, which save first, within 25 seconds at most.
     """
     workspace = Path.cwd()
     asked = _asked(study, scale, seeds)

@@ -31,7 +31,7 @@ def transfer(side_by_side: SideBySide = None, retries: Retries = 1) -> None:
 
     **If a stage fails**, the run's message is one line with the cause and the remedy. Then run it
     again: finished trials are not run again, the others resume from their last checkpoint.
-    **Cancelling** ends all processes within ten seconds.
+    **Cancelling** ends all processes, which save first, within 25 seconds at most.
     """
     folder = Path.cwd()
     load_transfer_params()  # a mistake in it is one line, before anything runs

@@ -125,10 +125,10 @@ def test_semantic_batches_are_squares_with_label_maps(images):
 
 def test_classification_batches_are_crops_with_classes(small_project):
     labelled = Labelled.of(open_split(small_project / "data/shards", "train"))
-    pictures, labels = batches(labelled, "classification")[0].to(CPU)
+    pictures, labels = next(steps(batches(labelled, "classification"), 0, 1, 0, CPU))
     assert (pictures.shape, pictures.dtype) == ((4, 3, 16, 16), torch.uint8)
     assert (labels.shape, labels.dtype) == ((4,), torch.int64)
-    again = batches(labelled, "classification", 1, 2)[0].to(CPU)
+    again = next(steps(batches(labelled, "classification", 1, 2), 0, 1, 0, CPU))
     assert torch.equal(again[0], pictures[2:])
     assert torch.equal(again[1], labels[2:])
 
