@@ -97,7 +97,7 @@ def describe(device: torch.device) -> str:
 
 
 def _gpus_of_host() -> int:
-    """Count the GPUs that are there whether or not torch can use them, and that nobody has hidden."""
+    """Count the GPUs that nobody has hidden, whether or not torch can use them."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") is not None:  # somebody has chosen, perhaps none
         return 0
     files = [path for path in DEVICE_FILES.glob("nvidia*") if path.name.removeprefix("nvidia").isdecimal()]

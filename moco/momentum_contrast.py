@@ -38,8 +38,8 @@ class Encoder(nn.Module):
 class MoCo(nn.Module):
     """Compare queries with a dictionary of keys (paper, Algorithm 1).
 
-    A step is `send`, `keys`, `loss` and `enqueue`, with the caller's encoding of queries, backward and
-    optimizer in between. `forward` composes them for a notebook; `moco.training.loop` composes them
+    A step is `send`, `keys`, `loss` and `enqueue`, with the caller's encoding of queries, backward
+    and optimizer in between. `forward` composes them for a notebook; `moco.training.loop` composes them
     on many processes and in parts that fit into memory.
 
     Args:

@@ -38,7 +38,7 @@ HEAVY = tuple(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let every test be of a machine without GPUs, wherever it runs, but for `pytest -m gpu`."""
+    """Hide GPUs from every test, except under `pytest -m gpu`."""
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

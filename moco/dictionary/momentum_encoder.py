@@ -54,7 +54,7 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def look_up(self, batch: Batch, traveling: Traveling, encode: Encode) -> Tensor:
-        """Give the positives, B x C of length 1: encoded by the slow encoder, in shuffled groups."""
+        """Give the positives, B x C of length 1, encoded slowly and in shuffled groups."""
         shuffled = traveling.arrive()  # N x 3 x S x S
         slots = [
             self.encoder_k(normalize(shuffled[part]))

@@ -46,7 +46,7 @@ class Batch:
         processes: Processes,
         micro_batch_size: int | None = None,
     ) -> "Batch":
-        """Make a batch of which all is known.
+        """Make a batch from indices that are known already.
 
         Args:
             views: as of the attribute.

@@ -110,7 +110,7 @@ class Log:
         pace.restart()
 
     def check(self, done: int) -> None:
-        """Refuse to go on, and so to save, after a loss that is not finite; all processes call this.
+        """Refuse to save after a loss that is not finite; all processes call this.
 
         Raises:
             MocoError: names the step and what to change.

@@ -12,7 +12,7 @@ from moco.errors import MocoError
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A host with some GPUs, of which torch can use some."""
+    """A host with GPUs; torch can use some."""
 
     def make(files: int, usable: int) -> None:
         for number in range(files):
