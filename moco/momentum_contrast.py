@@ -39,8 +39,8 @@ class MoCo(nn.Module):
     """Compare queries with a dictionary of keys (paper, Algorithm 1).
 
     A step is `send`, `keys`, `loss` and `enqueue`, with the caller's encoding of queries, backward
-    and optimizer in between. `forward` composes them for a notebook; `moco.training.loop` composes them
-    on many processes and in parts that fit into memory.
+    and optimizer in between. `forward` composes them for a notebook; `moco.training.loop` composes
+    them on many processes and in parts that fit into memory.
 
     Args:
         encoder_q: the query encoder, images to unit vectors N x C; its parameters are the
