@@ -1,7 +1,8 @@
 """Which devices compute here; no GPU is passed over in silence."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
 
@@ -59,6 +60,7 @@ def visible(indices: range, environment: Mapping[str, str] = os.environ) -> str:
     return ",".join(names[index] if names else str(index) for index in indices)
 
 
+_OPERATIONS = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
 Precision = Literal["fp32", "tf32", "bf16"]
 
 
@@ -76,9 +78,22 @@ def compute_in(precision: str, device: torch.device) -> Precision:
     """
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
-    if device.type == "cuda":  # torch's own default is TF32 for convolutions alone
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    for operation in _OPERATIONS:  # torch's own default is TF32 for convolutions alone
+        operation.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     return cast(Precision, precision)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute float32 convolutions and products on CUDA in float32, not in TF32, for a while."""
+    before = [operation.fp32_precision for operation in _OPERATIONS]
+    for operation in _OPERATIONS:
+        operation.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for operation, precision in zip(_OPERATIONS, before, strict=True):
+            operation.fp32_precision = precision
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -80,15 +80,16 @@ def test_precision_is_what_was_asked_for_and_auto_is_what_the_processor_has(monk
         assert devices.compute_in("auto", cpu) == chosen
 
 
-@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True), ("bf16", False)])
-def test_float32_on_a_gpu_is_float32(precision, allowed):
-    backends = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [backend.allow_tf32 for backend in backends]
+@pytest.mark.parametrize(("precision", "told"), [("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
+def test_float32_on_a_gpu_is_float32_unless_tf32_is_asked_for(precision, told):
+    operations = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [operation.fp32_precision for operation in operations]
     try:
-        for backend in backends:
-            backend.allow_tf32 = not allowed
         devices.compute_in(precision, torch.device("cuda"))
-        assert [backend.allow_tf32 for backend in backends] == [allowed, allowed]
+        assert [operation.fp32_precision for operation in operations] == [told, told]
+        with devices.full_precision():
+            assert [operation.fp32_precision for operation in operations] == ["ieee", "ieee"]
+        assert [operation.fp32_precision for operation in operations] == [told, told]
     finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value
+        for operation, value in zip(operations, before, strict=True):
+            operation.fp32_precision = value
