@@ -25,6 +25,8 @@ from moco.permutation import Integers
 AHEAD = 3
 """Batches that are read, decoded and painted ahead of training."""
 
+_SAMPLING = tuple(bytes((luma, 0x11, 0x11)) for luma in (0x11, 0x12, 0x21, 0x22))
+
 
 def available(device: torch.device) -> bool:
     """Tell whether JPEGs can be decoded on this device: torchvision with nvJPEG, and a GPU."""
@@ -162,17 +164,18 @@ def _decode_jpegs(encoded: Sequence[bytes], device: torch.device) -> list[Tensor
 
 
 def is_baseline(data: bytes) -> bool:
-    """Tell whether the bytes are a JPEG as GPUs decode in hardware, which reaches its end marker.
+    """Tell whether the bytes are a JPEG that GPUs decode in hardware, up to its end marker.
 
-    That is baseline YCbCr with 8 bits. Of the others, nvJPEG decodes progressive ones on the host,
-    one after the other, and gives CMYK and stored RGB other colors than `decode`.
+    That is baseline YCbCr of 8 bits with the usual sampling factors. nvJPEG decodes progressive
+    ones on the host, one after the other, and one image that it refuses fails its whole batch.
     """
     at = 2
     if data[:2] != b"\xff\xd8" or b"\xff\xd9" not in data[-4096:]:
         return False
     while at + 19 < len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:  # until the scan
-        if data[at + 1] == 0xC0:  # baseline: bits, height, width, components, and three bytes of each
-            return data[at + 4] == 8 and data[at + 9] == 3 and data[at + 10 : at + 19 : 3] != b"RGB"
+        if data[at + 1] == 0xC0:  # baseline: bits, sides, components; name and factors of each
+            named, factors = data[at + 10 : at + 19 : 3], data[at + 11 : at + 19 : 3]
+            return data[at + 4] == 8 and data[at + 9] == 3 and named != b"RGB" and factors in _SAMPLING
         if data[at + 1] == 0xEE and data[at + 4 : at + 9] == b"Adobe" and not data[at + 15]:  # no YCbCr
             return False
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")

@@ -60,8 +60,9 @@ def _chunks(sizes: Sequence[tuple[int, int]], views: int, size: int, memory: int
     height = width = 0
     for i in sorted(range(len(sizes)), key=sizes.__getitem__):
         height, width = max(height, sizes[i][0]), max(width, sizes[i][1])
-        # float32: the image; a view's filters, its rows resized, and some 20 planes of its colors
-        each = 4 * (3 * height * width + views * size * (2 * (height + width) + 3 * width + 20 * size))
+        # float32. Resizing: the image; a view's filters, its resized rows, itself. Then 24 planes.
+        resizing = 3 * height * width + views * size * (2 * (height + width) + 3 * width + 3 * size)
+        each = 4 * max(resizing, 24 * views * size**2)
         if chunk and (len(chunk) + 1) * each > memory:
             yield chunk
             chunk, (height, width) = [], sizes[i]
@@ -72,9 +73,10 @@ def _chunks(sizes: Sequence[tuple[int, int]], views: int, size: int, memory: int
 class _Chunk(NamedTuple):
     images: list[int]
     table: NDArray[np.float32]
-    """[M, 23], M views. In the images' order, top, left, height, width and flip of a view. In the
-    order of painting: place among those, place in the batch, factor of each of four turns of the
-    jitter, share of the mean gray and of the pixel's gray in each, hue's shift, grayscale, sigma."""
+    """[M, 22], M views. In the images' order, top, left, height, width and flip of a view. In the
+    order of painting: place among those, place in the batch, factor at each of the jitter's four
+    turns, share of the mean gray and of the pixel's own gray at each, the hue's shift, grayscale,
+    sigma."""
     hue: list[int]
     """First view whose hue shifts at turn 0 … 3, and the first one without jitter."""
     radius: int
@@ -102,7 +104,10 @@ def _numbers(chosen: Chosen, images: list[int]) -> _Chunk:
 
 
 def _resized(images: Sequence[Tensor], crops: Tensor, size: int) -> Tensor:
-    """Cut, flip and resize: two products with the filters' weights; whole float32 M x S x 3 x S."""
+    """Cut, flip and resize by two products with filters: whole numbers, float32 M x S x 3 x S.
+
+    float32 or TF32, as torch is set: pixels are whole in both, weights are within 2**-11.
+    """
     height, width = (max(image.shape[side] for image in images) for side in (1, 2))
     padded = images[0].new_zeros((len(images), height, 3, width), dtype=torch.float32)
     for into, image in zip(padded, images, strict=True):
