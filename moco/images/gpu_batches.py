@@ -2,8 +2,8 @@
 
 torchvision decodes: of the decoders on nvJPEG it is the one that every installation has.
 nvImageCodec and DALI would be further packages, the one in beta, the other with a pipeline and
-operations of its own. torchvision 0.29 deprecates its decoder in favor of TorchCodec's, which takes
-the same list: only `_decode_jpegs` would change.
+operations of its own. torchvision 0.29 deprecates its decoder in favor of TorchCodec's, which has
+nearly the same interface: only `_decode_jpegs` would change.
 """
 
 from collections import deque
