@@ -29,7 +29,7 @@ def photos() -> list[np.ndarray]:
     stripes = np.stack([(x // 20 % 2) * 255, (y // 15 % 2) * 255, (x + y) % 256], axis=-1).astype(np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (45, 37, 3), dtype=np.uint8)
     parts = [china, flower, china[100:400, :200], flower[200:, 300:], china[:28, 300:328], flower[150:155, 200:207]]
-    return [np.ascontiguousarray(image) for image in [*parts, stripes, noise, china[:64, :64]]]
+    return [image.copy() for image in [*parts, stripes, noise, china[:64, :64]]]
 
 
 def tensors(images: list[np.ndarray]) -> list[torch.Tensor]:
