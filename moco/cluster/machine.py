@@ -47,6 +47,11 @@ class Machine(Settings):
         ge=2,
         description="Images that fit into a process's memory at once; its share of a step is taken in parts of this size, to the same result. null: its whole share.",
     )
+    views: Literal["cpu", "gpu", "auto"] = Field(
+        "cpu",
+        description="What decodes images and paints their views; gpu: for machines whose cores cannot feed their GPUs; auto: by a"
+        " short measurement at the start.",
+    )
     compile: Literal["off", "on", "auto"] = Field(
         "off",
         description="Let torch compile the encoders, which takes minutes; auto: on a GPU, for runs long enough. No result changes"

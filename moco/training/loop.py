@@ -1,7 +1,7 @@
 """Pretraining, top to bottom."""
 
 from contextlib import AbstractContextManager, closing, nullcontext
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -14,12 +14,12 @@ from moco.dictionary.protocol import Batch, Encode
 from moco.dictionary.shuffle_bn import Shuffle, positions_of_slots
 from moco.encoders.batch_norm import averaged_running_statistics, micro_batches
 from moco.encoders.normalize import normalize
-from moco.images.loader import steps
+from moco.images import fused_views
 from moco.momentum_contrast import MoCo
 from moco.processes import Processes, keep_freed_memory
 from moco.runs import state
 from moco.runs.steps import Steps
-from moco.training import here, setup
+from moco.training import feed, here, setup
 from moco.training.leak import LeakProbe
 from moco.training.log import Log
 from moco.training.memory import shortage_named
@@ -61,7 +61,11 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
     encode_queries = setup.average_gradients(model.encoder_q, settings, processes, autocast, in_bf16)
     found = state.resume(run.folder, model, optimizer, processes, writer)
     first = int(found["step"]) if found else 0
-    backend = setup.view_backend(str(found["loader"]["views"]) if found else None, processes)
+    painted = fused_views.available()
+    views = run.view_batches(plan, processes, streams, painted)
+    rates = cache(partial(feed.measure, views, first, machine.workers(), model.encoder_q, size, autocast))
+    before = str(found["loader"]["views"]) if found else None
+    backend = feed.view_backend(before, machine.views, processes, lambda: rates().gpu_pays)
     if processes.first:
         print(
             f"pretrain: step {first} of {total}, {settings.epochs} epochs of {plan.steps_per_epoch} steps"
@@ -71,10 +75,11 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
         print(f"pretrain: {here.used(run, processes, precision, compiled)}", flush=True)
         if idle := here.idle(run):
             print(f"pretrain: {idle}", flush=True)
+        if device.type == "cuda":
+            print(f"pretrain: {rates()}", flush=True)
 
-    painted = backend == setup.COMPILED
+    views.compiled = painted = painted and backend != feed.PLAIN
     probe = LeakProbe.of(settings, run.monitor.val, painted)
-    views = run.view_batches(plan, processes, streams, painted)
     log = Log(run, plan, first, processes, writer, setup.remedy_for_waiting(machine, painted, streams is not None))
     about = partial(setup.about, settings=settings, plan=plan, backend=backend, precision=precision)
 
@@ -88,11 +93,7 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
             positions = positions_of_slots(settings.seed, step, settings.global_batch)
         return Shuffle.of(positions, processes)
 
-    if processes.first and device.type == "cuda":
-        fed = here.views_per_second(views, first) * machine.workers()
-        trained = here.trained_per_second(model.encoder_q, size, settings.image_size, autocast)
-        print(f"pretrain: {here.balance(fed, trained)}", flush=True)
-    batches = steps(views, first, total, machine.workers(), device)
+    batches = feed.batches(backend, views, first, total, machine.workers(), device)
     cadence = machine.checkpoint_every_steps, machine.checkpoint_every_minutes
     with Steps("pretrain", total, processes, save, *cadence) as driver, closing(batches):
         shuffle = shuffle_of(first)

@@ -21,7 +21,6 @@ from moco.encoders.frozen import EncoderSpec
 from moco.encoders.heads import prediction_head, projection_head
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.errors import MocoError
-from moco.images import fused_views
 from moco.images.index import ShardSet
 from moco.images.plan import EpochPlan
 from moco.images.stream import TarStreams
@@ -32,8 +31,6 @@ from moco.training.schedules import learning_rate, momentum
 
 COMPILING_PAYS = 2000
 """Steps from which on `compile: auto` spends the minutes that compiling takes."""
-PLAIN, COMPILED = "opencv-numba", "compiled"
-"""What paints the views: the plain libraries, or `moco.images.fused_views`."""
 
 
 def check(settings: Pretrain, images: int, world_size: int) -> None:
@@ -255,24 +252,6 @@ def average_gradients(
     encoder_q.load_state_dict(before)
     encoder_q.zero_grad()
     return wrapped
-
-
-def view_backend(before: str | None, processes: Processes) -> str:
-    """Choose the view backend: the same on every process and, if possible, as before the stop.
-
-    Two backends round differently, so that single pixels of their views differ by a level or two.
-    """
-    everywhere = all(processes.gather_objects(fused_views.available()))
-    backend = before or (COMPILED if everywhere else PLAIN)
-    if backend == COMPILED and not everywhere:
-        backend = PLAIN
-    if before not in (None, backend) and processes.first:
-        print(
-            f"pretrain: the checkpoint's views were {before}, which is not built on every host; from here on they are"
-            f" {backend}, and single pixels differ",
-            flush=True,
-        )
-    return backend
 
 
 def about(done: int, settings: Pretrain, plan: EpochPlan | StreamPlan, backend: str, precision: str) -> dict[str, Any]:

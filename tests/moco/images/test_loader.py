@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from small_material import smooth_photo
 
 from moco.config import load_params
 from moco.errors import MocoError
-from moco.images import fused_views
+from moco.images import fused_views, loader
 from moco.images.batches import ViewBatches
 from moco.images.loader import AHEAD, HELD, steps
 from moco.images.plan import EpochPlan
@@ -170,6 +171,37 @@ def test_workers_end_with_the_iteration_however_far_they_are():
     assert len(workers) >= 2
     batches.close()
     assert not any(worker.is_alive() for worker in workers)
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_ring_is_page_locked_once_its_workers_run_and_a_failure_is_taken_back(images, monkeypatch, capsys, code):
+    """On a fake GPU; a failed call would fail the next kernel."""
+    calls = []
+
+    class Runtime:
+        def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802
+            calls.append(("lock", size, len(multiprocessing.active_children()) >= 2))
+            return code
+
+        def cudaHostUnregister(self, address: int) -> None:  # noqa: N802
+            calls.append("unlock")
+
+    def kernel(*shape: int, device: torch.device) -> None:
+        calls.append("kernel")
+        raise RuntimeError("CUDA error: out of memory")
+
+    event = SimpleNamespace(synchronize=lambda: calls.append("wait"))
+    monkeypatch.setattr(torch.cuda, "cudart", Runtime)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: "a stream")
+    monkeypatch.setattr(loader, "_send", lambda batch, stream: (batch.clone(), event))
+    whole, gpu = batches(images), torch.device("cuda")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", kernel)
+        found = [batch.clone() for batch in steps(whole, 0, 4, 2, gpu)]
+    assert all(torch.equal(batch, whole[step]) for step, batch in enumerate(found))
+    lock = ("lock", (HELD + AHEAD) * 2 * 12 * 24 * 24 * 3, True)
+    assert calls == [lock, "wait", "wait", "unlock"] if code == 0 else [lock, "kernel", "wait", "wait"]
+    assert ("cannot be page-locked" in capsys.readouterr().out) == (code != 0)
 
 
 @pytest.mark.gpu

@@ -3,7 +3,6 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,7 +10,6 @@ from moco.cluster.machine import Machine
 from moco.config import load_params
 from moco.processes import Processes
 from moco.training import here
-from moco.training.setup import build
 
 PRETRAIN = load_params(Path(__file__).parents[3] / "params.yaml").pretrain
 
@@ -46,25 +44,3 @@ def test_the_start_says_device_precision_backend_and_loader():
     for part in ("gloo", "bfloat16", "compiled", "3 loader process(es) each"):
         assert part in said
     assert "alone, float32, 3" in here.used(run(num_workers=3), Processes(0, 1, cpu), "fp32", compiled=False)
-
-
-def test_both_sides_are_measured_and_compared():
-    class Views:
-        per_image, count, size = 2, 8, 16
-        filled = 0
-
-        def fill(self, step: int, rows: slice, batch: np.ndarray) -> None:
-            assert batch.shape == (2, 8, 16, 16, 3)
-            self.filled += rows.stop - rows.start
-
-    views = Views()
-    assert here.views_per_second(views, 0) > 0
-    assert views.filled == 9
-    model = build(PRETRAIN.model_copy(update={"encoder": "thin", "stem": "small", "bn_group_size": 2}), 0)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert here.trained_per_second(model.encoder_q, 4, 16, torch.autocast("cpu", enabled=False)) > 0
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert here.balance(99.6, 200).endswith(
-        "100 images/s prepared, 200 images/s trained for each process; the loader is the slower side"
-    )
-    assert here.balance(200, 100).endswith("training is the slower side")

@@ -11,10 +11,9 @@ from moco.cluster.machine import Machine
 from moco.config import Stream, load_params
 from moco.dictionary.memory_bank import MemoryBank
 from moco.errors import MocoError
-from moco.images import fused_views
 from moco.images.plan import EpochPlan
 from moco.processes import Processes
-from moco.training import setup
+from moco.training import feed, setup
 
 PRETRAIN = load_params(Path(__file__).parents[3] / "params.yaml").pretrain
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -121,33 +120,12 @@ def test_a_model_has_the_settings_of_its_run():
     assert setup.average_gradients(model.encoder_q, small, ALONE, NO_AUTOCAST) is model.encoder_q
 
 
-@pytest.mark.parametrize(
-    ("before", "available", "backend", "said"),
-    [
-        (None, [True, True], setup.COMPILED, ""),
-        (None, [True, False], setup.PLAIN, ""),
-        (setup.PLAIN, [True, True], setup.PLAIN, ""),
-        (setup.COMPILED, [True, True], setup.COMPILED, ""),
-        (setup.COMPILED, [True, False], setup.PLAIN, "the checkpoint's views were compiled"),
-    ],
-)
-def test_views_stay_those_of_the_checkpoint_where_every_host_has_them(
-    monkeypatch, capsys, before, available, backend, said
-):
-    monkeypatch.setattr(fused_views, "available", lambda: available[0])
-    for first in (True, False):
-        processes = SimpleNamespace(first=first, gather_objects=lambda mine: [mine, *available[1:]])
-        assert setup.view_backend(before, processes) == backend
-        printed = capsys.readouterr().out
-        assert (said in printed) if said and first else printed == ""
-
-
 def test_a_checkpoint_says_where_in_the_plan_it_stands_and_how_the_run_computes():
     small = settings()
     plan = EpochPlan(100, 24, 0)
-    found = setup.about(9, small, plan, setup.PLAIN, precision="bf16")
+    found = setup.about(9, small, plan, feed.PLAIN, precision="bf16")
     assert (found["epoch"], found["position"], found["precision"]) == (2, 24, "bf16")
-    assert found["loader"] == {"order": "index", "views": setup.PLAIN}
-    streamed = setup.about(0, settings(stream=Stream(lanes=4, window=8)), plan, setup.COMPILED, precision="fp32")
+    assert found["loader"] == {"order": "index", "views": feed.PLAIN}
+    streamed = setup.about(0, settings(stream=Stream(lanes=4, window=8)), plan, feed.COMPILED, precision="fp32")
     assert (streamed["precision"], streamed["loader"]["order"]) == ("fp32", "stream")
     assert found["settings"]["global_batch"] == 24
