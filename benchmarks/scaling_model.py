@@ -21,9 +21,9 @@ included. A100: 3/4 of NVIDIA's 2,470 images/s of supervised training at batch 2
 of MoCo encodes the key view as well: forward 1 + backward 2 + forward 1 instead of 1 + 2.
 """
 
-BACKWARD = 1 / 2
-"""The share of a step's compute in which gradients appear and may travel meanwhile; the same
-count."""
+BACKWARD, QUERIES = 1 / 2, 1 / 4
+"""Shares of a step's compute, by the same count: in which gradients appear and may travel, and the
+queries' forward pass, beside which key images travel."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,14 @@ def parts(world_size: int, per_gpu: int, size: Sizes, network: Network) -> dict[
     }
 
 
-def step(compute: float, before: float, gradients: float) -> tuple[float, float]:
-    """Give a step's least and greatest seconds: gradients travel during backward, or after it."""
-    return compute + before + max(0.0, gradients - BACKWARD * compute), compute + before + gradients
+def step(compute: float, before: float, gradients: float, beside: float = 0.0) -> tuple[float, float]:
+    """Give a step's least and greatest seconds.
+
+    At best gradients travel during the backward pass and `beside` during the queries' forward pass,
+    at worst after and before them.
+    """
+    least = max(0.0, beside - QUERIES * compute) + max(0.0, gradients - BACKWARD * compute)
+    return compute + before + least, compute + beside + before + gradients
 
 
 PAPER = ((8, 32, "paper, ImageNet-1k"), (64, 16, "paper, 1 billion images"))
@@ -177,7 +182,7 @@ def step_table(size: Sizes, rate: float) -> str:
         mine, theirs = [], []
         for gigabits in GIGABITS:
             part = parts(world_size, per_gpu, size, cluster(gigabits))
-            mine.append(step(compute, part["shuffle"] + part["keys"], part["gradients"]))
+            mine.append(step(compute, part["keys"], part["gradients"], part["shuffle"]))
             before = sum(part[f"official {what}"] for what in ("images", "keys", "buffers"))
             theirs.append(step(compute, before, part["gradients"]))
         lines.append(
@@ -185,6 +190,25 @@ def step_table(size: Sizes, rate: float) -> str:
             f" | {' | '.join(f'{1e3 * low:.1f}–{1e3 * high:.1f}' for low, high in (*mine, *theirs))}"
             f" | {' | '.join(images_per_second(world_size * per_gpu, compute, item) for item in (mine[0], theirs[0]))} |"
         )
+    return "\n".join(lines)
+
+
+def gains_table(size: Sizes, rate: float, gigabits: int) -> str:
+    """Images/s at best, as each of two savings is added, in Markdown."""
+    lines = [
+        "| GPUs | global batch | all in turn but gradients | key images beside queries | and gradients in bf16 |",
+        "|---|---|---|---|---|",
+    ]
+    for world_size, per_gpu, remark in rows():
+        compute, part = per_gpu / rate, parts(world_size, per_gpu, size, cluster(gigabits))
+        found = (
+            step(compute, part["shuffle"] + part["keys"], part["gradients"])[0],
+            step(compute, part["keys"], part["gradients"], part["shuffle"])[0],
+            step(compute, part["keys"], part["gradients"] / 2, part["shuffle"])[0],
+        )
+        batch = world_size * per_gpu
+        cells = (f"{batch / seconds:,.0f} ({100 * compute / seconds:.0f} %)" for seconds in found)
+        lines.append(f"| {world_size}{f' ({remark})' if remark else ''} | {batch} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -208,4 +232,10 @@ def tables(own_rate: float | None) -> str:
     pieces = [head, f"## Each collective, {GIGABITS[0]} Gb/s a host", collectives_table(size, GIGABITS[0])]
     for name, rate in rates.items():
         pieces += [f"## A step on {name}: {rate:,.0f} images/s a GPU", step_table(size, rate)]
+    name, rate = list(rates.items())[-1]
+    for gigabits in GIGABITS[::2]:
+        pieces += [
+            f"## What is saved on {name}, {gigabits} Gb/s a host: images/s (of linear)",
+            gains_table(size, rate, gigabits),
+        ]
     return "\n\n".join(pieces)
