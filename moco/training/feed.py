@@ -17,7 +17,7 @@ from moco.images.batches import ViewBatches
 from moco.processes import Processes
 
 PLAIN, COMPILED, ON_GPU = "opencv-numba", "compiled", "gpu"
-"""What paints the views: the plain libraries, `moco.images.fused_views`, `moco.images.gpu_views`."""
+"""What paints the views: plain libraries, `moco.images.fused_views`, `moco.images.gpu_views`."""
 SAMPLE = 16
 """Images whose views are timed on a core."""
 
