@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from moco.cluster import here
 from moco.devices import compute_in
 from moco.dictionary.info_nce import Contrast
 from moco.dictionary.protocol import Batch, Encode
@@ -19,7 +20,7 @@ from moco.momentum_contrast import MoCo
 from moco.processes import Processes, keep_freed_memory
 from moco.runs import state
 from moco.runs.steps import Steps
-from moco.training import feed, here, setup
+from moco.training import feed, setup
 from moco.training.leak import LeakProbe
 from moco.training.log import Log
 from moco.training.memory import shortage_named
@@ -72,11 +73,11 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
             f" on {processes.world_size} process(es), views {backend}, in {run.folder.name}",
             flush=True,
         )
-        print(f"pretrain: {here.used(run, processes, precision, compiled)}", flush=True)
-        if idle := here.idle(run):
-            print(f"pretrain: {idle}", flush=True)
         if device.type == "cuda":
             print(f"pretrain: {rates()}", flush=True)
+    groups = settings.global_batch // settings.bn_group_size
+    work = f"the {groups} groups of pretrain.bn_group_size = {settings.bn_group_size} images"
+    here.say("pretrain", machine, processes, precision, work, compiled)
 
     views.compiled = painted = painted and backend != feed.PLAIN
     probe = LeakProbe.of(settings, run.monitor.val, painted)

@@ -186,7 +186,7 @@ class Training(Settings):
         description="Batches whose statistics batch norm takes before testing (Detectron2: 200); 0: those that training"
         " left.",
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
         description="auto: bfloat16 autocast where the processor has it in hardware. Losses, boxes and tests are float32"
         " always."
     )

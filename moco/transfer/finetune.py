@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from moco.cluster import here
 from moco.cluster.machine import Machine
 from moco.config import settings_hash
 from moco.devices import compute_in
@@ -131,13 +132,15 @@ def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
         return model.eval()
     objective = Objective(model, task.losses)
     losses_of = average_gradients(objective, processes)
-    autocast = partial(torch.autocast, device.type, torch.bfloat16, compute_in(settings.precision, device) == "bf16")
+    precision = compute_in(settings.precision, device)
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, precision == "bf16")
     if processes.first:
         print(
             f"transfer: step {first} of {total}, {len(task.among)} images, {settings.batch_size} a step on"
             f" {processes.world_size} process(es), in {run.folder.name}",
             flush=True,
         )
+    here.say("transfer", machine, processes, precision, f"training.batch_size = {settings.batch_size}")
     log = Log(run.folder, total, settings.batch_size, first, processes, writer)
     share = Share(task.among, plan, processes.rank, processes.world_size)
     last = total if settings.batch_norm == "frozen" else total + settings.precise_bn_batches

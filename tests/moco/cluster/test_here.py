@@ -1,22 +1,13 @@
 """What a run says at its start about this machine."""
 
-from pathlib import Path
-from types import SimpleNamespace
-
 import pytest
 import torch
 
+from moco.cluster import here
 from moco.cluster.machine import Machine
-from moco.config import load_params
 from moco.processes import Processes
-from moco.training import here
 
-PRETRAIN = load_params(Path(__file__).parents[3] / "params.yaml").pretrain
-
-
-def run(**machine):
-    settings = PRETRAIN.model_copy(update={"global_batch": 64, "bn_group_size": 16})  # four groups
-    return SimpleNamespace(settings=settings, machine=Machine(**machine))
+GROUPS = "the 4 groups of pretrain.bn_group_size = 16 images"
 
 
 @pytest.mark.parametrize(
@@ -33,14 +24,14 @@ def test_what_stays_idle_is_said_with_its_reason(monkeypatch, gpus, local, machi
     monkeypatch.setattr(here, "gpus", lambda device: gpus)
     monkeypatch.setattr(here, "cores", lambda: 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
-    found = here.idle(run(**machine))
+    found = here.idle(Machine(**machine), GROUPS)
     assert found is None if said is None else found and found.startswith(said)
 
 
 def test_the_start_says_device_precision_backend_and_loader():
     cpu = torch.device("cpu")
-    said = here.used(run(num_workers=3), Processes(0, 2, cpu), "bf16", compiled=True)
+    said = here.used(Machine(num_workers=3), Processes(0, 2, cpu), "bf16", compiled=True)
     assert said.startswith("each process on CPU of ")
     for part in ("gloo", "bfloat16", "compiled", "3 loader process(es) each"):
         assert part in said
-    assert "alone, float32, 3" in here.used(run(num_workers=3), Processes(0, 1, cpu), "fp32", compiled=False)
+    assert "alone, float32, 3" in here.used(Machine(num_workers=3), Processes(0, 1, cpu), "fp32", compiled=False)
