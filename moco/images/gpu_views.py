@@ -60,9 +60,9 @@ def _chunks(sizes: Sequence[tuple[int, int]], views: int, size: int, memory: int
     height = width = 0
     for i in sorted(range(len(sizes)), key=sizes.__getitem__):
         height, width = max(height, sizes[i][0]), max(width, sizes[i][1])
-        # float32. Resizing: the image; a view's filters, its resized rows, itself. Then 24 planes.
+        # float32. Resizing: the image; a view's filters, its resized rows, itself. Then 26 planes.
         resizing = 3 * height * width + views * size * (2 * (height + width) + 3 * width + 3 * size)
-        each = 4 * max(resizing, 24 * views * size**2)
+        each = 4 * max(resizing, 26 * views * size**2)
         if chunk and (len(chunk) + 1) * each > memory:
             yield chunk
             chunk, (height, width) = [], sizes[i]

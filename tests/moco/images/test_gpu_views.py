@@ -9,6 +9,7 @@ import torch
 from sklearn.datasets import load_sample_images
 from small_material import psnr
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from moco.config import load_params
@@ -141,6 +142,18 @@ def test_chunks_change_nothing():
         assert (paint_batch(tensors(images), chosen, 48, memory).int() - whole.int()).abs().max() <= 1
     one = paint_batch(tensors(images[3:4]), chosen[3:4], 48)
     assert (one[:, 0].int() - whole[:, 3].int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("size", "count"), [(32, 2), (160, 4)])  # resizing needs the most; colors do
+def test_painting_stays_within_its_memory(size, count):
+    images = photos() * 3
+    chosen, memory = placed(images, count), 6 * 10**7
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        batch = paint_batch(tensors(images), chosen, size, memory)
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    most = max(itertools.accumulate(event.nbytes() for event in events)) - batch.numel()
+    assert 0.5 * memory < most <= memory
 
 
 def test_an_operation_after_the_fused_ones_is_painted_by_plain_libraries(monkeypatch):
