@@ -7,11 +7,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, get_args
 
-import torch
-
 from moco import tracking
 from moco.cluster.launcher import Work
 from moco.cluster.machine import Machine, load_machine
+from moco.devices import compute_devices
 from moco.errors import MocoError
 from moco.files import whole_file, write_json
 from moco.processes import join
@@ -87,8 +86,8 @@ def _processes(comparison: Comparison, machine: Machine) -> int:
         )
     if machine.processes is not None:
         return machine.processes
-    gpus = torch.cuda.device_count() if machine.device != "cpu" else 0
-    return max(count for count in range(1, max(1, gpus) + 1) if comparison.training.batch_size % count == 0)
+    most = len(compute_devices(machine.device))
+    return max(count for count in range(1, most + 1) if comparison.training.batch_size % count == 0)
 
 
 def _follow(folder: Path, number: int, tracked: tracking.TrackedRun) -> None:

@@ -42,7 +42,7 @@ class LinearProbes:
         start = 0.01 * torch.randn(classes, feature_dim, generator=generator)
         self.weight = start.to(device).repeat(rates, 1)  # (L C) x D
         self.bias = torch.zeros(rates * classes, device=device)
-        # motion holds the rate, so that a product adds a step's gradients to it and nothing reads it twice
+        # the motion holds the rate, so that a product adds a step's gradients to it in place
         self._weight_motion = torch.zeros_like(self.weight)
         self._bias_motion = torch.zeros_like(self.bias)
         self._rates = torch.tensor(settings.learning_rates, device=device).repeat_interleave(classes)
@@ -83,9 +83,8 @@ class LinearProbes:
         """
 
         def best(block: Tensor) -> Tensor:
-            scores = self.logits(block.to(self.device)).nan_to_num_(
-                nan=float("-inf")
-            )  # a rate that diverged predicts nothing well
+            # a rate that diverged predicts nothing well
+            scores = self.logits(block.to(self.device)).nan_to_num_(nan=float("-inf"))
             return scores.topk(min(at_most, self.classes), dim=2).indices
 
         return torch.cat(list(fetched(map(best, torch.from_numpy(features).split(4096))))).numpy()
@@ -159,7 +158,7 @@ def _epoch(
     labels = torch.from_numpy(train.labels[order].astype(np.int64)).split(settings.batch_size)
     if settings.views == "center":
         for rows, classes in zip(torch.from_numpy(order).split(settings.batch_size), labels, strict=True):
-            # row by row of a batch: a shuffled copy of all features would cost more than the training
+            # row by row of a batch: a shuffled copy of all features costs more than the training
             yield (source[rows.to(source.device, non_blocking=True)] for source in sources), classes
     else:
         chosen = train.indices[order]

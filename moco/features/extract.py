@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,7 @@ class Extractor:
                 found: Features = np.load(path, mmap_mode="c")  # never written to, but torch warns otherwise
                 return found
             except FileNotFoundError:  # not made yet, or somebody is tidying up at this very moment
+                print(f"{self.name}: encoding {len(indices)} images, once", file=sys.stderr, flush=True)
                 self.cache.mkdir(parents=True, exist_ok=True)
                 self._extract_into(path, views)
 

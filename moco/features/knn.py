@@ -27,8 +27,8 @@ def knn_predict(
     """Predict a class for each query by the votes of its nearest neighbors.
 
     A neighbor at cosine similarity s votes for its class with exp(s / temperature). Both sides may
-    be memory-mapped; they are read block by block. A GPU whose free memory holds the bank (ImageNet:
-    10.5 GB) copies it once; else it takes `KEYS` rows at a time, for each of its blocks of `QUERIES`.
+    be memory-mapped; they are read block by block. A GPU whose free memory holds the bank (10.5 GB
+    for ImageNet) copies it once; else it takes `KEYS` rows at a time for each block of `QUERIES`.
 
     Args:
         queries: float32, N x D.
@@ -51,7 +51,7 @@ def knn_predict(
             _Search(_block(torch.from_numpy(queries), start, QUERIES, device))
             for start, device in zip(starts, devices, strict=False)
         ]
-        for start in range(0, len(bank), KEYS):  # each device in its turn, so that none waits for another
+        for start in range(0, len(bank), KEYS):  # the devices take turns, so that none waits
             for search, rows, device in zip(searches, banks, devices, strict=False):
                 search.see(_block(rows, start, KEYS, device), start, k)
         predicted += [search.vote(truth, classes, temperature) for search in searches]

@@ -45,5 +45,5 @@ def _main_components(features: Tensor) -> Tensor:
     unit = normalize(features.double(), dim=1)
     unit -= unit.mean(dim=0)
     axes = torch.linalg.eigh(unit.T @ unit).eigenvectors.flip(1)[:, : min(DIMENSIONS, *unit.shape)]
-    axes *= axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()  # or a library chooses the sign
+    axes *= axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()  # libraries differ
     return (unit @ axes).float()

@@ -15,6 +15,7 @@ DECIDES_NOTHING = frozenset(
         "cluster",
         "config",
         "cores",
+        "devices",
         "drawing",
         "errors",
         "files",

@@ -80,6 +80,29 @@ def test_the_rate_is_chosen_on_validation_and_test_is_scored_with_it(small_proje
     assert all(torch.equal(value, before[name]) for name, value in encoder.backbone.state_dict().items())
 
 
+@pytest.mark.parametrize("views", ["center", "augmented"])
+def test_several_devices_find_what_one_does(small_project, views):
+    train, val, test = (
+        Labelled.of(open_split(small_project / "data/shards", split)) for split in ("train", "val", "test")
+    )
+    settings = SETTINGS.model_copy(update={"learning_rates": [1e-9, 0.3, 0.1], "epochs": 2, "views": views})
+    found = []
+    for count in (1, 2, 5):  # 2: the rates do not divide; 5: more than rates
+        devices = [torch.device("cpu")] * count
+        extractor = Extractor("random", random_encoder(SPEC, 0, devices).launch, "hash", 16, 1.0)
+        found.append(evaluate(extractor, train, val, test, settings, devices))
+    for other in found[1:]:
+        assert (other.predicted == found[0].predicted).all()
+        assert replace(other, predicted=found[0].predicted) == found[0]
+
+
+def test_each_device_trains_its_share_of_the_rates(small_project):
+    train = Labelled.of(open_split(small_project / "data/shards", "val"))
+    settings = SETTINGS.model_copy(update={"learning_rates": [0.1, 1.0, 2.0], "epochs": 1})
+    probes, _ = train_probes(Extractor("pixels", pixels, "p", 16, 1.0), train, settings, [torch.device("cpu")] * 2)
+    assert [one.settings.learning_rates for one in probes] == [[0.1, 1.0], [2.0]]
+
+
 def levels(images: torch.Tensor) -> torch.Tensor:
     """A gray image's number, one-hot: features that say exactly which image they are of."""
     return nn.functional.one_hot(images[:, 0, 0, 0].long(), 40).float()
