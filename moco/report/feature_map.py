@@ -41,7 +41,7 @@ def tsne(features: Features, seed: int, device: torch.device) -> NDArray[np.floa
 
 
 def _main_components(features: Tensor) -> Tensor:
-    """Project unit rows onto their main components: float32, N x min(50, N, D), the widest first."""
+    """Project unit rows onto their main components: float32, N x min(50, N, D), widest first."""
     unit = normalize(features.double(), dim=1)
     unit -= unit.mean(dim=0)
     axes = torch.linalg.eigh(unit.T @ unit).eigenvectors.flip(1)[:, : min(DIMENSIONS, *unit.shape)]
