@@ -74,12 +74,14 @@ class Pieces:
         """Count the pieces that exist."""
         return sum(self.path(number).exists() for number in range(self.count))
 
-    def prepare(self) -> None:
+    def prepare(self, images: Path) -> None:
         """Make the folder.
 
         Raises:
-            MocoError: it cannot be made, or holds pieces of another number of files.
+            MocoError: it cannot be made, is among the images, or holds pieces of another number.
         """
+        if self.folder.resolve().is_relative_to(images.resolve()):
+            raise MocoError(f"{self.folder}: lies in {images}, whose files are embedded; name another with --output")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -97,10 +99,11 @@ class Pieces:
 def embed_pieces(
     encoder: FrozenEncoder, made_by: str, folder: Path, files: list[Path], pieces: Pieces, share: Share
 ) -> tuple[int, Count]:
-    """Write this process's pieces, each whole or not at all; leave those that are there as they are.
+    """Write this process's pieces, each whole or not at all, and keep those that are there.
 
-    A piece is there if its file names the same encoder, and the same images by path and size. Its
-    columns are those of `write_features`; without one readable image it has no row.
+    A piece is there if its file names the same encoder, and the same images by path and size; a
+    file that names others is removed at once. The columns are those of `write_features`; a piece
+    without one readable image has no row.
 
     Args:
         encoder: frozen.
@@ -116,13 +119,14 @@ def embed_pieces(
     Raises:
         MocoError: a piece cannot be written.
     """
-    pieces.prepare()
+    pieces.prepare(folder)
     mine = {}
     for number in range(share.rank, pieces.count, share.world_size):
         part = files[len(files) * number // pieces.count : len(files) * (number + 1) // pieces.count]
         images = [[path.relative_to(folder).as_posix(), path.stat().st_size] for path in part]
         made_of = settings_hash(made_by, images).encode()
         if _made_of(pieces.path(number)) != made_of:
+            pieces.path(number).unlink(missing_ok=True)
             mine[number] = part, made_of
     count = Count(Progress("embed", sum(len(part) for part, _ in mine.values())))
     for number, (part, made_of) in mine.items():

@@ -99,6 +99,12 @@ def test_pieces_of_another_number_are_named_and_left_alone(encoder, photos, tmp_
     assert Pieces(tmp_path / "features", 4).there() == 4
 
 
+def test_pieces_do_not_lie_among_the_images(encoder, photos):
+    with pytest.raises(MocoError, match="features: lies in .*photos, whose files are embedded; name another"):
+        run(encoder, photos, Pieces(photos / "features", 2))
+    assert not (photos / "features").exists()
+
+
 def test_a_folder_that_cannot_be_made_is_named(encoder, photos, tmp_path):
     (tmp_path / "taken").touch()
     with pytest.raises(MocoError, match="taken: File exists; name a folder with --output"):

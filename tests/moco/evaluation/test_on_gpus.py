@@ -41,7 +41,7 @@ def test_neighbors_and_knn():
     assert rows[:, 0].tolist() == list(range(5))
     voted = [knn_predict(FEATURES[:5000], FEATURES, LABELS, 10, 20, 0.07, devices) for devices in (gpus, gpus[:1])]
     on_cpu = knn_predict(FEATURES[:5000], FEATURES, LABELS, 10, 20, 0.07)
-    assert all((found == on_cpu).mean() >= 1 - 1e-3 for found in voted)  # but for neighbors that are equal to rounding
+    assert all((found == on_cpu).mean() >= 1 - 1e-3 for found in voted)  # some neighbors are equal to rounding
 
 
 def test_collapse_measures():
