@@ -34,8 +34,9 @@ def feature_spread(features: NDArray[np.float32], device: torch.device = ON_CPU[
         features: float32, N x D.
         device: that computes.
     """
-    mean = sum(block.sum(dim=0) for block in _unit_rows(features, device)) / len(features)
-    squares = sum((block - mean).square_().sum(dim=0) for block in _unit_rows(features, device))
+    none = torch.zeros(features.shape[1], dtype=torch.float64, device=device)
+    mean = sum((block.sum(dim=0) for block in _unit_rows(features, device)), none) / len(features)
+    squares = sum(((block - mean).square_().sum(dim=0) for block in _unit_rows(features, device)), none)
     return float((squares / len(features)).sqrt().mean() * features.shape[1] ** 0.5)
 
 

@@ -100,7 +100,7 @@ def test_pieces_of_another_number_are_named_and_left_alone(encoder, photos, tmp_
 
 
 def test_pieces_do_not_lie_among_the_images(encoder, photos):
-    with pytest.raises(MocoError, match="features: lies in .*photos, whose files are embedded; name another"):
+    with pytest.raises(MocoError, match=r"features: lies in .*photos, whose files are embedded; name another"):
         run(encoder, photos, Pieces(photos / "features", 2))
     assert not (photos / "features").exists()
 
