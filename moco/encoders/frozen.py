@@ -90,7 +90,7 @@ class FrozenEncoder:
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Compute float32 convolutions and products on CUDA in float32, not in TF32, for a while."""
-    operations = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    operations = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
     before = [operation.fp32_precision for operation in operations]
     for operation in operations:
         operation.fp32_precision = "ieee"

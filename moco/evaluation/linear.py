@@ -132,7 +132,7 @@ def train_probes(
         The classifiers, and the features of the training images' center views.
     """
     center = extractor.center(train.images, train.indices)
-    probes = []
+    probes: list[LinearProbes] = []
     for rates in np.array_split(settings.learning_rates, min(len(devices), len(settings.learning_rates))):
         share = settings.model_copy(update={"learning_rates": rates.tolist()})
         probes.append(LinearProbes(center.shape[1], len(train.images.classes), share, devices[len(probes)]))
