@@ -50,6 +50,15 @@ def test_every_probe_is_what_sgd_on_cross_entropy_gives_at_its_rate():
         assert torch.allclose(probes.bias.view(2, 4)[number], layer.bias, atol=1e-5)
 
 
+def test_probabilities_that_teach_nothing_are_zero_since_a_cpu_is_slow_with_such_numbers():
+    probes = LinearProbes(1, 3, SETTINGS.model_copy(update={"learning_rates": [1.0], "weight_decay": 0.0}))
+    before = probes.weight.copy_(torch.tensor([[0.0], [-20.0], [-95.0]])).clone()
+    probes.step(torch.ones(1, 1), torch.tensor([0]), 1.0)
+    moved = (probes.weight != before).flatten().tolist()
+    assert moved == [False, False, False]  # to rounding
+    assert (probes._weight_motion != 0).flatten().tolist() == [False, True, False]
+
+
 def test_weights_start_small_and_biases_at_zero():
     probes = LinearProbes(500, 10, SETTINGS)
     assert probes.weight.std().item() == pytest.approx(0.01, rel=0.05)
