@@ -67,8 +67,8 @@ class LinearProbes:
         """
         features, labels = (part.to(self.device, non_blocking=True) for part in (features, labels))
         momentum, weight_decay = self.settings.sgd_momentum, self.settings.weight_decay
-        # at high rates most probabilities are below float32's normal numbers, which a CPU multiplies
-        # many times slower; zeros leave every weight the same, to rounding
+        # at high rates most probabilities are too small for float32's normal numbers, and a CPU
+        # multiplies such ones many times slower; zeros leave every weight the same, to rounding
         gradient = threshold_(self.logits(features).softmax(dim=2), NEGLIGIBLE, 0)
         gradient[torch.arange(len(labels), device=self.device), :, labels] -= 1  # d loss / d logits
         gradient = gradient.flatten(1).mul_(self._rates / len(labels))

@@ -34,10 +34,13 @@ def feature_spread(features: NDArray[np.float32], device: torch.device = ON_CPU[
         features: float32, N x D.
         device: that computes.
     """
-    none = torch.zeros(features.shape[1], dtype=torch.float64, device=device)
-    mean = sum((block.sum(dim=0) for block in _unit_rows(features, device)), none) / len(features)
-    squares = sum(((block - mean).square_().sum(dim=0) for block in _unit_rows(features, device)), none)
-    return float((squares / len(features)).sqrt().mean() * features.shape[1] ** 0.5)
+    sums = torch.zeros(2, features.shape[1], dtype=torch.float64, device=device)
+    for block in _unit_rows(features, device):
+        sums[0] += block.sum(dim=0)
+        sums[1] += block.square_().sum(dim=0)
+    mean, squares = sums / len(features)
+    variance = (squares - mean.square()).clamp(min=0)  # below 0 by rounding alone
+    return float(variance.sqrt().mean() * features.shape[1] ** 0.5)
 
 
 def effective_rank(features: NDArray[np.float32], device: torch.device = ON_CPU[0]) -> float:
