@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import threshold_
 
 from moco.config import Linear
 from moco.encoders.frozen import full_precision
@@ -69,7 +68,7 @@ class LinearProbes:
         momentum, weight_decay = self.settings.sgd_momentum, self.settings.weight_decay
         # at high rates most probabilities are too small for float32's normal numbers, and a CPU
         # multiplies such ones many times slower; zeros leave every weight the same, to rounding
-        gradient = threshold_(self.logits(features).softmax(dim=2), NEGLIGIBLE, 0)
+        gradient = torch.threshold_(self.logits(features).softmax(dim=2), NEGLIGIBLE, 0)
         gradient[torch.arange(len(labels), device=self.device), :, labels] -= 1  # d loss / d logits
         gradient = gradient.flatten(1).mul_(self._rates / len(labels))
         with full_precision():
