@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from moco.cluster.machine import load_machine
 from moco.config import Linear, settings_hash
+from moco.devices import compute_devices
 from moco.evaluation.linear import Evaluation
 from moco.files import file_sha256, whole_file
 from moco.runs.folder import code_hash
@@ -32,7 +34,8 @@ def kept(identity: Any, settings: Linear, data_hash: str, evaluate: Callable[[],
         data_hash: of the shard set.
         evaluate: makes the result.
     """
-    place = (torch.__version__, torch.cuda.is_available(), torch.get_num_threads(), torch.get_num_interop_threads())
+    devices = list(map(str, compute_devices(load_machine().device)))
+    place = (torch.__version__, devices, torch.get_num_threads(), torch.get_num_interop_threads())
     code = (code_hash(), *(file_sha256(Path(__file__).with_name(f"{name}.py")) for name in ("linear", "baselines")))
     path = stage.runs_folder() / "baselines" / f"{settings_hash(identity, settings, data_hash, code, place)}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):  # none, or a damaged one: it is made again

@@ -1,6 +1,7 @@
 """The command `moco`. Parts import what they need as they run, so `moco --help` is immediate."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -106,7 +107,14 @@ def parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         default=Path("features.parquet"),
-        help="FILE.parquet, or FILE.npy with the paths in FILE.txt (default: features.parquet)",
+        help="FILE.parquet, or FILE.npy with the paths in FILE.txt; with --pieces a folder (default: features.parquet)",
+    )
+    command.add_argument(
+        "--pieces",
+        type=stage.whole(1, 99999),
+        metavar="NUMBER",
+        help="write this many Parquet files into a folder; those that are there already are kept, and the processes of"
+        " torchrun or srun share them",
     )
 
     command = add("neighbors", neighbors, "The images of the data set whose features are most like an image's.")
@@ -166,19 +174,39 @@ def launch(options: argparse.Namespace) -> None:
 
 def embed(options: argparse.Namespace) -> None:
     """Features of a folder."""
+    from moco.cluster.machine import load_machine
+    from moco.devices import compute_devices
     from moco.encoders.frozen import load_encoder
     from moco.evaluation.embed import embed_folder, find_files
+    from moco.evaluation.embed_pieces import Pieces, Share, embed_pieces
+    from moco.files import hash_of_files
 
-    find_files(options.folder)  # a folder that is not there is told before the encoder is read
-    encoder = load_encoder(options.encoder, _device())
-    written, bad = embed_folder(encoder, options.folder, options.output)
+    share = Share.of(os.environ)
+    if not options.pieces and share.world_size > 1:
+        raise MocoError(
+            f"{options.output}: {share.world_size} processes cannot write one file; add --pieces, and name a folder"
+        )
+    files = find_files(options.folder)  # a folder that is not there is told before the encoder is read
+    encoder = load_encoder(options.encoder, share.devices(compute_devices(load_machine().device)))
     numbers = f"{encoder.spec.feature_dim} numbers each"
-    print(f"{options.output}: {written} images, {numbers}" + f", {bad} skipped" * (bad > 0))
+    if options.pieces:
+        pieces = Pieces(options.output, options.pieces)
+        made_by = hash_of_files(
+            [options.encoder / "encoder.json", options.encoder / "encoder.safetensors"], options.encoder
+        )
+        made, count = embed_pieces(encoder, made_by, options.folder, files, pieces, share)
+        written, bad = count.images, count.skipped
+        said = f"{pieces.there()} of {pieces.count} pieces are there, {made} made now: {written} images"
+    else:
+        written, bad = embed_folder(encoder, options.folder, options.output)
+        said = f"{written} images"
+    print(f"{options.output}: {said}, {numbers}" + f", {bad} skipped" * (bad > 0), flush=True)
 
 
 def neighbors(options: argparse.Namespace) -> None:
     """Print and draw the nearest images."""
     from moco.cluster.machine import load_machine
+    from moco.devices import compute_devices
     from moco.evaluation.search import most_similar, read_file
     from moco.files import whole_file
     from moco.images.index import open_split
@@ -189,8 +217,9 @@ def neighbors(options: argparse.Namespace) -> None:
     if options.output.suffix != ".png" or not options.output.parent.is_dir():
         raise MocoError(f"{options.output}: cannot be written; name a .png in an existing folder")
     split, kept = open_split(options.shards, options.split), stage.runs_folder() / "features"
-    workers = load_machine().workers()
-    found = most_similar(image, split, options.encoder, options.k, _device(), kept, workers)
+    machine = load_machine()
+    devices = compute_devices(machine.device)
+    found = most_similar(image, split, options.encoder, options.k, devices, kept, machine.workers())
     for one in found:
         print(f"{one.key}  {one.similarity:.4f}  {one.label}".rstrip())
     shown = [Shown(one.pixels, one.label or one.key, one.similarity) for one in found]
@@ -237,12 +266,3 @@ def _encoder(command: argparse.ArgumentParser) -> None:
 def _first_line(section: Any) -> str:
     """Say what a section of params.yaml is about, which is what its stage does."""
     return str(section.annotation.__doc__).splitlines()[0]
-
-
-def _device() -> str:
-    import torch
-
-    from moco.cluster.machine import load_machine
-
-    wanted = load_machine().device
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted

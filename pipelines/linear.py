@@ -8,11 +8,10 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from moco import tracking
 from moco.cluster.machine import load_machine
 from moco.config import Linear, Params, settings_hash
+from moco.devices import compute_devices
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder, load_encoder, random_encoder
 from moco.errors import MocoError
 from moco.evaluation.linear import Evaluation, evaluate, train_probes, validation_accuracies
@@ -28,7 +27,7 @@ METRICS = ("linear_top1", "linear_top5", "knn_top1")
 
 def linear(params: Params) -> None:
     """Run the stage: outputs/linear/{metrics.json, confusion.csv, sweep.csv}, and the model."""
-    encoder = load_encoder(stage.ENCODER, "cuda" if torch.cuda.is_available() else "cpu")
+    encoder = load_encoder(stage.ENCODER, compute_devices(load_machine().device))
     train, val, test = (Labelled.of(open_split(stage.SHARDS, split)) for split in ("train", "val", "test"))
     in_use = baselines.features_in_use(stage.runs_folder() / "features")
     with in_use, tracking.stage_run("linear", params.linear.model_dump()) as tracked:
@@ -59,18 +58,17 @@ def _evaluate_all(
     before = _weights_hash(encoder)
 
     def untrained() -> Extractor:
-        network = random_encoder(spec, settings.seed)
-        network.backbone.to(encoder.device)
-        return _extractor("random", network.embed, _weights_hash(network), spec)
+        network = random_encoder(spec, settings.seed, encoder.devices)
+        return _extractor("random", network.launch, _weights_hash(network), spec)
 
     def run(extractor: Extractor) -> Evaluation:
-        return evaluate(extractor, train, val, test, settings)
+        return evaluate(extractor, train, val, test, settings, encoder.devices)
 
     keep = partial(baselines.kept, settings=settings, data_hash=test.images.data_hash)
     seen = (spec.image_size, spec.eval_crop_ratio)
     network = {name: value for name, value in asdict(spec).items() if name != "training_hash"}
     kinds: dict[str, Callable[[], Evaluation]] = {
-        "moco": lambda: run(_extractor("moco", encoder.embed, before, spec)),
+        "moco": lambda: run(_extractor("moco", encoder.launch, before, spec)),
         "random": lambda: keep(("random", network), evaluate=lambda: run(untrained())),
         "pixels": lambda: keep(("pixels", seen), evaluate=lambda: run(_extractor("pixels", pixels, "pixels", spec))),
     }
@@ -137,15 +135,15 @@ def _register(
         version = tracking.register_encoder(model, encoder.spec.training_hash, figures, measured_on)
 
     def reevaluate(folder: Path) -> float:
-        champion = load_encoder(folder, encoder.device)
+        champion = load_encoder(folder, encoder.devices)
         return max(_validation_top1(champion, train, val, settings))
 
     print(tracking.promote(version, METRIC, value, measured_on, reevaluate), flush=True)
 
 
 def _validation_top1(encoder: FrozenEncoder, train: Labelled, val: Labelled, settings: Linear) -> list[float]:
-    extractor = _extractor("champion", encoder.embed, _weights_hash(encoder), encoder.spec)
-    probes, _ = train_probes(extractor, train, settings)
+    extractor = _extractor("champion", encoder.launch, _weights_hash(encoder), encoder.spec)
+    probes, _ = train_probes(extractor, train, settings, encoder.devices)
     return validation_accuracies(extractor, probes, val)
 
 

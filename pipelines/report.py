@@ -3,11 +3,10 @@
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from moco import tracking
 from moco.cluster.machine import load_machine
 from moco.config import Params
+from moco.devices import compute_devices
 from moco.encoders.frozen import load_encoder
 from moco.files import whole_folder
 from moco.images.index import open_split
@@ -20,10 +19,11 @@ from pipelines import stage
 def report(params: Params) -> None:
     """Run the stage: outputs/report/{report.md, report.html} and their pictures."""
     results = read_results(Path("outputs"))
-    encoder = load_encoder(stage.ENCODER, "cuda" if torch.cuda.is_available() else "cpu")
+    machine = load_machine()
+    encoder = load_encoder(stage.ENCODER, compute_devices(machine.device))
     train, val = open_split(stage.SHARDS, "train"), open_split(stage.SHARDS, "val")
     with tracking.stage_run("report", params.report.model_dump()) as tracked:
-        samples = gather(encoder, train, val, params, load_machine().workers())
+        samples = gather(encoder, train, val, params, machine.workers())
         folder = stage.outputs("report")
         with whole_folder(folder) as part:
             write_report(part, results, samples, params)

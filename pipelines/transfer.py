@@ -10,7 +10,7 @@ from typing import Any, get_args
 from moco import tracking
 from moco.cluster.launcher import Work
 from moco.cluster.machine import Machine, load_machine
-from moco.devices import gpus
+from moco.devices import compute_devices
 from moco.errors import MocoError
 from moco.files import whole_file, write_json
 from moco.processes import join
@@ -86,8 +86,8 @@ def _processes(comparison: Comparison, machine: Machine) -> int:
         )
     if machine.processes is not None:
         return machine.processes
-    count_of_gpus = gpus(machine.training_device)
-    return max(count for count in range(1, max(1, count_of_gpus) + 1) if comparison.training.batch_size % count == 0)
+    most = len(compute_devices(machine.training_device))
+    return max(count for count in range(1, most + 1) if comparison.training.batch_size % count == 0)
 
 
 def _follow(folder: Path, number: int, tracked: tracking.TrackedRun) -> None:

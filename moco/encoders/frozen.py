@@ -1,12 +1,16 @@
 """A trained encoder and its files: encoder.safetensors and encoder.json."""
 
+import copy
+import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from moco.devices import full_precision
 from moco.encoders.build import build_encoder
 from moco.encoders.normalize import normalize
 from moco.encoders.resnet import ResNet
@@ -40,29 +44,47 @@ class EncoderSpec:
 
 
 class FrozenEncoder:
-    """A backbone in evaluation mode with what it needs to see an image as it did in training."""
+    """A backbone in evaluation mode with what it needs to see an image as it did in training.
 
-    def __init__(self, backbone: ResNet, spec: EncoderSpec) -> None:
+    Args:
+        backbone: its weights.
+        spec: its description.
+        devices: where to encode, each with a copy of the weights; none: where the backbone is.
+    """
+
+    def __init__(self, backbone: ResNet, spec: EncoderSpec, devices: Sequence[torch.device] = ()) -> None:
         self.backbone = backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.devices = tuple(devices) or (next(backbone.parameters()).device,)
+        self.backbone.to(self.devices[0])
+        copies = (copy.deepcopy(self.backbone).to(device) for device in self.devices[1:])
+        self._turns = itertools.cycle(zip(self.devices, (self.backbone, *copies), strict=True))
         self.spec = spec
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.backbone.parameters()).device
-
     @torch.inference_mode()
-    def embed(self, images: Tensor) -> Tensor:
-        """Features of images of the encoder's own size, each independent of the others.
+    def launch(self, images: Tensor) -> Tensor:
+        """Encode images of the encoder's own size on the next of the devices, each in its turn.
+
+        On CUDA the call returns before the features are there: `.cpu()` waits for them, so that one
+        process keeps several devices busy. The images are copied before it returns.
+
+        It computes in float32, TF32 off: bfloat16 and TF32 round to 8 and 11 bits, which moves
+        features by more than 1e-4 of their size, and figures would depend on the device.
 
         Args:
-            images: uint8, N x 3 x S x S.
+            images: uint8, N x 3 x S x S, on the CPU.
 
         Returns:
-            float32, N x D, on the CPU.
+            float32, N x D, on the device that encoded them; each independent of the other images.
         """
-        x = normalize(images.to(self.device, non_blocking=True), self.spec.mean, self.spec.std)
-        return self.backbone(x.contiguous(memory_format=torch.channels_last)).float().cpu()
+        device, backbone = next(self._turns)
+        with full_precision():
+            x = normalize(images.to(device), self.spec.mean, self.spec.std)
+            features: Tensor = backbone(x.contiguous(memory_format=torch.channels_last))
+            return features.float()
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Encode images as `launch` does, and wait: float32, N x D, on the CPU."""
+        return self.launch(images).cpu()
 
 
 def save_encoder(folder: Path | str, backbone: nn.Module, spec: EncoderSpec) -> None:
@@ -77,8 +99,12 @@ def save_encoder(folder: Path | str, backbone: nn.Module, spec: EncoderSpec) -> 
     write_json(folder / "encoder.json", asdict(spec))
 
 
-def load_encoder(folder: Path | str, device: torch.device | str = "cpu") -> FrozenEncoder:
+def load_encoder(folder: Path | str, devices: Sequence[torch.device] = ()) -> FrozenEncoder:
     """Read an encoder folder.
+
+    Args:
+        folder: with both files.
+        devices: where to encode; none: on the CPU.
 
     Raises:
         MocoError: a file is missing or damaged.
@@ -101,12 +127,18 @@ def load_encoder(folder: Path | str, device: torch.device | str = "cpu") -> Froz
         raise MocoError(
             f"{folder}: not a readable encoder ({str(error).splitlines()[0]}); restore it with `dvc checkout`"
         ) from None
-    return FrozenEncoder(backbone.to(device), spec)
+    return FrozenEncoder(backbone, spec, devices)
 
 
-def random_encoder(spec: EncoderSpec, seed: int) -> FrozenEncoder:
-    """Make the same architecture with untrained weights, the baseline of every result."""
+def random_encoder(spec: EncoderSpec, seed: int, devices: Sequence[torch.device] = ()) -> FrozenEncoder:
+    """Make the same architecture with untrained weights, the baseline of every result.
+
+    Args:
+        spec: says which.
+        seed: of the weights.
+        devices: where to encode; none: on the CPU.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = build_encoder(spec.architecture, spec.stem)
-    return FrozenEncoder(backbone, EncoderSpec(**{**asdict(spec), "training_hash": "random"}))
+    return FrozenEncoder(backbone, EncoderSpec(**{**asdict(spec), "training_hash": "random"}), devices)

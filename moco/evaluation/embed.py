@@ -1,6 +1,7 @@
 """Features of any folder of images, streamed to a Parquet or NumPy file."""
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder
 from moco.errors import MocoError
 from moco.features.extract import Features
+from moco.features.placing import fetched
 from moco.files import whole_file
 from moco.images.decode import Pixels, UndecodableError, decode
 from moco.images.views import center_view
@@ -27,6 +30,32 @@ class Embedded:
 
     paths: list[str]
     features: Features
+
+
+@dataclass
+class Count:
+    """Counts images as they are embedded, shows progress, and names unreadable files on stderr.
+
+    Attributes:
+        progress: in files.
+        images: embedded.
+        skipped: files that are not readable images.
+    """
+
+    progress: Progress
+    images: int = 0
+    skipped: int = 0
+
+    def embed(self, encoder: FrozenEncoder, folder: Path, files: list[Path]) -> Iterator[Embedded]:
+        """Encode files as `embed_files` does."""
+        for batch in embed_files(encoder, folder, files, self._skip):
+            yield batch
+            self.images += len(batch.paths)
+            self.progress.update(self.images + self.skipped, f"{self.images} images")
+
+    def _skip(self, path: Path, reason: str) -> None:
+        self.skipped += 1
+        print(f"skipped {path}: {reason}", file=sys.stderr)
 
 
 def embed_folder(encoder: FrozenEncoder, folder: Path, output: Path) -> tuple[int, int]:
@@ -44,22 +73,8 @@ def embed_folder(encoder: FrozenEncoder, folder: Path, output: Path) -> tuple[in
         MocoError: there is no such folder, no image in it, or the output cannot be written.
     """
     files = find_files(folder)
-    progress = Progress("embed", len(files))
-    done = bad = 0
-
-    def skipped(path: Path, reason: str) -> None:
-        nonlocal bad
-        bad += 1
-        print(f"skipped {path}: {reason}", file=sys.stderr)
-
-    def counted() -> Iterator[Embedded]:
-        nonlocal done
-        for batch in embed_files(encoder, folder, files, skipped):
-            yield batch
-            done += len(batch.paths)
-            progress.update(done + bad, f"{done} images")
-
-    return write_features(output, counted(), encoder.spec.feature_dim), bad
+    count = Count(Progress("embed", len(files)))
+    return write_features(output, count.embed(encoder, folder, files), encoder.spec.feature_dim), count.skipped
 
 
 def find_files(folder: Path) -> list[Path]:
@@ -87,11 +102,12 @@ def embed_files(
         files: of any image format.
         skipped: called with each file that is not a readable image, and the reason.
     """
+    names: deque[list[str]] = deque()
 
     def view(path: Path) -> Pixels | str:
         return _view(path, encoder.spec)
 
-    with ThreadPoolExecutor() as threads:
+    def launched(threads: ThreadPoolExecutor) -> Iterator[Tensor]:
         for first in range(0, len(files), BATCH):
             batch = files[first : first + BATCH]
             paths, views = [], []
@@ -102,12 +118,16 @@ def embed_files(
                     paths.append(path.relative_to(folder).as_posix())
                     views.append(result)
             if views:
-                images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
-                yield Embedded(paths, encoder.embed(images).numpy())
+                names.append(paths)
+                yield encoder.launch(torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2))
+
+    with ThreadPoolExecutor() as threads:
+        for features in fetched(launched(threads)):
+            yield Embedded(names.popleft(), features.numpy())
 
 
 def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
-    """Write features as a whole or not at all, in memory for one batch.
+    """Write features as a whole or not at all, a batch at a time.
 
     `.parquet`: columns path (string) and features (fixed-size list of D float32). `.npy`: float32
     N x D, and beside it a `.txt` with the path of each row.
@@ -118,7 +138,7 @@ def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) ->
     Raises:
         MocoError: another suffix, no folder to write into, or not one readable image.
     """
-    writers = {".parquet": _write_parquet, ".npy": _write_npy}
+    writers = {".parquet": write_parquet, ".npy": _write_npy}
     if path.suffix not in writers:
         raise MocoError(f"{path}: cannot write {path.suffix or 'no suffix'!r}; name the output .parquet or .npy")
     if not path.parent.is_dir():
@@ -135,16 +155,19 @@ def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) ->
     return written
 
 
-def _write_parquet(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
+def write_parquet(
+    path: Path, batches: Iterator[Embedded], feature_dim: int, metadata: dict[bytes, bytes] | None = None
+) -> int:
+    """Write features to a Parquet file with some metadata; the number of images."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     kind = pa.list_(pa.float32(), feature_dim)
     written = 0
-    with pq.ParquetWriter(path, pa.schema([("path", pa.string()), ("features", kind)])) as writer:
+    with pq.ParquetWriter(path, pa.schema([("path", pa.string()), ("features", kind)], metadata)) as writer:
         for batch in batches:
             features = pa.FixedSizeListArray.from_arrays(batch.features.ravel(), type=kind)
-            writer.write_batch(pa.record_batch([pa.array(batch.paths), features], names=["path", "features"]))
+            writer.write_batch(pa.record_batch([pa.array(batch.paths), features], schema=writer.schema))
             written += len(batch.paths)
     return written
 

@@ -1,6 +1,5 @@
 """The images of a data set that are most like a given one."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +7,10 @@ import numpy as np
 
 from moco.encoders.frozen import load_encoder
 from moco.errors import MocoError
-from moco.features.extract import Features, embed_images, extract
+from moco.features.extract import Extractor, embed_images
 from moco.features.neighbors import nearest
-from moco.files import file_sha256, whole_file
+from moco.features.placing import Devices
+from moco.files import file_sha256
 from moco.images.batches import read_image
 from moco.images.decode import Pixels, UndecodableError, decode
 from moco.images.index import ShardSet
@@ -47,7 +47,7 @@ def read_file(path: Path) -> Pixels:
 
 
 def most_similar(
-    image: Pixels, split: ShardSet, encoder: Path, k: int, device: str, kept: Path, num_workers: int
+    image: Pixels, split: ShardSet, encoder: Path, k: int, devices: Devices, kept: Path, num_workers: int
 ) -> list[Similar]:
     """Find the images of a split whose features are most like an image's, best first.
 
@@ -56,8 +56,9 @@ def most_similar(
         split: the images to search.
         encoder: an encoder's folder.
         k: how many to find.
-        device: where to encode.
+        devices: share the split's images.
         kept: folder of features, so that the second question about a split is answered at once.
+            They are written as they come and read block by block: they may exceed the memory.
         num_workers: loader processes.
 
     Raises:
@@ -65,15 +66,13 @@ def most_similar(
     """
     if not len(split):
         raise MocoError(f"{split.folder}: its {split.split} split is empty; choose another with --split")
-    frozen = load_encoder(encoder, device)
-    path = kept / f"{file_sha256(encoder / 'encoder.safetensors')[:16]}-{split.data_hash[:16]}-{split.split}.npy"
-    if not path.exists():
-        print(f"encoding {len(split)} images, once for this encoder", file=sys.stderr)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path, shared=True) as part:
-            np.save(part, extract(frozen, split, num_workers=num_workers))
-    gallery: Features = np.load(path, mmap_mode="r")
-    rows, similarities = nearest(embed_images(frozen, [image]), gallery, k)
+    frozen = load_encoder(encoder, devices)
+    name = file_sha256(encoder / "encoder.safetensors")[:16]
+    extractor = Extractor(
+        "neighbors", frozen.launch, name, frozen.spec.image_size, frozen.spec.eval_crop_ratio, num_workers, kept
+    )
+    gallery = extractor.center(split, np.arange(len(split)))
+    rows, similarities = nearest(embed_images(frozen, [image]), gallery, k, devices)
     found = []
     for row, similarity in zip(rows[0].tolist(), similarities[0].tolist(), strict=True):
         label = int(split.labels[row])

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from moco.config import Views, settings_hash
 from moco.encoders.frozen import FrozenEncoder
+from moco.features.placing import fetched
 from moco.files import whole_file
 from moco.images import fused_views
 from moco.images.batches import read_image, views_of
@@ -25,7 +27,8 @@ from moco.permutation import Integers, key_of, permute
 
 Features = NDArray[np.float32]
 Featurizer = Callable[[Tensor], Tensor]
-"""uint8 N x 3 x S x S to float32 N x D."""
+"""uint8 N x 3 x S x S on the CPU to float32 N x D on the device that computes them, which may still
+be at work: `FrozenEncoder.launch`, `pixels`."""
 
 BATCH = 256
 PIXELS_SIDE = 32  # the pixel baseline's side at most, for a classifier on 224 x 224 x 3 numbers says no more
@@ -114,12 +117,12 @@ def extract(encoder: FrozenEncoder, split: ShardSet, indices: Integers | None = 
     """
     chosen = np.arange(len(split)) if indices is None else indices
     views = SingleViews(split, chosen, encoder.spec.image_size, encoder.spec.eval_crop_ratio)
-    return apply(encoder.embed, views, num_workers)
+    return apply(encoder.launch, views, num_workers)
 
 
 def apply(featurizer: Featurizer, views: SingleViews, num_workers: int) -> Features:
     """Encode every view of a set, float32 N x D, in order."""
-    parts = [featurizer(batch).numpy() for batch in batches(views, num_workers)]
+    parts = [found.numpy() for found in fetched(map(featurizer, batches(views, num_workers)))]
     return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
 
 
@@ -163,19 +166,20 @@ class Extractor:
                 found: Features = np.load(path, mmap_mode="c")  # never written to, but torch warns otherwise
                 return found
             except FileNotFoundError:  # not made yet, or somebody is tidying up at this very moment
+                print(f"{self.name}: encoding {len(indices)} images, once", file=sys.stderr, flush=True)
                 self.cache.mkdir(parents=True, exist_ok=True)
                 self._extract_into(path, views)
 
     def augmented(self, split: ShardSet, indices: Integers, epoch: tuple[int, int], batch: int) -> Iterator[Tensor]:
         """Encode random crops of some images, batch by batch, float32; epoch: seed and epoch."""
         views = SingleViews(split, indices, self.size, 1.0, epoch, batch)
-        return (self.featurizer(images) for images in batches(views, self.num_workers))
+        return fetched(map(self.featurizer, batches(views, self.num_workers)))
 
     def _extract_into(self, path: Path, views: SingleViews) -> None:
         features, done = None, 0
         with whole_file(path, shared=True) as part:
-            for batch in batches(views, self.num_workers):
-                found = self.featurizer(batch).numpy()
+            for result in fetched(map(self.featurizer, batches(views, self.num_workers))):
+                found = result.numpy()
                 if features is None:
                     shape = (len(views.indices), found.shape[1])
                     features = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)

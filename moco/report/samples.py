@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from moco.config import Params, Pretrain
@@ -83,6 +84,9 @@ class Samples:
 def gather(encoder: FrozenEncoder, train: ShardSet, val: ShardSet, params: Params, num_workers: int) -> Samples:
     """Choose images by the report's seed and encode them; the test split is not touched.
 
+    Encodes and compares on the encoder's devices, and measures collapse on the first of them. In
+    memory are the features of `GALLERY` and of `report.map_images` images.
+
     Args:
         encoder: the pretrained one.
         train: neighbors come from here.
@@ -92,8 +96,8 @@ def gather(encoder: FrozenEncoder, train: ShardSet, val: ShardSet, params: Param
         num_workers: loader processes.
     """
     settings, pretrain = params.report, params.pretrain
-    untrained = random_encoder(encoder.spec, params.linear.seed)
-    untrained.backbone.to(encoder.device)
+    devices = encoder.devices
+    untrained = random_encoder(encoder.spec, params.linear.seed, devices)
     pool = val if len(val) else train
     looked_at = sample_indices(len(pool), settings.map_images, settings.seed)
     candidates = np.arange(len(train))
@@ -103,7 +107,8 @@ def gather(encoder: FrozenEncoder, train: ShardSet, val: ShardSet, params: Param
     gallery = candidates[sample_indices(len(candidates), GALLERY, settings.seed)]
     features = extract(encoder, pool, looked_at, num_workers)
     queries = sample_indices(len(looked_at), settings.queries, settings.seed)
-    found, similarities = nearest(features[queries], extract(encoder, train, gallery, num_workers), settings.neighbors)
+    neighbors = extract(encoder, train, gallery, num_workers)
+    found, similarities = nearest(features[queries], neighbors, settings.neighbors, devices)
     rows = [
         (
             _shown(pool, sample),
@@ -123,9 +128,12 @@ def gather(encoder: FrozenEncoder, train: ShardSet, val: ShardSet, params: Param
         rows=rows,
         gallery=len(gallery),
         same_class=float(np.mean(known)) if known else None,
-        map=_map(pool, looked_at, features, settings.seed),
+        map=_map(pool, looked_at, features, settings.seed, devices[0]),
         mapped=len(looked_at),
-        collapse={"moco": _collapse(features), "random": _collapse(extract(untrained, pool, looked_at, num_workers))},
+        collapse={
+            "moco": _collapse(features, devices[0]),
+            "random": _collapse(extract(untrained, pool, looked_at, num_workers), devices[0]),
+        },
     )
 
 
@@ -151,15 +159,15 @@ def _triples(
     return triples
 
 
-def _map(images: ShardSet, rows: Integers, features: Features, seed: int) -> FeatureMap | None:
+def _map(images: ShardSet, rows: Integers, features: Features, seed: int, device: torch.device) -> FeatureMap | None:
     if len(rows) < FEWEST:
         return None
-    points = tsne(features, seed)
+    points = tsne(features, seed, device)
     chosen = one_a_cell(points)
     return FeatureMap(
         points, np.asarray(images.labels)[rows], chosen, [read_image(images, int(sample)) for sample in rows[chosen]]
     )
 
 
-def _collapse(features: Features) -> Collapse:
-    return Collapse(feature_spread(features), effective_rank(features), min(features.shape))
+def _collapse(features: Features, device: torch.device) -> Collapse:
+    return Collapse(feature_spread(features, device), effective_rank(features, device), min(features.shape))

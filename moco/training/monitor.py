@@ -117,7 +117,8 @@ class Monitor:
         queries = self._features(encoder, self.val, chosen, processes, num_workers)
         shape = queries[sample_indices(len(queries), SHAPE, self.seed)]
         top1 = self._knn(encoder, queries, chosen, processes, num_workers) if self.labelled else None
-        return Reading(top1, feature_spread(shape), effective_rank(shape))
+        device = processes.device
+        return Reading(top1, feature_spread(shape, device), effective_rank(shape, device))
 
     def _knn(
         self, encoder: FrozenEncoder, queries: Features, chosen: Integers, processes: Processes, num_workers: int
@@ -125,7 +126,7 @@ class Monitor:
         voters = self._choose(self.train, BANK)
         bank = self._features(encoder, self.train, voters, processes, num_workers)
         labels = np.asarray(self.train.labels)[voters]
-        predicted = knn_predict(queries, bank, labels, len(self.train.classes), K, TEMPERATURE)
+        predicted = knn_predict(queries, bank, labels, len(self.train.classes), K, TEMPERATURE, [processes.device])
         return float((predicted == np.asarray(self.val.labels)[chosen]).mean())
 
     def _choose(self, images: ShardSet, at_most: int) -> Integers:

@@ -54,6 +54,15 @@ def test_kept_baselines_are_equal_to_the_bit_to_computed_ones(project: Path) -> 
     assert {path.stat().st_mtime_ns for path in fresh}.isdisjoint(mark.values())
 
 
+def test_device_cpu_is_respected_where_there_are_gpus(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with Path("machine.yaml").open("a") as file:
+        file.write("device: cpu\n")
+    untrained("a")
+    assert len(run(load_params())[1]) == 2
+
+
 def test_another_training_of_the_same_network_has_the_same_baselines(project: Path) -> None:
     params = load_params()
     untrained("a")

@@ -170,6 +170,44 @@ def test_embed_writes_every_image_and_names_what_it_skipped(project, capsys):
     assert said.out.endswith("features.parquet: 60 images, 256 numbers each, 1 skipped\n")
 
 
+def test_embed_in_pieces_makes_what_is_missing_and_says_how_many_are_there(project, capsys):
+    command = ["embed", "photos", "--output", "features", "--pieces", "7"]
+    cli.main(command)
+    assert capsys.readouterr().out.endswith(
+        "features: 7 of 7 pieces are there, 7 made now: 60 images, 256 numbers each\n"
+    )
+    Path("features/piece-00003-of-00007.parquet").unlink()
+    cli.main(command)
+    assert "7 of 7 pieces are there, 1 made now: 9 images" in capsys.readouterr().out
+    assert pq.read_table("features").num_rows == 60
+
+
+def test_processes_of_torchrun_share_the_pieces_and_never_one_file(project, monkeypatch, capsys):
+    for rank in "10":
+        for name, value in {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        cli.main(["embed", "photos", "--output", "shared", "--pieces", "3"])
+    first, second = [line for line in capsys.readouterr().out.splitlines() if "pieces are there" in line]
+    assert first.startswith("shared: 1 of 3") and second.startswith("shared: 3 of 3")
+    _, error = fails(["embed", "photos"], capsys)
+    assert error == "error: features.parquet: 2 processes cannot write one file; add --pieces, and name a folder\n"
+
+
+@pytest.mark.parametrize(
+    "command", [["linear"], ["report"], ["embed", "photos"], ["neighbors", "photos/warm/01.png"]], ids=lambda c: c[0]
+)
+def test_every_command_that_encodes_asks_machine_yaml_for_its_device(project, monkeypatch, capsys, command):
+    monkeypatch.setattr("pipelines.report.read_results", lambda folder: None)
+    machine = Path("machine.yaml")
+    machine.write_text("device: cuda\n")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    try:
+        code, error = fails(command, capsys)
+    finally:
+        machine.unlink()
+    assert code == 1 and error.startswith("error: machine.yaml: device = cuda") and error.count("\n") == 1
+
+
 def test_neighbors_finds_the_image_itself_first_and_answers_from_the_kept_features_next_time(project, capsys):
     lines = (project / "data/raw/manifest.csv").read_text().splitlines()
     column = lines[0].split(",").index("path")

@@ -50,6 +50,15 @@ def test_every_probe_is_what_sgd_on_cross_entropy_gives_at_its_rate():
         assert torch.allclose(probes.bias.view(2, 4)[number], layer.bias, atol=1e-5)
 
 
+def test_probabilities_that_teach_nothing_are_zero_since_a_cpu_is_slow_with_such_numbers():
+    probes = LinearProbes(1, 3, SETTINGS.model_copy(update={"learning_rates": [1.0], "weight_decay": 0.0}))
+    before = probes.weight.copy_(torch.tensor([[0.0], [-20.0], [-95.0]])).clone()
+    probes.step(torch.ones(1, 1), torch.tensor([0]), 1.0)
+    moved = (probes.weight != before).flatten().tolist()
+    assert moved == [False, False, False]  # to rounding
+    assert (probes._weight_motion != 0).flatten().tolist() == [False, True, False]
+
+
 def test_weights_start_small_and_biases_at_zero():
     probes = LinearProbes(500, 10, SETTINGS)
     assert probes.weight.std().item() == pytest.approx(0.01, rel=0.05)
@@ -78,6 +87,29 @@ def test_the_rate_is_chosen_on_validation_and_test_is_scored_with_it(small_proje
     assert found.linear_top1 == (found.predicted == test.labels).mean()
     assert found.linear_top5 == 1.0  # of three classes
     assert all(torch.equal(value, before[name]) for name, value in encoder.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("views", ["center", "augmented"])
+def test_several_devices_find_what_one_does(small_project, views):
+    train, val, test = (
+        Labelled.of(open_split(small_project / "data/shards", split)) for split in ("train", "val", "test")
+    )
+    settings = SETTINGS.model_copy(update={"learning_rates": [1e-9, 0.3, 0.1], "epochs": 2, "views": views})
+    found = []
+    for count in (1, 2, 5):  # 2: the rates do not divide; 5: more than rates
+        devices = [torch.device("cpu")] * count
+        extractor = Extractor("random", random_encoder(SPEC, 0, devices).launch, "hash", 16, 1.0)
+        found.append(evaluate(extractor, train, val, test, settings, devices))
+    for other in found[1:]:
+        assert (other.predicted == found[0].predicted).all()
+        assert replace(other, predicted=found[0].predicted) == found[0]
+
+
+def test_each_device_trains_its_share_of_the_rates(small_project):
+    train = Labelled.of(open_split(small_project / "data/shards", "val"))
+    settings = SETTINGS.model_copy(update={"learning_rates": [0.1, 1.0, 2.0], "epochs": 1})
+    probes, _ = train_probes(Extractor("pixels", pixels, "p", 16, 1.0), train, settings, [torch.device("cpu")] * 2)
+    assert [one.settings.learning_rates for one in probes] == [[0.1, 1.0], [2.0]]
 
 
 def levels(images: torch.Tensor) -> torch.Tensor:

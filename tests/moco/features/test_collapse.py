@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from moco.features import collapse
 from moco.features.collapse import effective_rank, feature_spread
 
 
@@ -36,6 +37,17 @@ def test_tiny_noise_around_one_point_does_not_pass_for_a_rich_representation(noi
     collapsed = np.ones((1000, 64), np.float32) + 1e-5 * noise.standard_normal((1000, 64)).astype(np.float32)
     assert effective_rank(collapsed) < 1.1
     assert feature_spread(collapsed) < 1e-3
+
+
+@pytest.mark.parametrize("rows", [7, 50, 64, 300])
+def test_pieces_of_any_size_measure_what_the_definition_says(noise, monkeypatch, rows):
+    monkeypatch.setattr(collapse, "ROWS", rows)
+    features = np.maximum(noise.standard_normal((300, 40)), 0).astype(np.float32)
+    unit = features.astype(np.float64) / np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
+    shares = np.linalg.svd(unit, compute_uv=False)
+    shares /= shares.sum()
+    assert effective_rank(features) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-9)
+    assert feature_spread(features) == pytest.approx(unit.std(axis=0).mean() * 40**0.5, rel=1e-9)
 
 
 def test_a_dead_encoder_that_gives_zeros_has_the_lowest_measures():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from moco.features import knn
 from moco.features.knn import knn_predict
@@ -15,8 +16,9 @@ def by_definition(query, bank, labels, classes, k, temperature):
     return votes.argmax()
 
 
+@pytest.mark.parametrize("devices", [1, 2, 5])
 @pytest.mark.parametrize("keys", [4, 17, 60, 1000])
-def test_it_is_the_class_with_the_most_exponential_votes(monkeypatch, keys):
+def test_it_is_the_class_with_the_most_exponential_votes(monkeypatch, keys, devices):
     monkeypatch.setattr(knn, "QUERIES", 7)
     monkeypatch.setattr(knn, "KEYS", keys)
     generator = np.random.default_rng(0)
@@ -24,7 +26,7 @@ def test_it_is_the_class_with_the_most_exponential_votes(monkeypatch, keys):
     queries = generator.normal(size=(20, 5)).astype(np.float32)
     labels = generator.integers(0, 4, 60).astype(np.int32)
     expected = [by_definition(query, bank, labels, 4, 9, 0.07) for query in queries]
-    assert knn_predict(queries, bank, labels, 4, 9, 0.07).tolist() == expected
+    assert knn_predict(queries, bank, labels, 4, 9, 0.07, [torch.device("cpu")] * devices).tolist() == expected
 
 
 def test_more_neighbors_than_the_bank_holds_and_tiny_temperatures_are_no_trouble():

@@ -1,14 +1,20 @@
 """Nearest neighbors are the most similar rows, in a fixed order."""
 
 import numpy as np
+import pytest
+import torch
 
+from moco.features import neighbors
 from moco.features.neighbors import nearest
 
 
-def test_neighbors_are_those_of_the_definition():
+@pytest.mark.parametrize(("block", "devices"), [(1000, 1), (7, 1), (7, 2), (13, 3)])
+def test_neighbors_are_those_of_the_definition(monkeypatch, block, devices):
+    monkeypatch.setattr(neighbors, "ROWS", block)
     rng = np.random.default_rng(1)
     queries, gallery = rng.standard_normal((5, 7)), rng.standard_normal((40, 7))
-    rows, similarities = nearest(queries.astype(np.float32), gallery.astype(np.float32), 6)
+    several = [torch.device("cpu")] * devices
+    rows, similarities = nearest(queries.astype(np.float32), gallery.astype(np.float32), 6, several)
     for query, found, values in zip(queries, rows, similarities, strict=True):
         cosines = gallery @ query / np.linalg.norm(gallery, axis=1) / np.linalg.norm(query)
         assert found.tolist() == np.argsort(-cosines)[:6].tolist()
@@ -30,3 +36,4 @@ def test_equals_come_in_the_order_of_the_gallery():
 def test_a_small_gallery_gives_what_it_has():
     rows, similarities = nearest(np.ones((2, 3), np.float32), np.ones((4, 3), np.float32), 9)
     assert rows.shape == similarities.shape == (2, 4)
+    assert nearest(np.ones((2, 3), np.float32), np.ones((0, 3), np.float32), 9)[0].shape == (2, 0)
