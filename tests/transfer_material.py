@@ -3,8 +3,11 @@
 import os
 import socket
 from collections.abc import Callable
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -110,16 +113,32 @@ def annotated_set(folder: Path, images: int = 12, seed: int = 0) -> AnnotatedSet
 
 
 def spawn(task: Callable[..., None], world_size: int, *arguments: object) -> None:
-    """Run a task in `world_size` processes that find each other as torchrun's do."""
+    """Run a task in `world_size` processes that find each other as torchrun's do.
+
+    They are forked from a server that has imported torch, and get this process's environment.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    mp.spawn(_in_process, (world_size, port, task, arguments), nprocs=world_size)
+    _start_server()
+    given = (world_size, port, dict(os.environ), task, arguments)
+    mp.start_processes(_in_process, given, nprocs=world_size, start_method="forkserver")
 
 
-def _in_process(rank: int, world_size: int, port: str, task: Callable[..., None], arguments: Any) -> None:
+@cache
+def _start_server() -> None:
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # that of write_shards has not imported torch
+    forkserver.set_forkserver_preload(["pytest", "moco.training.loop", "moco.transfer.finetune"])
+    with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):  # no threads that a fork would lose
+        forkserver.ensure_running()
+
+
+def _in_process(
+    rank: int, world_size: int, port: str, environment: dict[str, str], task: Callable[..., None], arguments: Any
+) -> None:
     torch.set_num_threads(1)
-    os.environ |= {
+    os.environ.clear()
+    os.environ |= environment | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(world_size),

@@ -126,8 +126,10 @@ def make_pipeline(folder: Path, env: dict[str, str]) -> Pipeline:
     (inbox / ".gitignore").write_text("*\n!.gitignore\n")
     (inbox / "one.png").write_text("an image")
     (folder / ".gitignore").write_text("/runs/\n__pycache__/\n")
+    (folder / ".dvc").mkdir()  # what `dvc init` makes, without its second
+    (folder / ".dvc/config").touch()
+    (folder / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
     pipeline.git("init", "--quiet")
-    pipeline.dvc("init", "--quiet")
     pipeline.write(STAGES)
     pipeline.commit()
     return pipeline

@@ -104,7 +104,7 @@ def test_a_run_that_ends_at_chance_is_told_so_however_short_it_was():
     ],
 )
 def test_a_dictionary_that_cannot_fill_is_named_at_the_first_row(mechanism, what, said):
-    slow, fast = ([{**row, "queue_fill": row["epoch"] / full} for row in curves(0.1)] for full in (5 / 0.9, 4.9))
+    slow, fast = ([{**row, "queue_fill": row["epoch"] / full} for row in curves(0.1)] for full in (5 / 0.9, 5))
     (verdict,) = (one for one in judged(slow, dictionary=dictionary(mechanism)) if not one.good)
     assert (verdict.name, verdict.what, verdict.remedy) == ("filling", what, said)
     assert bad(fast, dictionary=dictionary(mechanism)) == []
@@ -124,8 +124,8 @@ def test_a_mechanism_is_told_only_what_it_can_change(mechanism):
 
 def test_a_rank_near_one_or_far_below_the_first_reading_is_told():
     assert bad(read=readings(effective_rank=[1.9])) == ["rank"]
-    assert bad(read=readings(effective_rank=[2.1])) == []
-    assert bad(read=readings(effective_rank=[80, 21])) == []
+    assert bad(read=readings(effective_rank=[2.0])) == []
+    assert bad(read=readings(effective_rank=[80, 20])) == []
     assert bad(read=readings(effective_rank=[80, 19])) == ["rank"]
 
 
@@ -139,6 +139,7 @@ def test_a_leak_names_the_shuffle_if_it_is_off_and_the_groups_if_it_is_on():
 def test_a_solved_pretext_task_is_a_shortcut_only_while_knn_falls_or_cannot_be_read():
     solved = curves(2, top1=0.999)
     assert bad(solved, readings(knn_top1=[0.8, 0.82])) == []
+    assert "task is solved (99.9 %), and kNN has not" in judged(solved, readings(knn_top1=[0.8, 0.82]))[1].sentence
     assert bad(solved, readings(knn_top1=[0.8, 0.78])) == ["shortcut"]
     assert bad(solved, readings(knn_top1=[0.8, 0.6])) == ["shortcut"]  # not knn beside it
     assert bad(curves(2), readings(knn_top1=[0.8, 0.78])) == []
@@ -154,6 +155,7 @@ def test_knn_far_below_its_best_is_told_and_chance_in_few_images_is_not():
     assert bad(read=fallen) == ["knn"]
     assert "from 90.0 % to 83.0 %" in next(str(one) for one in judged(read=fallen) if not one.good)
     assert "from 80.0 % to 83.0 %." in judged(read=readings(knn_top1=[0.8, 0.83]))[1].sentence
+    assert "knn" not in [verdict.name for verdict in judged(read=readings(knn_top1=[0.8]))]  # one reading is no course
     assert bad(read=fallen, images=58) == []
     assert fell(0.8, 0.678, 100) and not fell(0.8, 0.679, 100)  # three standard errors of 0.0404
     assert not fell(1.0, 57 / 58, 58, least=0.0) and fell(1.0, 50 / 58, 58, least=0.0)

@@ -39,7 +39,7 @@ def test_a_random_query_stands_at_chance_at_high_temperature():
 
 def test_the_rank_of_the_positive_counts_the_negatives_above_it():
     q = torch.tensor([[1.0, 0.0]])
-    negatives = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    negatives = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, -0.8], [0.0, 1.0]])  # the third is as similar as the key
     contrast = info_nce(q, torch.tensor([[0.6, 0.8]]), negatives, 0.1)
     assert contrast.rank_of_positive.tolist() == [2]
 
@@ -77,7 +77,9 @@ def test_autocast_leaves_similarities_loss_and_gradient_in_float32(in_batch):
 
 
 def test_any_number_of_blocks_gives_what_cross_entropy_on_all_logits_gives(monkeypatch):
-    for held in (1, 40, 1 << 20):
+    sizes, addmm = [], torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *given: sizes.append(given[1].numel()) or addmm(*given))
+    for held in (1 << 20, 40, 1):
         monkeypatch.setitem(_LOGITS, "cpu", held)
         q, k, queue = unit(8, 16).requires_grad_(), unit(8, 16), unit(101, 16)
         contrast = info_nce(q, k, queue, 0.07)
@@ -88,6 +90,7 @@ def test_any_number_of_blocks_gives_what_cross_entropy_on_all_logits_gives(monke
         assert torch.allclose(contrast.loss, expected, atol=1e-12)
         assert torch.allclose(gradient, of_expected, atol=1e-12)
         assert torch.equal(contrast.rank_of_positive, (logits[:, 1:] > logits[:, :1]).sum(dim=1))
+    assert sizes == [808, *[40] * 20, 8, *[8] * 101]  # logits of a block
 
 
 def test_logits_that_overflow_a_float32_exponential_are_no_trouble():

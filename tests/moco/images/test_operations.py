@@ -108,7 +108,7 @@ def test_v1_grays_before_it_jitters_and_v2_after():
 
 def test_what_does_not_happen_leaves_the_image_as_it_is():
     drawn = {"factors": (1.2, 0.8, 1.1, 0.3), "order": (0, 1, 2, 3)}
-    assert np.array_equal(painted(**drawn | {"order": -1}), PHOTO)
+    assert np.array_equal(painted(**drawn | {"order": (-1, 0, 1, 2)}), PHOTO)
     assert not np.array_equal(painted(**drawn), PHOTO)
 
 

@@ -238,24 +238,33 @@ class TestFaults:
             TarStreams(index, plan_for(index), location).read(0, 0, 12)
 
 
-@pytest.fixture
-def bucket(tars, monkeypatch):
-    """The tars in a bucket behind the S3 protocol."""
+@pytest.fixture(scope="module")
+def buckets(tars):
+    """The environment of a server of the S3 protocol, with the tars in a bucket."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     if not shutil.which("moto_server", path=path) or not shutil.which("aws", path=path):
         pytest.skip("needs the commands moto_server and aws")
-    for name, value in {"PATH": path, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    with subprocess.Popen(["moto_server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL) as moto:
-        wait_until(lambda: not subprocess.run(["aws", "s3", "mb", "s3://here"], capture_output=True).returncode)
-        subprocess.run(["aws", "s3", "cp", "--quiet", "--recursive", tars, "s3://here/shards"], check=True)
-        yield "s3://here/shards"
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    given = {"PATH": path, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", **keys}
+    env = os.environ | given
+    aws = functools.partial(subprocess.run, env=env, capture_output=True)
+    server = ["moto_server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(server, env=env, stderr=subprocess.DEVNULL) as moto:
+        wait_until(lambda: not aws(["aws", "s3", "mb", "s3://here"]).returncode)
+        aws(["aws", "s3", "cp", "--quiet", "--recursive", tars, "s3://here/shards"], check=True)
+        yield given
         moto.terminate()
+
+
+@pytest.fixture
+def bucket(buckets, monkeypatch):
+    """The tars in a bucket behind the S3 protocol."""
+    for name, value in buckets.items():
+        monkeypatch.setenv(name, value)
+    return "s3://here/shards"
 
 
 @needs_curl

@@ -1,5 +1,6 @@
 """Checkpoints survive what happens to disks and processes."""
 
+import os
 import resource
 
 import pytest
@@ -9,11 +10,14 @@ from moco.errors import MocoError
 from moco.runs import checkpoints
 
 
-def test_the_newest_is_loaded_and_only_the_last_few_are_kept(tmp_path):
+def test_the_newest_is_loaded_and_only_the_last_few_are_kept(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
     for step in (5, 10, 15, 20):
         checkpoints.save(tmp_path, step, {"step": step, "weights": torch.ones(3)}, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000015.pt", "step-000000020.pt"]
     assert checkpoints.load_newest(tmp_path)["step"] == checkpoints.newest_step(tmp_path) == 20
+    assert len(synced) == 4 * 2  # the bytes, then the name
 
 
 def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, capsys):
@@ -61,11 +65,11 @@ def test_a_disk_that_takes_only_a_part_is_named_as_the_reason(tmp_path):
 
 
 def test_files_of_other_hosts_are_written_and_a_run_that_is_over_forgets_its_checkpoints(tmp_path):
-    checkpoints.write_bytes(tmp_path / "new" / checkpoints.name_of(7), b"content")
-    (tmp_path / "new/curves.csv").touch()
-    assert (tmp_path / "new/step-000000007.pt").read_bytes() == b"content"
-    checkpoints.forget(tmp_path / "new")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["curves.csv"]
+    checkpoints.write_bytes(tmp_path / "new/run" / checkpoints.name_of(7), b"content")
+    (tmp_path / "new/run/curves.csv").touch()
+    assert (tmp_path / "new/run/step-000000007.pt").read_bytes() == b"content"
+    checkpoints.forget(tmp_path / "new/run")
+    assert [path.name for path in (tmp_path / "new/run").iterdir()] == ["curves.csv"]
 
 
 def test_a_checkpoint_runs_no_code_when_loaded(tmp_path, capsys):
@@ -75,4 +79,6 @@ def test_a_checkpoint_runs_no_code_when_loaded(tmp_path, capsys):
 
     torch.save({"step": Hostile()}, tmp_path / "step-000000001.pt")
     assert checkpoints.load_newest(tmp_path) is None
-    assert "code ran" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "step-000000001.pt cannot be read (Weights only load failed" in said
+    assert "code ran" not in said

@@ -9,9 +9,10 @@ from moco.sources.manifest import Item, write_manifest
 FETCH = Fetch(source="folder", path="x", labels="none", val_fraction=0.2, test_fraction=0, split_seed=0)
 
 
-def cut(folder: Path, size: int, limit: int) -> dict[str, list[int]]:
-    """Count the images in each shard: 20 of `size` bytes, in consecutive shards of a split."""
-    write_manifest([Item(f"{i}.png", None, "", "all", f"{i:064x}", size) for i in range(20)], folder, FETCH, "x", [])
+def cut(folder: Path, size: int, limit: int, images: int = 20) -> dict[str, list[int]]:
+    """Count the images in each shard, of `size` bytes each, in consecutive shards of a split."""
+    items = [Item(f"{i}.png", None, "", "all", f"{i:064x}", size) for i in range(images)]
+    write_manifest(items, folder, FETCH, "x", [])
     limits = {"samples_per_shard": limit, "megabytes_per_shard": 1, "max_side": None}
     counts: dict[str, list[int]] = {"train": [], "val": []}
     for planned in plan_shards(folder, Shard(**limits, jpeg_quality=90, max_bad_fraction=0)):
@@ -24,7 +25,7 @@ def cut(folder: Path, size: int, limit: int) -> dict[str, list[int]]:
 def test_shards_close_at_their_limit_of_images_or_before_their_limit_of_bytes(tmp_path):
     assert cut(tmp_path, 100, limit=7) == {"train": [7, 7, 3], "val": [3]}
     assert cut(tmp_path, 250_000, limit=100) == {"train": [4, 4, 4, 4, 1], "val": [3]}
-    assert cut(tmp_path, 250_001, limit=100) == {"train": [3, 3, 3, 3, 3, 2], "val": [3]}
+    assert cut(tmp_path, 9901, limit=200, images=265) == {"train": [100, 100, 10], "val": [55]}  # 101 are a byte too many
 
 
 def test_an_image_above_the_limit_has_a_shard_to_itself(tmp_path):

@@ -75,11 +75,18 @@ class Server:
             self.process = None
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    server = Server(tmp_path)
-    server.start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    monkeypatch.setenv("MOCO_PIPELINE_RUN", "")
+@pytest.fixture(scope="session")
+def one_server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server"))
     yield server
     server.kill()
+
+
+@pytest.fixture
+def server(one_server, monkeypatch):
+    """The server, up; a test may leave it killed."""
+    if not one_server.process:
+        one_server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", one_server.uri)
+    monkeypatch.setenv("MOCO_PIPELINE_RUN", "")
+    return one_server

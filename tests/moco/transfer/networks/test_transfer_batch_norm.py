@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
+from transfer_material import spawn
 
 from moco.encoders.batch_norm import GroupBatchNorm2d
 from moco.errors import MocoError
-from moco.processes import Processes
+from moco.processes import Processes, join
 from moco.transfer.networks.batch_norm import FrozenBatchNorm2d, SynchronizedBatchNorm2d, reestimate, set_batch_norm
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -61,11 +60,10 @@ def run_batches(model: nn.Module, batches: list[Tensor]) -> list[Callable[[], No
     return [partial(model, images) for images in batches]
 
 
-def in_each_process(rank: int, world_size: int, folder: Path) -> None:
+def in_each_process(folder: Path) -> None:
     """Each process leaves what it computed from its images."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
-    processes = Processes(rank, world_size, torch.device("cpu"))
+    processes = join("cpu")
+    rank, world_size = processes.rank, processes.world_size
     end = sum(SIZES[world_size][: rank + 1])
     mine = slice(end - SIZES[world_size][rank], end)
     model = set_batch_norm(network(), "synchronized", processes)
@@ -78,14 +76,13 @@ def in_each_process(rank: int, world_size: int, folder: Path) -> None:
     reestimate(local, run_batches(local, own), processes)
     seen["local"] = [own, local.running_mean, local.running_var]
     torch.save(seen, folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module", params=[2, 3])
 def several(request, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What each of several processes saw."""
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(in_each_process, (request.param, folder), nprocs=request.param)
+    spawn(in_each_process, request.param, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 
