@@ -1,6 +1,5 @@
 """What processes decide together, and what asks one of them to stop."""
 
-import multiprocessing
 import os
 import signal
 import time
@@ -9,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from torch.multiprocessing import ProcessExitedException
+from transfer_material import spawn
 
-from moco.processes import Processes
+from moco.processes import join
 from moco.runs import agreement as agreement_module
 from moco.runs.agreement import SIGNALS, Agreement, stop_requests
 
@@ -86,31 +87,22 @@ def test_a_process_stops_when_the_agent_that_started_it_has_died(monkeypatch, un
         assert stop() == stopped
 
 
-def hang_beside_a_lost_peer(rank: int, rendezvous: str) -> None:
+def hang_beside_a_lost_peer() -> None:
     """Exchange wishes with a peer that dies; then hang, as in the full queue of a GPU."""
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    agreement = Agreement(Processes(rank, 2, torch.device("cpu")))
+    processes = join("cpu")
+    agreement = Agreement(processes)
     agreement.exchange(False, False)
     agreement.settle()
-    if rank:
+    if not processes.first:
         os._exit(0)
     agreement_module.LEAVE_SECONDS = 0.5
     agreement.exchange(False, False)
     time.sleep(60)
 
 
-def test_a_process_that_hangs_beside_a_lost_peer_ends(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    both = [
-        context.Process(target=hang_beside_a_lost_peer, args=(rank, str(tmp_path / "rendezvous"))) for rank in (0, 1)
-    ]
-    for process in both:
-        process.start()
-    both[0].join(30)
-    code = both[0].exitcode
-    for process in both:
-        process.kill()
-    assert code == 1
+def test_a_process_that_hangs_beside_a_lost_peer_ends():
+    with pytest.raises(ProcessExitedException, match="process 0 terminated with exit code 1"):
+        spawn(hang_beside_a_lost_peer, 2)
 
 
 def test_a_lost_peer_that_is_noticed_is_an_error_and_nothing_more(monkeypatch):

@@ -1,6 +1,5 @@
 """The fine-tuning loop: tasks run, resume exactly, stop on a signal, and refuse bad input."""
 
-import multiprocessing
 import os
 import signal
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.multiprocessing import ProcessExitedException
 from transfer_material import annotated_set, settings, spawn
 
 from moco.cluster.machine import Machine
@@ -136,10 +136,8 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_to_the_same_weights(image
     unbroken = weights(finetune(run_of("instances", images, tmp_path / "unbroken", iterations=5)))
     run = run_of("instances", images, tmp_path / "killed", iterations=5)
     run = replace(run, machine=Machine(num_workers=0, checkpoint_every_steps=3))
-    process = multiprocessing.get_context("fork").Process(target=killed_at_4, args=(run,))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    with pytest.raises(ProcessExitedException, match="SIGKILL"):
+        spawn(killed_at_4, 1, run)
     assert checkpoints.newest_step(run.folder) == 3
     assert same(weights(finetune(run)), unbroken)
 
