@@ -11,7 +11,7 @@ from pathlib import Path
 from moco import tracking
 from moco.cluster.machine import load_machine
 from moco.config import Linear, Params, settings_hash
-from moco.devices import compute_devices
+from moco.devices import compute_devices, describe
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder, load_encoder, random_encoder
 from moco.errors import MocoError
 from moco.evaluation.linear import Evaluation, evaluate, train_probes, validation_accuracies
@@ -38,6 +38,7 @@ def linear(params: Params) -> None:
             print(f"linear: skipped, {reason}; kNN and linear accuracies need labels", flush=True)
             results: dict[str, Evaluation] = {}
         else:
+            print(f"linear: on {', '.join(map(describe, encoder.devices))}", flush=True)
             results = _evaluate_all(encoder, train, val, test, params.linear)
         _write_outputs(results, test, params.linear, tracked)
         value = max(results["moco"].val_top1) if results else None

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from moco import Encoder, MoCo
 from moco.dictionary.info_nce import info_nce_in_batch
 from moco.dictionary.memory_bank import MemoryBank
+from moco.dictionary.momentum_queue import MomentumQueue
 from moco.dictionary.protocol import Batch
 from moco.dictionary.shuffle_bn import Traveling
+from moco.encoders.batch_norm import GroupBatchNorm2d
 from moco.encoders.normalize import normalize
 from moco.processes import Processes
 from moco.training.loop import accumulate
@@ -223,9 +225,23 @@ def test_key_images_travel_beside_the_first_queries(monkeypatch):
     assert order == ["queries", "keys arrive", "queries"]
 
 
+def one_layer() -> MoCo:
+    """A network that compiles in seconds."""
+    torch.manual_seed(0)
+    layers = (
+        nn.Conv2d(3, 8, 3),
+        GroupBatchNorm2d(8, B // 2),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    encoder = Encoder(nn.Sequential(*layers), nn.Linear(8, C))
+    return MoCo(encoder, MomentumQueue(encoder, C, K, M), T)
+
+
 @pytest.mark.slow
 def test_a_compiled_step_is_the_plain_one_but_for_rounding():
-    plain, compiled = made("momentum-queue"), made("momentum-queue")
+    plain, compiled = one_layer(), one_layer()
     compiled.encoder_q.compile()
     compiled.dictionary.encoder_k.compile()
     views = torch.randint(0, 256, (2, B, 3, 8, 8), dtype=torch.uint8)
@@ -237,7 +253,7 @@ def test_a_compiled_step_is_the_plain_one_but_for_rounding():
             found.append(accumulate(model, batch, model.encoder_q, NO_AUTOCAST)[0].loss)
         assert torch.allclose(*found)
     for ours, theirs in zip(compiled.encoder_q.parameters(), plain.encoder_q.parameters(), strict=True):
-        assert torch.allclose(ours.grad, theirs.grad, atol=1e-10)
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     copied = copy.deepcopy(compiled.encoder_q)
-    assert torch.allclose(copied(normalize(views[0])), plain.encoder_q(normalize(views[0])))
+    assert torch.allclose(copied(normalize(views[0])), plain.encoder_q(normalize(views[0])), atol=1e-5)
