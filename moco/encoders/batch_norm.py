@@ -107,7 +107,9 @@ class _GroupNorm(torch.autograd.Function):
             inverse = (biased + eps).rsqrt()
             scale = inverse * weight
             shift = torch.addcmul(bias, means, scale, value=-1)
-            output = torch.addcmul(_beside(shift, x), x, _beside(scale, x)).to(input.dtype).view_as(input)
+            output = torch.addcmul(_beside(shift, x), x, _beside(scale, x)).to(input.dtype)
+            # Not a view as torch sees it: what follows may change it in place.
+            output = torch.ops.aten._unsafe_view(output, input.shape)
             variances = biased * (n / max(1, n - 1))
         ctx.save_for_backward(input, weight, means, inverse)
         ctx.mark_non_differentiable(means, variances)
