@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ PARTS: dict[str, tuple[Part, float]] = {
 }
 """Each part, in order, with the seconds that it may take: six minutes together."""
 
+PATIENCE = 5
+"""A dry run is given as many times the limit: it may share its cores."""
+
 
 def work(name: str, kind: str, out: Path, scratch: Path) -> None:
     """Do one part, in a process of its own and the leader of all that it starts."""
@@ -56,18 +60,19 @@ def work(name: str, kind: str, out: Path, scratch: Path) -> None:
 
 def run(name: str, kind: str, out: Path) -> dict[str, Any]:
     """Run one part within its limit, and give what it left."""
-    limit = PARTS[name][1]
-    # A fork has all that is imported already; nothing here has touched CUDA, which may not be forked.
+    limit = PARTS[name][1] * (1 if kind == "cuda" else PATIENCE)
+    # A fork has all that is imported already. Nothing here has touched CUDA, which cannot be
+    # forked.
     process = multiprocessing.get_context("fork").Process
     with tempfile.TemporaryDirectory(dir=out, ignore_cleanup_errors=True) as scratch:
         child = process(target=work, args=(name, kind, out, Path(scratch)))
         child.start()
         child.join(limit)
         late = child.is_alive()
-        try:
-            os.killpg(child.pid or 0, signal.SIGKILL)  # what a part has started ends with it
-        except ProcessLookupError:
-            pass
+        child.kill()
+        assert child.pid
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # what a part has started ends with it
         child.join()
     found = read(out, name)
     if CUT_SHORT in found["failed"]:
@@ -83,7 +88,7 @@ def lines(prefix: str, value: Any) -> Iterator[str]:
     """Give a line of the table for each figure."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from lines(f"{prefix} | {name}" if prefix.count("|") < 2 else f"{prefix}: {name}", inner)
+            yield from lines(f"{prefix}: {name}", inner)
     else:
         yield f"{prefix} | {f'{value:.4g}' if isinstance(value, float) else value} |"
 
@@ -94,6 +99,11 @@ def summary(found: dict[str, dict[str, Any]]) -> str:
     for name, part in found.items():
         result = "; ".join(part["failed"]) or "ok"
         text.append(f"| {name} | {result} | {part['seconds']} |")
+    text += ["", "| part | figure | value |", "|---|---|---|"]
+    for name, part in found.items():
+        for figure, value in part["figures"].items():
+            text += lines(f"| {name} | {figure}", value)
+        text += [f"| {name} | left out | {note} |" for note in part["notes"]]
     return "\n".join(text)
 
 

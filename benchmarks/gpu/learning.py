@@ -76,11 +76,11 @@ def untrained_knn(settings: Pretrain, shards: Path, machine: Machine, chip: Chip
 
 
 def learning(record: Record, chip: Chip, scratch: Path) -> None:
-    """Train a run unbroken, another one that is told to stop and resumes, and compare their ends."""
+    """Train a run unbroken and one that is stopped and resumes, and compare their ends."""
     settings = recipe(chip.gpu)
     shards = write(
         scratch / "shards",
-        {"train": 4096 if chip.gpu else 768, "val": 1024 if chip.gpu else 256},
+        {"train": 4096 if chip.gpu else 512, "val": 1024 if chip.gpu else 256},
         gratings(32, CLASSES),
         CLASSES,
     )

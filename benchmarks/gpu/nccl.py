@@ -6,6 +6,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,8 +18,7 @@ from benchmarks.gpu.sides import distances, parts_of, small_case, smooth, traine
 from benchmarks.gpu.training import Training, views_of
 from benchmarks.gpu.versions import ROOT
 from benchmarks.shuffle_bn import loopback
-from moco.dictionary.shuffle_bn import Shuffle, Traveling, indices_on
-from moco.permutation import permute
+from moco.dictionary.shuffle_bn import Shuffle, Traveling, indices_on, positions_of_slots
 from moco.processes import Processes
 from moco.runs.agreement import Agreement
 from moco.training.setup import average_gradients
@@ -48,7 +48,7 @@ def traveled(processes: Processes) -> bool:
     """Tell whether images of uint8 arrive in the order of the shuffle."""
     device = processes.device
     images = torch.randint(256, (IMAGES, 3, 16, 16), dtype=torch.uint8, device=device)
-    positions = permute(torch.arange(IMAGES).numpy(), IMAGES, 1)
+    positions = positions_of_slots(0, 0, IMAGES)
     every, arriving = indices_on(device, torch.arange(IMAGES).numpy()), indices_on(device, positions)
     shuffle = Shuffle([IMAGES], [IMAGES], every, arriving, arriving.argsort(), IMAGES)
     return torch.equal(Traveling(images, shuffle, processes).arrive(), images.index_select(0, arriving))
@@ -57,7 +57,7 @@ def traveled(processes: Processes) -> bool:
 def gathered(processes: Processes) -> bool:
     """Tell whether keys, sums and objects come back from the groups."""
     keys = torch.randn(IMAGES, 8, device=processes.device)
-    parts, total, objects = [torch.empty_like(keys)], keys.clone(), [None]
+    parts, total, objects = [torch.empty_like(keys)], keys.clone(), list[Any]([None])
     dist.all_gather(parts, keys, group=processes.in_step)
     dist.all_reduce(total, group=processes.in_step)
     dist.all_gather_object(objects, {"loss": 1.0})
@@ -66,7 +66,7 @@ def gathered(processes: Processes) -> bool:
 
 
 def synchronized_norm(chip: Chip) -> float:
-    """Measure how far synchronized batch norm is from the plain one: output, and gradient of the input."""
+    """Measure how far synchronized batch norm is from the plain one, output and gradient."""
     found: list[Tensor] = []
     for kind in (nn.SyncBatchNorm if chip.gpu else nn.BatchNorm2d, nn.BatchNorm2d):
         torch.manual_seed(0)

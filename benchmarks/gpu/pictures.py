@@ -63,7 +63,7 @@ def gratings(side: int, classes: list[str]) -> Pictures:
 
 
 def photographs() -> Pictures:
-    """Draw what costs as much as an ImageNet photograph: 500 x 375, smooth, with grain; about 100 kB."""
+    """Draw what costs as much as a photograph of ImageNet: 500 x 375 with grain, about 100 kB."""
     random = np.random.default_rng(0)
     grain = random.normal(0, 14, (400, 524, 3)).astype(np.float32)
     while True:

@@ -20,10 +20,10 @@ from moco.images.loader import steps
 
 SHM = Path("/dev/shm")
 LATE = 20.0
-"""Milliseconds that the GPU sleeps before it computes on a batch: more than workers need for one."""
+"""Milliseconds that the GPU sleeps before it computes on a batch: longer than one is made."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Drawn:
     """Batches of random bytes, another one at each step; as of `moco.images.loader.Batches`."""
 

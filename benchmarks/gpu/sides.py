@@ -86,7 +86,9 @@ def trained(training: Training, batches: list[Tensor]) -> dict[str, Tensor]:
         "weights": weights,
         "counts": counts,
     }
-    return {name: torch.cat([x.detach().flatten().double().cpu() for x in found]) for name, found in groups.items() if found}
+    return {
+        name: torch.cat([x.detach().flatten().double().cpu() for x in found]) for name, found in groups.items() if found
+    }
 
 
 def distances(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
@@ -110,7 +112,8 @@ def sides(record: Record, chip: Chip, scratch: Path) -> None:
             }.items():
                 chosen = settings.model_copy(update={"precision": precision})
                 there = smooth(Training(chosen, chip.device, dtype, part=part))
-                found = trained(there, exact if dtype == torch.float64 else batches)
+                with chip.norms_at_once():
+                    found = trained(there, exact if dtype == torch.float64 else batches)
                 compare(record, f"{name}, {how}", found, expected, LIMITS[name])
 
 

@@ -16,7 +16,6 @@ from benchmarks.step import case, peak
 from moco.config import Pretrain
 from moco.devices import describe
 from moco.dictionary.momentum_encoder import MomentumEncoder
-from moco.encoders.normalize import normalize
 
 TFLOP_AN_IMAGE = 0.033
 """Of a MoCo step of ResNet-50 at 224 pixels: two forward passes and a backward pass."""
@@ -102,7 +101,6 @@ def speed(record: Record, chip: Chip, scratch: Path) -> None:
     """Time each way; one that cannot be taken is noted, and the next one follows."""
     peaks = next((found for name, found in PEAKS.items() if name in describe(chip.device)), None)
     record.add("data sheet, TFLOP/s", dict(zip(PRECISIONS, peaks, strict=True)) if peaks else None)
-    begin = time.monotonic()
     for name, way in WAYS.items():
         if way.compiled and chip.gpu and record.left < COMPILING:
             record.note(f"{name}: {record.left:.0f} s are left, {COMPILING:.0f} s may be needed")

@@ -18,8 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 def versions(record: Record, chip: Chip, scratch: Path) -> None:
     """Name the machine and its versions, and run the tests marked `gpu`."""
-    found = machine()
-    record.add("machine", found)
+    record.add("machine", machine())
     record.add("device", describe(chip.device))
     record.add("triton", importlib.util.find_spec("triton") is not None)
     record.add("compiled views", fused_views.available())
@@ -31,7 +30,7 @@ def versions(record: Record, chip: Chip, scratch: Path) -> None:
     if importlib.util.find_spec("pytest") is None:
         record.note("tests marked gpu: pytest is not installed")
         return
-    # Only files with the mark: to collect the others takes packages that a GPU machine need not have.
+    # Only files with the mark: the others import packages that a GPU machine need not have.
     files = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files],

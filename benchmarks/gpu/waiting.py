@@ -10,7 +10,7 @@ from benchmarks.gpu.sides import KINDS, parts_of, small_case
 from benchmarks.gpu.training import Training
 from moco.images.loader import steps
 
-FIRST, STEPS = 3, 8
+FIRST, STEPS = 3, 6
 """Steps that make what is kept, such as workspaces, and all steps."""
 
 
@@ -28,7 +28,7 @@ def waiting(record: Record, chip: Chip, scratch: Path) -> None:
                     for _ in range(FIRST):
                         training.step(next(batches))
                     try:
-                        with chip.host_may_not_wait():
+                        with chip.host_may_not_wait(), chip.norms_at_once():
                             for views in batches:
                                 training.step(views)
                     except RuntimeError as error:

@@ -73,11 +73,11 @@ class _GroupNorm(torch.autograd.Function):
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         C = input.shape[1]
-        means, variances, inverse = weight.new_zeros(groups, C), weight.new_ones(groups, C), weight.new_empty(groups, C)
         ctx.one_by_one = input.device.type == "cpu" and not torch.compiler.is_compiling()
         ctx.groups, ctx.eps = groups, eps
         if ctx.one_by_one:
-            output = torch.empty_like(input)
+            means, variances = weight.new_zeros(groups, C), weight.new_ones(groups, C)
+            inverse, output = weight.new_empty(groups, C), torch.empty_like(input)
             for part, out, mean, variance, inverted in zip(
                 input.chunk(groups), output.chunk(groups), means, variances, inverse, strict=True
             ):
