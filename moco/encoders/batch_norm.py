@@ -73,11 +73,11 @@ class _GroupNorm(torch.autograd.Function):
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         C = input.shape[1]
-        means, variances, inverse = weight.new_zeros(groups, C), weight.new_ones(groups, C), weight.new_empty(groups, C)
         ctx.one_by_one = input.device.type == "cpu" and not torch.compiler.is_compiling()
         ctx.groups, ctx.eps = groups, eps
         if ctx.one_by_one:
-            output = torch.empty_like(input)
+            means, variances = weight.new_zeros(groups, C), weight.new_ones(groups, C)
+            inverse, output = weight.new_empty(groups, C), torch.empty_like(input)
             for part, out, mean, variance, inverted in zip(
                 input.chunk(groups), output.chunk(groups), means, variances, inverse, strict=True
             ):
@@ -107,7 +107,9 @@ class _GroupNorm(torch.autograd.Function):
             inverse = (biased + eps).rsqrt()
             scale = inverse * weight
             shift = torch.addcmul(bias, means, scale, value=-1)
-            output = torch.addcmul(_beside(shift, x), x, _beside(scale, x)).to(input.dtype).view_as(input)
+            output = torch.addcmul(_beside(shift, x), x, _beside(scale, x)).to(input.dtype)
+            # Not a view as torch sees it: what follows may change it in place.
+            output = torch.ops.aten._unsafe_view(output, input.shape)
             variances = biased * (n / max(1, n - 1))
         ctx.save_for_backward(input, weight, means, inverse)
         ctx.mark_non_differentiable(means, variances)

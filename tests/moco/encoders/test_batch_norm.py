@@ -51,6 +51,19 @@ def test_all_groups_at_once_give_what_one_after_the_other_gives(monkeypatch, lay
         assert torch.allclose(one.double(), all_at_once.double(), rtol=close, atol=close)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_all_groups_at_once_give_may_be_changed_in_place(monkeypatch, dtype):
+    """As the ReLU behind each norm does."""
+    norm, images = GroupBatchNorm2d(5, group_size=4), torch.randn(12, 5, 6, 6).to(dtype).requires_grad_()
+    gradients = []
+    for inplace in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+            out = nn.ReLU(inplace)(norm(images))
+        gradients.append(torch.autograd.grad(out.square().sum(), images)[0])
+    assert torch.equal(*gradients)
+
+
 def test_all_groups_at_once_take_fewer_operations_than_groups(monkeypatch):
     counts = []
     for groups in (2, 8):
