@@ -164,6 +164,13 @@ def test_a_workers_defect_shows_its_traceback():
         list(steps(Misbehaving(lambda: 1 // 0), 0, 9, 2, CPU))
 
 
+def test_workers_that_are_not_forked_fill_the_same_ring(monkeypatch):
+    """As on macOS."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda: multiprocessing.context.SpawnContext())
+    batches = steps(Misbehaving(os.getpid), 0, 9, 1, CPU)
+    assert [int(batch[0, 0, 0, 0, 0]) for batch in batches] == list(range(9))
+
+
 def test_workers_end_with_the_iteration_however_far_they_are():
     batches = steps(Misbehaving(lambda: None), 0, 10**9, 2, CPU)
     next(batches)
