@@ -88,7 +88,7 @@ def untrained_knn(settings: Pretrain, shards: Path, machine: Machine, chip: Chip
 
 def learning(record: Record, chip: Chip, scratch: Path) -> None:
     """Train a run unbroken and one that is stopped and resumes, and compare their ends."""
-    settings = recipe(6 if chip.gpu else 4)
+    settings = recipe(6 if chip.gpu else 3)
     shards = write(scratch / "shards", {"train": 512, "val": 512}, patterns(32, CLASSES), CLASSES)
     machine = Machine(device="cuda" if chip.gpu else "cpu", processes=1, num_workers=min(4, max(1, cores() // 3)))
     values = machine.model_dump(include={"device", "processes", "num_workers"})
