@@ -13,9 +13,8 @@ from benchmarks.loader_peers import endless
 from benchmarks.measure import Cost, Row, Side, apart, cpu_seconds, interleaved, machine, options, save
 from benchmarks.official import moco_v2, official_step
 from benchmarks.photographs import photograph_shards
-from benchmarks.step import case, images_of, ours, queue_of, same_weights, title
+from benchmarks.step import case, fastest, images_of, ours, queue_of, same_weights, title
 from moco.config import Pretrain
-from moco.devices import compute_in
 from moco.images import fused_views
 from moco.images.batches import ViewBatches
 from moco.images.loader import steps
@@ -73,7 +72,8 @@ def our_sides(settings: Pretrain, count: int, workers: int, threads: int) -> dic
     plan = EpochPlan(len(images), settings.global_batch, 0)
     views = ViewBatches(images, plan, settings.views, settings.image_size, compiled=fused_views.available())
     data = partial(steps, views, 0, 10**9, workers, device())
-    train, _ = ours(settings, device(), compute_in(settings.precision, device()) == "bf16")
+    fastest(device())
+    train, _ = ours(settings, device(), bf16=False)
     fixed = images_of(settings, device())
     return {
         "ours, loader": counted(data, None, None, count),
@@ -85,6 +85,7 @@ def our_sides(settings: Pretrain, count: int, workers: int, threads: int) -> dic
 def their_sides(settings: Pretrain, count: int, workers: int, threads: int) -> dict[str, Side]:
     """Make the official recipe's side: loader and step at once."""
     torch.set_num_threads(threads)
+    fastest(device())
     folder: Path = photograph_shards(256)[1]
     data = partial(endless, folder, settings.global_batch, moco_v2(settings.image_size), workers)
     model = build(settings, 0).to(device())

@@ -211,7 +211,7 @@ def machine() -> dict[str, Any]:
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
     """Make the command line that every benchmark has."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer images and rounds, under two minutes; noisier")
+    parser.add_argument("--quick", action="store_true", help="fewer images and rounds, under three minutes; noisier")
     return parser
 
 

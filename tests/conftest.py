@@ -31,6 +31,7 @@ HEAVY = tuple(
         "pipelines/test_own_folder.py",
         "pipelines/test_pretrain_stage.py",
         "pipelines/test_report_stage.py",
+        "test_benchmarks.py::test_a_part_of_the_proof",
         "test_benchmarks.py::test_sides_apart",
     )
 )

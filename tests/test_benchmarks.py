@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +15,10 @@ from PIL import Image
 from small_material import ROOT
 
 from benchmarks import measure, page
+from benchmarks.gpu import __main__ as proof
+from benchmarks.gpu.chip import Chip
+from benchmarks.gpu.record import Record
+from benchmarks.gpu.speed import WAYS
 from benchmarks.measure import Row, apart, interleaved, timed
 from benchmarks.photographs import sharded
 from benchmarks.quality import spread
@@ -159,6 +166,80 @@ def test_lightly_side_does_the_same_steps_at_the_same_rates_on_the_same_images(s
     runs = {side: [trained_once(stripes, side, seed=1, workers=1)] for side in (OURS, PEER)}
     assert f"{runs[OURS][0].steps} steps of 24 images" in same_work(stripes, runs)
     assert runs[PEER][0].linear > 0.7
+
+
+HIDE = """
+import sys
+absent = "prefect dvc mlflow webdataset matplotlib sklearn jinja2 ruamel pyarrow psutil fastapi submitit lightly"
+sys.modules |= dict.fromkeys(absent.split())
+"""
+"""Leaves what a GPU machine has."""
+
+
+@pytest.mark.slow
+def test_the_proof_for_gpus_runs_dry_on_a_cpu(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.gpu", "--cpu", "--out", str(tmp_path)]
+    (tmp_path / "sitecustomize.py").write_text(HIDE)
+    hidden = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=hidden, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = {}
+    for name in proof.PARTS:
+        found = json.loads((tmp_path / f"{name}.json").read_text())
+        assert (found["ok"], found["failed"], found["notes"]) == (True, [], [])
+        assert f"| {name} | ok |" in done.stdout
+        figures[name] = found["figures"]
+    assert figures["versions"]["tests marked gpu"].endswith("s")
+    assert len(figures["sides"]) == 3 * 7  # three precisions; four mechanisms, three of them in parts too
+    assert len(figures["waiting"]) == 2 * 7
+    assert figures["ring"]["page-locked: batches that arrived changed"] == 0
+    assert figures["nccl"]["wishes are followed one step later"]
+    assert 0 < figures["learning"]["stopped at step"] < figures["learning"]["steps"]
+    assert figures["speed"].keys() >= WAYS.keys()
+    assert figures["speed"]["kernels a step, 32 images a group"] > figures["speed"]["kernels a step, one group"]
+    assert figures["feeding"]["both, images/s"] > 0
+
+
+def proves(record: Record, chip: Chip, scratch: Path) -> None:
+    record.add("figure", 1.0)
+    record.check("distance", float("nan"), 1e-9)
+
+
+def hangs(record: Record, chip: Chip, scratch: Path) -> None:
+    record.add("figure", 1.0)
+    time.sleep(600)
+
+
+def fails(record: Record, chip: Chip, scratch: Path) -> None:
+    raise RuntimeError("CUDA error\nand more")
+
+
+def dies(record: Record, chip: Chip, scratch: Path) -> None:
+    os._exit(3)
+
+
+@pytest.mark.parametrize(
+    ("part", "figures", "reason"),
+    [
+        (proves, 2, "distance: nan, at most 1e-09"),
+        (hangs, 1, "took more than its 1 s"),
+        (fails, 0, "RuntimeError: CUDA error"),
+        (dies, 0, "its process ended with 3"),
+    ],
+)
+def test_a_part_of_the_proof_that_fails_leaves_its_figures_and_one_reason(monkeypatch, tmp_path, part, figures, reason):
+    monkeypatch.setattr(proof, "PATIENCE", 1)
+    monkeypatch.setitem(proof.PARTS, "ring", (part, 1.0))
+    found = proof.run("ring", "cpu", tmp_path)
+    assert (found["ok"], found["failed"], len(found["figures"])) == (False, [reason], figures)
+    assert found == json.loads((tmp_path / "ring.json").read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["ring.json"]
+    assert f"| ring | {reason} |" in proof.summary({"ring": found})
+
+
+def test_the_proof_needs_none_of_what_drives_the_pipeline():
+    script = HIDE + "from benchmarks.gpu import __main__, operations\nimport moco.worker, moco.training.work\n"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
 @pytest.mark.skipif(not measure.RESULTS.exists(), reason="nothing was measured yet")

@@ -19,7 +19,7 @@ from benchmarks.gpu.chip import Chip
 from benchmarks.gpu.feeding import feeding
 from benchmarks.gpu.learning import learning
 from benchmarks.gpu.nccl import nccl
-from benchmarks.gpu.record import CUT_SHORT, Record, read
+from benchmarks.gpu.record import CUT_SHORT, Record, read, write
 from benchmarks.gpu.ring import ring
 from benchmarks.gpu.sides import sides
 from benchmarks.gpu.speed import speed
@@ -77,10 +77,8 @@ def run(name: str, kind: str, out: Path) -> dict[str, Any]:
     found = read(out, name)
     if CUT_SHORT in found["failed"]:
         reason = f"took more than its {limit:.0f} s" if late else f"its process ended with {child.exitcode}"
-        record = Record(name, limit, found["figures"], found["notes"], found["failed"][:-1])
-        record.open(out)
-        record.close(reason)
-        found = read(out, name) | {"seconds": found["seconds"]}
+        found["failed"][-1] = reason
+        write(out, name, found)
     return found
 
 

@@ -175,7 +175,7 @@ class Trace:
     @property
     def before_first(self) -> float:
         """Host milliseconds from the step's begin to the launch of its first kernel."""
-        begin = next(event.time_range.start for event in self.events if event.name == STEP)
+        begin = min(event.time_range.start for event in self.events if event.name == STEP)
         launch = "LaunchKernel" if self.gpu else "aten::"
         first = min(e.time_range.start for e in self.events if launch in e.name and e.time_range.start >= begin)
         return float(first - begin) / 1e3

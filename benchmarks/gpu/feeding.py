@@ -10,6 +10,7 @@ from benchmarks.gpu.chip import Chip
 from benchmarks.gpu.pictures import photographs, write
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.speed import Way, made
+from benchmarks.measure import timed
 from benchmarks.scaling_model import preset
 from moco.cluster.machine import Machine
 from moco.images import fused_views
@@ -41,7 +42,7 @@ def feeding(record: Record, chip: Chip, scratch: Path) -> None:
         ("step alone", None, training.step),
         ("both", batches, training.step),
     ):
-        done, wall, _ = counted(data, train, fixed, count)()
+        done, wall, _ = timed(counted(data, train, fixed, count))
         rates[name] = settings.global_batch * done / wall
         record.add(f"{name}, images/s", rates[name])
     record.add("both beside the slower one", rates["both"] / min(rates["loader alone"], rates["step alone"]))

@@ -1,4 +1,4 @@
-"""Count the operations of a ResNet-50 step that would start kernels: `python -m benchmarks.gpu.operations`.
+"""Count the operations of a ResNet-50 step: `python -m benchmarks.gpu.operations`.
 
 Counted on a CPU, on small images, with batch norms that take all groups at once, as on a GPU: the
 number depends on neither. Views and allocations start none. Some operations are several kernels.
@@ -7,7 +7,6 @@ number depends on neither. Views and allocations start none. Some operations are
 from collections import Counter
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu.chip import Chip

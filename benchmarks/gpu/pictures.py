@@ -49,17 +49,18 @@ def write(folder: Path, counts: Mapping[Split, int], pictures: Pictures, classes
     return folder
 
 
-def gratings(side: int, classes: list[str]) -> Pictures:
-    """Draw gratings: the class is their direction, while phase, width and both colors vary."""
+def patterns(side: int, classes: list[str]) -> Pictures:
+    """Draw a pattern for each class, in another color, contrast and place each time."""
     random = np.random.default_rng(0)
-    y, x = np.mgrid[:side, :side] / side
+    drawn = [cv2.resize(random.normal(0, 1, (6, 6)), (48, 48), interpolation=cv2.INTER_CUBIC) for _ in classes]
     for number in count():
         label = number % len(classes)
-        angle = np.pi * (label + random.uniform(-0.2, 0.2)) / len(classes)
-        wave = np.sin(2 * np.pi * (random.uniform(2, 5) * (x * np.cos(angle) + y * np.sin(angle)) + random.random()))
-        low, high = random.uniform(0, 255, (2, 3))
-        drawn = low + (high - low) * (wave[..., None] + 1) / 2 + random.normal(0, 15, (side, side, 3))
-        yield classes[label], drawn.clip(0, 255).astype(np.uint8)
+        width = int(random.integers(34, 49))
+        top, left = random.integers(0, 49 - width, 2)
+        part = drawn[label][top : top + width, left : left + width]
+        pattern = cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA)[..., None]
+        colored = random.uniform(50, 205, 3) + random.uniform(20, 50) * pattern
+        yield classes[label], (colored + random.normal(0, 8, (side, side, 3))).clip(0, 255).astype(np.uint8)
 
 
 def photographs() -> Pictures:

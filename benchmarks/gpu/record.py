@@ -33,7 +33,7 @@ class Record:
 
     def open(self, folder: Path) -> None:
         """Begin the file PART.json."""
-        self._path, self._began = folder / f"{self.part}.json", time.monotonic()
+        self._folder, self._began = folder, time.monotonic()
         self._write([CUT_SHORT])
 
     def add(self, name: str, value: Any) -> None:
@@ -76,7 +76,12 @@ class Record:
         self.seconds = round(time.monotonic() - self._began, 1)
         values = asdict(self)
         values["failed"] = self.failed + more
-        write_text(self._path, json.dumps({"ok": not values["failed"], **values}, indent=1, ensure_ascii=False) + "\n")
+        write(self._folder, self.part, {"ok": not values["failed"], **values})
+
+
+def write(folder: Path, part: str, values: dict[str, Any]) -> None:
+    """Write what a part leaves, whole."""
+    write_text(folder / f"{part}.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(folder: Path, part: str) -> dict[str, Any]:

@@ -49,6 +49,10 @@ class Refusing:
         self.refused += 1
         return self.runtime.cudaHostRegister(0, size, flags)
 
+    def __getattr__(self, name: str) -> Any:
+        """Pass every other call on."""
+        return getattr(self.runtime, name)
+
 
 def checksum(batch: Tensor, weights: Tensor) -> Tensor:
     """Weigh each byte by its place, so that rows of another batch are noticed."""

@@ -101,6 +101,8 @@ def speed(record: Record, chip: Chip, scratch: Path) -> None:
     """Time each way; one that cannot be taken is noted, and the next one follows."""
     peaks = next((found for name, found in PEAKS.items() if name in describe(chip.device)), None)
     record.add("data sheet, TFLOP/s", dict(zip(PRECISIONS, peaks, strict=True)) if peaks else None)
+    if chip.gpu:
+        record.add("a product or convolution in bf16, TFLOP/s", peak(torch.bfloat16, chip.device) / 1e12)
     for name, way in WAYS.items():
         if way.compiled and chip.gpu and record.left < COMPILING:
             record.note(f"{name}: {record.left:.0f} s are left, {COMPILING:.0f} s may be needed")
@@ -113,8 +115,6 @@ def speed(record: Record, chip: Chip, scratch: Path) -> None:
         chip.free()
         if name == "bf16, channels_last, one group":
             look_inside(record, chip)
-    if chip.gpu:
-        record.add("a product or convolution in bf16, TFLOP/s", peak(torch.bfloat16, chip.device) / 1e12)
 
 
 def timed(way: Way, chip: Chip, peaks: tuple[float, float, float] | None) -> dict[str, float]:

@@ -49,6 +49,9 @@ class Training:
         self.model = build(settings, images).to(device, dtype)
         self.model.to(memory_format=layout)
         self.optimizer = sgd(self.model, settings)
+        rates = self.optimizer.param_groups[0]
+        if isinstance(rates["lr"], Tensor):  # SGD's kernel reads float32 beside weights of float64 too
+            rates["lr"] = rates["lr"].float()
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
         self.plan = EpochPlan(images, settings.global_batch, settings.seed)
         self.done, self.shuffle = 0, self.shuffle_of(0)

@@ -10,7 +10,7 @@ from benchmarks.gpu.sides import KINDS, parts_of, small_case
 from benchmarks.gpu.training import Training
 from moco.images.loader import steps
 
-FIRST, STEPS = 3, 6
+FIRST, STEPS = 3, 5
 """Steps that make what is kept, such as workspaces, and all steps."""
 
 
