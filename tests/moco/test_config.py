@@ -30,6 +30,9 @@ def test_overrides_are_typed_by_the_schema():
         ("pretrain.epochs=0", "pretrain.epochs = 0: input should be greater than or equal to 1"),
         ("pretrain.tau=0.1", "pretrain.tau is no known key"),
         ("pretrain.dictionary.momentum=1.0", "pretrain.dictionary.momentum = 1.0"),
+        ("pretrain.dictionary.momentum=-0.1", "pretrain.dictionary.momentum = -0.1"),
+        ("pretrain.dictionary.num_keys=0", "pretrain.dictionary.num_keys = 0"),
+        ("pretrain.dictionary={kind: memory-bank, momentum: 0.5, num_keys: 0}", "pretrain.dictionary.num_keys = 0"),
         (
             "pretrain.dictionary.kind=queue",
             "pretrain.dictionary.kind = queue: choose one of momentum-queue, memory-bank",

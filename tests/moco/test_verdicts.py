@@ -130,6 +130,7 @@ def test_a_rank_near_one_or_far_below_the_first_reading_is_told():
 
 
 def test_a_leak_names_the_shuffle_if_it_is_off_and_the_groups_if_it_is_on():
+    assert bad(read=readings(leak=[0.1])) == []
     leaking = readings(leak=[0.0, 0.6])
     assert remedy(read=leaking, shuffle_bn=False) == "set pretrain.shuffle_bn: true"
     assert remedy(read=leaking).startswith("raise pretrain.bn_group_size (now 64)")

@@ -275,9 +275,6 @@ class TestS3:
         check(tars, TarStreams(index, plan, bucket), range(plan.steps_per_epoch))
         check(tars, TarStreams(index, plan, bucket), [30])
 
-    def test_so_it_is_with_a_command(self, tars, index, bucket):
-        check(tars, TarStreams(index, plan_for(index), f"pipe:aws s3 cp {bucket}/{{shard}} -"), range(3))
-
     def test_a_missing_bucket_and_missing_credentials_are_named(self, index, bucket, monkeypatch):
         with pytest.raises(MocoError, match=r"s3://there/train-00000\d\.tar: .*404; check"):
             TarStreams(index, plan_for(index), "s3://there").read(0, 0, 12)

@@ -112,13 +112,6 @@ def test_neighbors_of_a_shard_come_far_apart_and_a_batch_draws_on_as_many_places
     assert np.median(shards) >= 14
 
 
-def test_the_order_within_windows_looks_random():
-    plan = planned([10_000], lanes=1, window=5000, global_batch=100)
-    seen = plan.window_order(0, 0, 0)
-    assert abs(np.corrcoef(seen, np.arange(5000))[0, 1]) < 0.05
-    assert abs(np.corrcoef(seen[1:], seen[:-1])[0, 1]) < 0.05
-
-
 class TestTheRunsPlan:
     @pytest.fixture
     def images(self, small_project):

@@ -25,10 +25,8 @@ def cut(folder: Path, size: int, limit: int, images: int = 20) -> dict[str, list
 def test_shards_close_at_their_limit_of_images_or_before_their_limit_of_bytes(tmp_path):
     assert cut(tmp_path, 100, limit=7) == {"train": [7, 7, 3], "val": [3]}
     assert cut(tmp_path, 250_000, limit=100) == {"train": [4, 4, 4, 4, 1], "val": [3]}
-    assert cut(tmp_path, 9901, limit=200, images=265) == {
-        "train": [100, 100, 10],
-        "val": [55],
-    }  # 101 are a byte too many
+    by_bytes = cut(tmp_path, 9901, limit=200, images=265)  # 101 are a byte too many
+    assert by_bytes == {"train": [100, 100, 10], "val": [55]}
 
 
 def test_an_image_above_the_limit_has_a_shard_to_itself(tmp_path):

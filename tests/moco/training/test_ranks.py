@@ -108,7 +108,7 @@ class Backbone(nn.Module):
         return torch.tanh(self.conv(images.double())).flatten(1)
 
 
-def three_steps(folder: Path, micro_batch_size: int | None, mechanism: str = "momentum-queue") -> None:
+def three_steps(folder: Path, micro_batch_size: int | None, mechanism: str) -> None:
     """Three steps of 12 images by DDP; every process saves what it ends with."""
     processes = join("cpu")
     torch.manual_seed(0)
@@ -138,27 +138,14 @@ def three_steps(folder: Path, micro_batch_size: int | None, mechanism: str = "mo
     torch.save(model.state_dict(), folder / f"{processes.rank}.pt")
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("one")
-    spawn(three_steps, 1, folder, None)
-    return folder / "0.pt"
-
-
-@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(2, None), (4, None), (3, 3)])
-def test_a_step_by_several_processes_is_the_step_of_one_in_float64(one, tmp_path, world_size, micro_batch_size):
-    spawn(three_steps, world_size, tmp_path, micro_batch_size)
-    expected = torch.load(one)
-    for rank in range(world_size):
-        for name, value in torch.load(tmp_path / f"{rank}.pt").items():
-            assert torch.allclose(value, expected[name], atol=1e-12), name
-
-
-@pytest.mark.parametrize("mechanism", ["memory-bank", "end-to-end", "momentum-batch"])
-def test_a_rivals_step_by_several_processes_is_the_step_of_one_too(tmp_path, mechanism):
+@pytest.mark.parametrize(
+    ("mechanism", "micro_batch_size"),
+    [("momentum-queue", 3), ("memory-bank", None), ("end-to-end", None), ("momentum-batch", None)],
+)
+def test_a_step_by_several_processes_is_the_step_of_one_in_float64(tmp_path, mechanism, micro_batch_size):
     (tmp_path / "one").mkdir()
     three_steps(tmp_path / "one", None, mechanism)
-    spawn(three_steps, 3, tmp_path, None, mechanism)
+    spawn(three_steps, 3, tmp_path, micro_batch_size, mechanism)
     expected = torch.load(tmp_path / "one/0.pt")
     for rank in range(3):
         for name, value in torch.load(tmp_path / f"{rank}.pt").items():

@@ -75,7 +75,7 @@ def random_set(seed: int, points: int = 17, federated: bool = False) -> tuple[An
         ],
         axis=2,
     ).astype(np.float32)
-    keypoints[random.random(objects) < 0.2] = 0
+    keypoints[random.random(objects) < 0.2, :, 2] = 0
     frequency = ["r", "c", "f", "r", "c"]
     absent = [np.setdiff1d(np.arange(CLASSES), labels[image == n]) for n in range(IMAGES)]
     truth = AnnotatedSet(

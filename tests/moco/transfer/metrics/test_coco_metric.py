@@ -132,12 +132,6 @@ def test_no_detections_are_worth_nothing_and_no_objects_undefined(kind):
     assert coco_ap(without, nothing, kind)["AP"] is None
 
 
-def test_an_annotation_with_id_0_counts_as_any_other():
-    truth, found = random_set(0)
-    renumbered = replace(truth, annotation_ids=truth.annotation_ids - 1)
-    assert coco_ap(renumbered, found) == coco_ap(truth, found)  # pycocotools takes 0 for "no match"
-
-
 def test_image_ids_may_be_words():
     truth, found = random_set(0)
     found.scores = np.random.default_rng(0).permutation(len(found.scores)).astype(np.float32)  # no ties

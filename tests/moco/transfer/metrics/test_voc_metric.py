@@ -118,6 +118,7 @@ def test_an_overlap_of_exactly_the_threshold_is_enough():
     truth, found = one_image([[0, 0, 20, 10]], [[0, 0, 15, 10]], [0.9])
     figures = voc_ap(truth, found)
     assert figures["AP75"] == 1 and figures["AP"] == pytest.approx(0.6)  # 0.5, 0.55 … 0.75
+    assert voc_ap(*one_image([[0, 0, 1, 1]], [[2, 2, 3, 3]], [0.9]))["AP"] == 0  # apart both ways
 
 
 def test_recall_of_exactly_three_tenths_reaches_the_fourth_of_eleven_points():
