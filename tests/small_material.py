@@ -2,11 +2,13 @@
 
 import shutil
 import subprocess
+import sys
 from functools import reduce
 from operator import getitem
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
@@ -100,3 +102,18 @@ def copy_project(folder: Path) -> None:
         if name and name != "dvc.lock" and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+
+
+def run_with_little_shared_memory(script: Path, code: str) -> None:
+    """Run Python code where /dev/shm holds 1 MB, less than the 64 of a container.
+
+    Args:
+        script: file for the code, whose directory is free for use.
+        code: exits with 0.
+    """
+    script.write_text(code)
+    shell = f"mount -t tmpfs -o size=1m tmpfs /dev/shm && exec {sys.executable} {script}"
+    ended = subprocess.run(["unshare", "--mount", "sh", "-c", shell], capture_output=True, text=True, check=False)
+    if "unshare" in ended.stderr or "mount:" in ended.stderr:
+        pytest.skip("this user may not mount")
+    assert ended.returncode == 0, ended.stderr

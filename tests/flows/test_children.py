@@ -1,3 +1,6 @@
+import concurrent.futures
+import contextlib
+import functools
 import os
 import signal
 import sys
@@ -97,6 +100,29 @@ def test_a_child_that_obeys_sigterm_is_not_waited_for_until_the_end_of_the_grace
     thread.join(5)
     assert not thread.is_alive()
     assert time.monotonic() - begin < 5
+
+
+def test_a_child_has_time_to_save_a_large_checkpoint(tmp_path: Path) -> None:
+    """A stage that takes 7 s after SIGTERM, as 400 MB on a slow disk do, ends by itself."""
+    code = (
+        "import signal, sys, time\n"
+        "def save(*_):\n"
+        "    time.sleep(7)\n"
+        f"    open({str(tmp_path / 'saved')!r}, 'w').close()\n"
+        "    sys.exit(130)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    ready = threading.Event()
+    run = functools.partial(children.run, [sys.executable, "-c", code], tmp_path, os.environ, lambda _: ready.set())
+    with concurrent.futures.ThreadPoolExecutor() as thread:
+        future = thread.submit(run)
+        assert ready.wait(20)
+        children.stop_all()
+        with contextlib.suppress(Interrupted):
+            future.result()
+    assert (tmp_path / "saved").exists()
 
 
 def test_children_are_allowed_again_after_a_reset(tmp_path: Path) -> None:

@@ -186,7 +186,11 @@ def gradients(project: Path, folder: Path) -> None:
     """Save the gradient of a step whose gradients travel in float32, and of one in bfloat16."""
     settings, processes = load_params(project / "params.yaml", FOUR_GROUPS).pretrain, join("cpu")
     images = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(processes.rank))
-    found = []
+    found, layouts = [], []
+    first = build(settings, 0).encoder_q.to(memory_format=torch.channels_last)
+    first.backbone.conv1.register_forward_hook(lambda _, given, out: layouts.append((given[0].stride(1), out.dtype)))
+    average_gradients(first, settings, processes, torch.autocast("cpu", torch.bfloat16))
+    assert layouts == [(1, torch.bfloat16)]  # the pass that is thrown away is as training's
     for in_bf16 in (False, True):
         encoder = build(settings, 0).encoder_q.to(memory_format=torch.channels_last)
         wrapped = average_gradients(encoder, settings, processes, torch.autocast("cpu", enabled=False), in_bf16)

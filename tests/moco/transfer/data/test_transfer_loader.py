@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_material import run_with_little_shared_memory
 from transfer_material import annotated_set, settings
 
 from moco.encoders.start import start_from
@@ -85,6 +86,21 @@ def test_a_later_first_step_and_workers_give_the_same_batches(images):
     for batch, expected in zip(steps(batches(images, "instances"), 3, 6, 2, CPU), whole[3:], strict=True):
         assert equal(batch, expected)
     assert not equal(whole[0], whole[3])  # another epoch is another order
+
+
+def test_batches_of_any_shape_need_no_shared_memory_of_the_system(tmp_path):
+    code = """
+import torch
+from moco.transfer.data.loader import Stacked, steps
+
+class Growing(torch.utils.data.Dataset):
+    def __getitem__(self, step):
+        return Stacked(torch.full((2, 3, 400 + step, 500), step, dtype=torch.uint8), torch.tensor([step]))
+
+for step, (images, targets) in enumerate(steps(Growing(), 0, 9, 2, torch.device("cpu"))):
+    assert images.shape[2] == 400 + step and (images == step).all() and targets.tolist() == [step]
+"""
+    run_with_little_shared_memory(tmp_path / "batches.py", code)
 
 
 def test_processes_share_the_same_batch(images):
