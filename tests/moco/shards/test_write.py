@@ -15,9 +15,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from moco.config import SPLITS, Fetch, Shard
+from moco.config import Fetch, Shard
 from moco.errors import MocoError
-from moco.images.index import open_split
 from moco.shards import write as shards
 from moco.shards.write import write_shards
 from moco.sources.hashing import stream
@@ -128,13 +127,6 @@ class TestBadFiles:
         raw = fetched(tmp_path / "in", tmp_path / "raw", val_fraction=0, test_fraction=0)
         with pytest.raises(MocoError, match="no image of the training split can be read"):
             shard(raw, tmp_path, max_bad_fraction=1.0)
-
-
-def test_splits_may_be_empty(photos, tmp_path):
-    raw = fetched(photos, tmp_path / "raw", val_fraction=0, test_fraction=0)
-    folder, metrics = shard(raw, tmp_path)
-    assert metrics["val"] == {"images": 0, "shards": 0, "bytes": 0}
-    assert [len(open_split(folder, split)) for split in SPLITS] == [60, 0, 0]
 
 
 class TestInterruption:
