@@ -15,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from moco.config import Fetch, Shard
+from moco.config import SPLITS, Fetch, Shard
 from moco.errors import MocoError
 from moco.shards import write as shards
 from moco.shards.write import write_shards
@@ -66,10 +66,11 @@ def content(folder):
 
 def test_the_result_is_the_same_for_any_number_of_processes_and_from_run_to_run(photos, tmp_path):
     raw = fetched(photos, tmp_path / "raw")
-    one, _ = shard(raw, tmp_path, "one", processes=1)
+    one, metrics = shard(raw, tmp_path, "one", processes=1)
     three, _ = shard(raw, tmp_path, "three", processes=3)
     assert content(one) == content(three)
-    assert len(list(one.glob("*.tar"))) >= 8
+    assert 8 <= len(list(one.glob("*.tar"))) == sum(metrics[split]["shards"] for split in SPLITS)
+    assert metrics["val"]["bytes"] == sum(tar.stat().st_size for tar in one.glob("val-*.tar"))
     assert not list((tmp_path / "runs").iterdir())
 
 
