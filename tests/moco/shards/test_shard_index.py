@@ -39,14 +39,16 @@ class TestVerify:
         tar.write_bytes(data)
         assert verify(copied) == [f"{tar}: its content has changed (SHA-256 differs)"]
 
-    def test_finds_a_short_a_missing_and_a_foreign_tar(self, copied):
+    def test_finds_short_missing_and_foreign_files(self, copied):
         (copied / "train-000000.tar").write_bytes(b"short")
         (copied / "val-000000.tar").unlink()
         (copied / "other.tar").write_bytes(b"")
+        (copied / "test.index.npy").unlink()
         problems = "\n".join(verify(copied))
         assert "train-000000.tar: 5 bytes, the index says" in problems
         assert "val-000000.tar: missing" in problems
         assert "other.tar: not in the index" in problems
+        assert "test.index.npy: no such file" in problems
 
     def test_finds_wrong_counts_and_changed_labels(self, copied):
         path = copied / "train.index.npy"
@@ -56,6 +58,9 @@ class TestVerify:
         entries["label"] = 0
         np.save(path, entries)
         assert verify(copied) == [f"{path}: its content has changed (SHA-256 differs)"]
+        entries["shard"][0] += 1
+        np.save(path, entries)
+        assert "or by shard they differ" in verify(copied)[0]
 
     def test_finds_changed_class_names(self, copied):
         path = copied / "index.json"

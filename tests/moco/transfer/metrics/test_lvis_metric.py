@@ -116,6 +116,7 @@ def test_the_best_detections_of_an_image_are_kept_in_their_order():
     found = Detections(image, np.arange(20, dtype=np.float32).reshape(5, 4), scores, np.arange(5))
     assert best_of_each_image(found, 2).labels.tolist() == [1, 2, 3, 4]
     assert best_of_each_image(found, 1).labels.tolist() == [1, 2]
+    assert lvis.MAX_DETECTIONS == 300  # of LVIS v1
 
 
 def test_a_set_without_frequencies_is_refused_and_cocos_rules_are_there_for_any():
