@@ -121,6 +121,12 @@ def test_training_computes_on_what_slurm_was_asked_for(launcher, device, trains_
     assert (machine.training_device, machine.training_processes(8)) == (trains_on, processes)
 
 
+def test_the_smallest_values_are_allowed():
+    machine = Machine(processes=1, num_workers=0, checkpoint_every_steps=1, keep_checkpoints=1, max_batch_per_process=2)
+    assert machine.step_timeout_seconds == 40
+    assert machine.workers() == 0
+
+
 @pytest.mark.parametrize(
     ("cores", "processes", "workers"),
     [(8, None, 7), (8, "2", 3), (8, "1", 7), (2, "2", 1), (1, None, 1), (64, None, 16)],

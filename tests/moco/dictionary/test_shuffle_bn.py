@@ -1,23 +1,20 @@
 """Shuffling BN over several processes equals gathering everything and indexing."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from transfer_material import spawn
 
 from moco.dictionary.shuffle_bn import Shuffle, Traveling, bounds, from_slots, positions_of_slots
 from moco.encoders.batch_norm import averaged_running_statistics
-from moco.processes import Processes
+from moco.processes import Processes, join
 
 IMAGES = torch.randint(0, 256, (13, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def in_each_process(rank: int, world_size: int, rendezvous: str) -> None:
+def in_each_process() -> None:
     """Assertions that run in every one of the processes."""
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
-    processes = Processes(rank, world_size, torch.device("cpu"))
+    processes = join("cpu")
+    rank, world_size = processes.rank, processes.world_size
     for batch in (12, 13):  # 13: some processes hold an image more
         images, slices = IMAGES[:batch], bounds(batch, world_size)
         mine = slice(slices[rank], slices[rank + 1])
@@ -33,11 +30,10 @@ def in_each_process(rank: int, world_size: int, rendezvous: str) -> None:
         assert norm.running_mean.tolist() == [(world_size - 1) / 2] * 2
     assert norm.running_mean.tolist() == [rank] * 2
     assert rows[:, 0].tolist() == list(range(world_size))
-    dist.destroy_process_group()
 
 
-def test_each_image_reaches_the_process_that_encodes_it_and_its_key_comes_home(tmp_path: Path):
-    mp.spawn(in_each_process, (3, str(tmp_path / "rendezvous")), nprocs=3)
+def test_each_image_reaches_the_process_that_encodes_it_and_its_key_comes_home():
+    spawn(in_each_process, 3)
 
 
 def test_a_process_alone_shuffles_by_the_same_rule():

@@ -59,6 +59,15 @@ def test_probabilities_that_teach_nothing_are_zero_since_a_cpu_is_slow_with_such
     assert (probes._weight_motion != 0).flatten().tolist() == [False, True, False]
 
 
+def test_rates_fall_to_a_tenth_after_three_and_four_fifths(small_project, monkeypatch):
+    decays = []
+    monkeypatch.setattr(LinearProbes, "step", lambda self, features, labels, decay: decays.append(decay))
+    train = Labelled.of(open_split(small_project / "data/shards", "train"))
+    settings = SETTINGS.model_copy(update={"epochs": 5, "batch_size": 10**6})
+    train_probes(Extractor("pixels", pixels, "pixels", 16, 1.0), train, settings)
+    assert decays == pytest.approx([1, 1, 1, 0.1, 0.01])
+
+
 def test_weights_start_small_and_biases_at_zero():
     probes = LinearProbes(500, 10, SETTINGS)
     assert probes.weight.std().item() == pytest.approx(0.01, rel=0.05)
