@@ -38,7 +38,7 @@ Batches = Callable[[int], Iterator[Any]]
 PLAIN, COMPILED = "ours", "ours, compiled part"
 GOALS = {
     PLAIN: {"official, as written": (4.0, 3.5), "NVIDIA DALI, CPU": (3.5, None)},
-    COMPILED: {"official, as written": (6.0, 4.5), "NVIDIA DALI, CPU": (3.5, None)},
+    COMPILED: {"official, as written": (7.5, 4.5), "NVIDIA DALI, CPU": (3.5, None)},
 }
 """Ratios to be reached: on one core, with two workers."""
 
@@ -205,7 +205,8 @@ def main() -> None:
         )
     both = {name: with_workers(make, 2 * count) for name, make in (sides | peers).items()}
     both |= {name: make(2) for name, make in alone.items()}
-    rows += rows_beside("Two workers to the main process, ms an image", interleaved(both, rounds), limit / 2, 1)
+    costs = interleaved(both, 2 if quick else rounds, 0 if quick else 1)  # each round discards its first batches
+    rows += rows_beside("Two workers to the main process, ms an image", costs, limit / 2, 1)
     rows.append(
         Row(
             "Starting",

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.measure import Row, found, interleaved, machine, options, save
 from benchmarks.photographs import KEPT, photograph_shards, sharded
-from benchmarks.reading_peers import NOTES, Read, by_index
+from benchmarks.reading_peers import NOTES, SHUFFLED, Read, by_index, shuffled
 from moco.config import Fetch
 from moco.images.index import ShardSet, open_split
 from moco.images.plan import EpochPlan
@@ -102,6 +102,9 @@ def same_bytes(images: ShardSet, paths: list[str], peers: dict[str, Read]) -> st
     for name, read in peers.items():
         theirs = sorted(hashlib.sha256(read(i)).digest() for i in range(count))
         assert mine == theirs, f"{name} reads other samples"
+    if "litdata" in peers:
+        theirs = sorted(hashlib.sha256(data).digest() for data in islice(shuffled(images, KEPT), count))
+        assert mine == theirs, f"{SHUFFLED} reads other samples"
     if found("webdataset"):
         samples = islice(raw_webdataset(images), count)
         encoded = (sample.get("jpg") or sample["png"] for sample in samples)
@@ -121,9 +124,7 @@ def plain_files(images: ShardSet, folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.iterdir())
 
 
-def speeds(
-    name: str, images: ShardSet, paths: list[str], peers: dict[str, Read], count: int, rounds: int
-) -> list[Row]:
+def speeds(name: str, images: ShardSet, paths: list[str], peers: dict[str, Read], count: int, rounds: int) -> list[Row]:
     """Measure the samples a second of all sides."""
     order = np.random.default_rng(0).permutation(np.resize(np.arange(len(paths)), count)).tolist()
     sides = {
@@ -132,11 +133,13 @@ def speeds(
         "pread": partial(read_in_order, images, count),
     }
     sides |= {peer: partial(read_each, read, order) for peer, read in peers.items()}
+    if "litdata" in peers:
+        sides[SHUFFLED] = partial(take, shuffled(images, KEPT), count)
     if found("webdataset"):
         sides["wds.WebDataset, in the tars' order"] = partial(take, raw_webdataset(images), max(256, count // 8))
     costs = interleaved(sides, rounds)
     own = costs["ours"]
-    rows = [
+    return [
         Row(
             f"{name}, samples a second",
             "by index, in a global random order",
@@ -154,7 +157,6 @@ def speeds(
         for other, cost in costs.items()
         if other not in ("ours", "pread")
     ]
-    return rows
 
 
 def virtual(images: ShardSet, count: int) -> Path:

@@ -65,8 +65,8 @@ T* grown(std::vector<T>& memory, size_t size) {
 
 int blocks_of(int size) { return (size + ROWS - 1) / ROWS; }
 
-// The crop of a view, resized to size x size pixels in `memory.view`: [size / ROWS][size][ROWS], of which the rows
-// past the end are black.
+// The crop of a view, resized to size x size pixels in `memory.view`: [size / ROWS][size][ROWS]; rows past the end are
+// black.
 void resize(const Region& region, const View& view, int size, Scratch& memory) {
     memory.down.make(view.height, size);
     memory.across.make(view.width, size);
