@@ -176,8 +176,8 @@ def main() -> None:
     quick = options(__doc__).quick
     begun = machine()
     torch.set_num_threads(1)
-    rounds, count = (3, 2) if quick else (9, 4)
-    images, folder, origin = photograph_shards(256)
+    rounds, count = (2, 2) if quick else (9, 4)
+    images, folder, origin = photograph_shards(128 if quick else 256)
     files = PlainFiles(sorted(folder.rglob("*.jpg")))
     sides: dict[str, Batches] = {PLAIN: partial(ours, images)}
     peers, missing = loader_peers.with_workers(folder, images.folder / images.shards[0], SIZE, BATCH)
@@ -210,7 +210,7 @@ def main() -> None:
         )
     both = {name: with_workers(make, 2 * count) for name, make in (sides | peers).items()}
     both |= {name: make(2) for name, make in alone.items()}
-    costs = interleaved(both, 2 if quick else rounds, 0 if quick else 1)  # each round discards its first batches
+    costs = interleaved(both, rounds, 0 if quick else 1)  # each round discards its first batches
     rows += rows_beside("Two workers to the main process, ms an image", costs, limit / 2, 1)
     rows.append(
         Row(
