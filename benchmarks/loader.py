@@ -38,7 +38,12 @@ Batches = Callable[[int], Iterator[Any]]
 PLAIN, COMPILED = "ours", "ours, compiled part"
 GOALS = {
     PLAIN: {"official, as written": (4.0, 3.5), "NVIDIA DALI, CPU": (3.5, None)},
-    COMPILED: {"official, as written": (6.0, 4.5), "NVIDIA DALI, CPU": (3.5, None)},
+    COMPILED: {
+        "official, as written": (7.5, 4.5),
+        "NVIDIA DALI, CPU": (3.5, None),
+        "decoding alone": (0.65, None),
+        "decoding alone, simplejpeg": (0.65, None),
+    },
 }
 """Ratios to be reached: on one core, with two workers."""
 
@@ -135,22 +140,21 @@ def rows_beside(table: str, costs: dict[str, Cost], limit: float, at: int) -> li
     ]
 
 
-def decoding(images: ShardSet, rounds: int) -> float:
-    """Seconds to decode an image whole, in the fastest way available."""
+def decoding(images: ShardSet) -> dict[str, Side]:
+    """Make a side for each way to decode whole images and nothing else."""
     data = [images.read(i) for i in range(64)]
-    ways: dict[str, Callable[[bytes], Any]] = {"ours": decode}
+    ways: dict[str, Callable[[bytes], Any]] = {"decoding alone": decode}
     if found("simplejpeg"):
         import simplejpeg
 
-        ways["simplejpeg"] = simplejpeg.decode_jpeg
+        ways["decoding alone, simplejpeg"] = simplejpeg.decode_jpeg
 
     def side(way: Callable[[bytes], Any]) -> int:
         for item in data:
             way(item)
         return len(data)
 
-    costs = interleaved({name: partial(side, way) for name, way in ways.items()}, rounds)
-    return min(cost.wall for cost in costs.values())
+    return {name: partial(side, way) for name, way in ways.items()}
 
 
 def seconds_to_resume(images: ShardSet, rounds: int) -> float:
@@ -172,8 +176,8 @@ def main() -> None:
     quick = options(__doc__).quick
     begun = machine()
     torch.set_num_threads(1)
-    rounds, count = (3, 2) if quick else (9, 4)
-    images, folder, origin = photograph_shards(256)
+    rounds, count = (2, 2) if quick else (9, 4)
+    images, folder, origin = photograph_shards(128 if quick else 256)
     files = PlainFiles(sorted(folder.rglob("*.jpg")))
     sides: dict[str, Batches] = {PLAIN: partial(ours, images)}
     peers, missing = loader_peers.with_workers(folder, images.folder / images.shards[0], SIZE, BATCH)
@@ -187,12 +191,13 @@ def main() -> None:
     proofs = [same_views(images, preset("v2").views, SIZE), origin]
     proofs += same_distribution(sides[PLAIN](0), others, len(images) // BATCH)
     with one_core():
-        limit = decoding(images, rounds)
         timed = {name: in_process(make, count) for name, make in (sides | peers).items()}
         timed["ours, from plain files"] = in_process(partial(ours, files), count)
         timed["ours, then normalized to float32"] = in_process(partial(ours_as_float, images), count)
         timed |= {name: make(1) for name, make in alone.items()}
-        costs = interleaved(timed, rounds)
+        decoders = decoding(images)
+        costs = interleaved(timed | decoders, rounds)
+    limit = min(costs[name].wall for name in decoders)
     table = "One core, ms an image"
     rows = rows_beside(table, costs, limit, 0)
     for mine, other, goal in (
@@ -205,7 +210,8 @@ def main() -> None:
         )
     both = {name: with_workers(make, 2 * count) for name, make in (sides | peers).items()}
     both |= {name: make(2) for name, make in alone.items()}
-    rows += rows_beside("Two workers to the main process, ms an image", interleaved(both, rounds), limit / 2, 1)
+    costs = interleaved(both, rounds, 0 if quick else 1)  # each round discards its first batches
+    rows += rows_beside("Two workers to the main process, ms an image", costs, limit / 2, 1)
     rows.append(
         Row(
             "Starting",

@@ -1,19 +1,25 @@
 """Other people's two-view loaders, each as its documentation has it."""
 
+import random
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks import official
 from benchmarks.measure import Side, found
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
+from moco.images.views import crop_box
 
 NOTES = {
     "official, ending in uint8": "without ToTensor and Normalize, which the step would do",
     "torchvision v2 on tensors": "blur of one kernel size, 13",
     "NVIDIA DALI, CPU": "the jitter in a fixed order; threads instead of workers",
     "FFCV": "less work: no hue, grayscale or blur; photographs encoded again; threads instead of workers",
+    "SPDL": "less work: no jitter, grayscale or blur, and it ends in uint8; threads instead of workers",
 }
 _INSTALL = "not installed; `make bench` does where it can"
 
@@ -70,9 +76,18 @@ def in_process(folder: Path, size: int, batch: int) -> tuple[dict[str, Callable[
     """Make sides with threads of their own, and say why others are missing."""
     sides: dict[str, Callable[[int], Side]] = {}
     missing = {}
-    for name, package, make in (("NVIDIA DALI, CPU", "nvidia.dali", _dali), ("FFCV", "ffcv", _ffcv)):
+    for name, package, make in (
+        ("NVIDIA DALI, CPU", "nvidia.dali", _dali),
+        ("FFCV", "ffcv", _ffcv),
+        ("SPDL", "spdl.io", _spdl),
+    ):
         try:
-            __import__(package)
+            module = import_module(package)
+            if package == "spdl.io":
+                module.utils.get_ffmpeg_versions()  # loads what its wheel does not bring
+        except RuntimeError:
+            missing[name] = "it found no FFmpeg, which it decodes with (Debian: ffmpeg)"
+            continue
         except ImportError as error:
             missing[name] = f"{error}; `make bench` installs it where it can".replace("\n", " ")
             continue
@@ -179,3 +194,34 @@ class _Pairs:
     def __getitem__(self, i: int) -> tuple[Any, Any]:
         image = official.read_pil(str(self.paths[i]))
         return image, image
+
+
+def _spdl(folder: Path, size: int, batch: int, threads: int) -> Side:
+    from spdl.io import convert_frames, decode_packets, demux_image, to_torch
+    from spdl.pipeline import PipelineBuilder
+
+    numbers = np.random.default_rng(0)
+
+    def view(packets: Any) -> str:
+        top, left, height, width = crop_box(numbers.random(22), packets.height, packets.width, 0.2)
+        flip = "hflip," if random.random() < 0.5 else ""
+        return f"crop={width}:{height}:{left}:{top},{flip}scale={size}:{size}:flags=bilinear"
+
+    def load(paths: list[str]) -> Any:
+        both = []
+        for path in paths:
+            packets = demux_image(path)
+            views = f"split[a][b];[a]{view(packets)}[q];[b]{view(packets)}[k];[q][k]vstack,format=rgb24"
+            both.append(decode_packets(packets, filter_desc=views))
+        return to_torch(convert_frames(both)).view(len(paths), 2, size, size, 3)
+
+    paths = [str(path) for path in folder.rglob("*.jpg")]
+
+    def take() -> int:
+        random.shuffle(paths)
+        builder = PipelineBuilder().add_source(paths).aggregate(batch).pipe(load, concurrency=threads)
+        pipeline = builder.add_sink(threads).build(num_threads=threads)
+        with pipeline.auto_stop():
+            return sum(len(both) for both in pipeline)
+
+    return take

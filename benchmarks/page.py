@@ -11,11 +11,14 @@ TOPICS = {
     "loader": (
         "Two views of an image",
         "An image is one decode and two random views of 224 x 224 of MoCo v2's distribution. Ours hands over uint8, which the"
-        " step normalizes; the peers end as they are written, in normalized float32, unless the line says uint8.",
+        " step normalizes; the peers end as they are written, in normalized float32, unless the line says uint8. SPDL decodes,"
+        " crops, resizes and flips with FFmpeg; its filters draw no jitter, grayscale or blur of MoCo, so it does without.",
     ),
     "reading": (
         "Reading without decoding",
-        "Encoded bytes of whole samples, from the page cache, in one process. Ours reads in a global random order.",
+        "Encoded bytes of whole samples, from the page cache, in one process. Ours reads in a global random order. litdata and"
+        " mosaicml-streaming read their own copies of the samples, written in their formats without compression, by index in a"
+        " random order; litdata also in the order that it shuffles.",
     ),
     "step": (
         "The training step",

@@ -11,6 +11,7 @@ install() {
 with open("pyproject.toml", "rb") as file:
     print(*tomllib.load(file)["project"]["optional-dependencies"]["bench"], sep="\n")' |
     while read -r peer; do install "$peer"; done
+# SPDL decodes with FFmpeg's shared libraries, Debian's ffmpeg.
 # FFCV is compiled here, with Debian's libopencv-dev, libturbojpeg0-dev and pkg-config; the OpenCV that it asks for would
 # take the place of the project's.
 install fastargs terminaltables assertpy

@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.measure import Row, found, interleaved, machine, options, save
 from benchmarks.photographs import KEPT, photograph_shards, sharded
+from benchmarks.reading_peers import NOTES, SHUFFLED, Read, by_index, shuffled
 from moco.config import Fetch
 from moco.images.index import ShardSet, open_split
 from moco.images.plan import EpochPlan
@@ -55,6 +56,13 @@ def read_files(paths: list[str], order: Any) -> int:
     return len(order)
 
 
+def read_each(read: Read, order: list[int]) -> int:
+    """Read a peer's samples in a random order."""
+    for i in order:
+        read(i)
+    return len(order)
+
+
 def read_in_order(images: ShardSet, count: int) -> int:
     """Read the same bytes by offset, one after the other, by the system's call alone."""
     entries = images.entries[:count].tolist()
@@ -81,7 +89,7 @@ def take(endless: Iterator[Any], count: int) -> int:
     return sum(1 for _ in islice(endless, count))
 
 
-def same_bytes(images: ShardSet, paths: list[str]) -> str:
+def same_bytes(images: ShardSet, paths: list[str], peers: dict[str, Read]) -> str:
     """Check that an epoch of every side gives the same samples.
 
     Raises:
@@ -91,6 +99,12 @@ def same_bytes(images: ShardSet, paths: list[str]) -> str:
     mine = sorted(hashlib.sha256(images.read(i)).digest() for i in range(count))
     plain = sorted(hashlib.sha256(Path(path).read_bytes()).digest() for path in paths)
     assert mine == plain, "the plain files are other samples than the index's"
+    for name, read in peers.items():
+        theirs = sorted(hashlib.sha256(read(i)).digest() for i in range(count))
+        assert mine == theirs, f"{name} reads other samples"
+    if "litdata" in peers:
+        theirs = sorted(hashlib.sha256(data).digest() for data in islice(shuffled(images, KEPT), count))
+        assert mine == theirs, f"{SHUFFLED} reads other samples"
     if found("webdataset"):
         samples = islice(raw_webdataset(images), count)
         encoded = (sample.get("jpg") or sample["png"] for sample in samples)
@@ -110,7 +124,7 @@ def plain_files(images: ShardSet, folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.iterdir())
 
 
-def speeds(name: str, images: ShardSet, paths: list[str], count: int, rounds: int) -> list[Row]:
+def speeds(name: str, images: ShardSet, paths: list[str], peers: dict[str, Read], count: int, rounds: int) -> list[Row]:
     """Measure the samples a second of all sides."""
     order = np.random.default_rng(0).permutation(np.resize(np.arange(len(paths)), count)).tolist()
     sides = {
@@ -118,11 +132,14 @@ def speeds(name: str, images: ShardSet, paths: list[str], count: int, rounds: in
         "plain files in a random order": partial(read_files, paths, order),
         "pread": partial(read_in_order, images, count),
     }
+    sides |= {peer: partial(read_each, read, order) for peer, read in peers.items()}
+    if "litdata" in peers:
+        sides[SHUFFLED] = partial(take, shuffled(images, KEPT), count)
     if found("webdataset"):
         sides["wds.WebDataset, in the tars' order"] = partial(take, raw_webdataset(images), max(256, count // 8))
     costs = interleaved(sides, rounds)
     own = costs["ours"]
-    rows = [
+    return [
         Row(
             f"{name}, samples a second",
             "by index, in a global random order",
@@ -135,22 +152,11 @@ def speeds(name: str, images: ShardSet, paths: list[str], count: int, rounds: in
             10.0 if "wds" in other else None,
             limit=1 / costs["pread"].wall,
             limit_name="pread alone, in order",
-            note="reads the sample's json too" if "wds" in other else "",
+            note="reads the sample's json too" if "wds" in other else NOTES.get(other, ""),
         )
         for other, cost in costs.items()
         if other not in ("ours", "pread")
     ]
-    if not found("webdataset"):
-        rows.append(
-            Row(
-                f"{name}, samples a second",
-                "by index",
-                "samples/s",
-                peer_name="wds.WebDataset",
-                not_run="not installed",
-            )
-        )
-    return rows
 
 
 def virtual(images: ShardSet, count: int) -> Path:
@@ -193,8 +199,12 @@ def main() -> None:
         ("Fashion-MNIST, PNG of half a kB", small, 8192),
     ):
         paths = plain_files(images, KEPT / f"plain-{len(images)}")
-        proofs.append(f"{name}: {same_bytes(images, paths)}")
-        rows += speeds(name, images, paths, count, rounds)
+        peers, missing = by_index(images, KEPT)
+        if not found("webdataset"):
+            missing["wds.WebDataset"] = "not installed"
+        proofs.append(f"{name}: {same_bytes(images, paths, peers)}")
+        rows += speeds(name, images, paths, peers, count, rounds)
+        rows += [Row(name, "by index", "samples/s", peer_name=peer, not_run=why) for peer, why in missing.items()]
     few, many = virtual(photographs, FEW), virtual(photographs, MANY)
     opening = interleaved({"many": partial(opened, many)}, rounds)["many"].wall
     table = "A million samples"

@@ -99,8 +99,8 @@ int position_of_contrast(const View& view) {
 }
 
 // The mean gray before contrast is changed; grays are whole numbers, as torchvision's mean has them.
-// pixels: readable up to a multiple of CHUNK.
-CLONES float mean_gray(const uint32_t* pixels, int n, const View& view, int last) {
+// pixels: readable up to a multiple of CHUNK; those beyond `counted` are black until contrast is changed.
+CLONES float mean_gray(const uint32_t* pixels, int n, int counted, const View& view, int last) {
     Colors c;
     alignas(64) int32_t grays[CHUNK];
     int64_t total = 0;
@@ -114,7 +114,7 @@ CLONES float mean_gray(const uint32_t* pixels, int n, const View& view, int last
         for (int i = 0; i < length; ++i) sum += grays[i];
         total += sum;
     }
-    return float(double(total) / n);
+    return float(double(total) / counted);
 }
 
 CLONES void recolor(uint32_t* pixels, int n, const View& view, bool jitter, float mean) {

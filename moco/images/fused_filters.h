@@ -238,29 +238,46 @@ CLONES void resample(const uint16_t* in, const int* start, const uint16_t* weigh
     }
 }
 
-// [ROWS][stride] pixels of 64 bits to [n][ROWS].
-CLONES void interleave(const uint64_t* __restrict in, size_t stride, int n, uint64_t* __restrict out) {
+// [ROWS][n][3] sums, readable one further, to [n][ROWS][4]; the fourth means nothing.
+CLONES void interleave(const uint16_t* __restrict in, int n, uint16_t* __restrict out) {
     for (int x = 0; x < n; ++x)
-        for (int row = 0; row < ROWS; ++row) out[x * ROWS + row] = in[row * stride + x];
+        for (int row = 0; row < ROWS; ++row)
+            std::memcpy(out + x * LANES + row * 4, in + (size_t(row) * n + x) * 3, 8);
 }
 
-// [n][ROWS] pixels to rows.
-CLONES void separate(const uint32_t* __restrict in, int n, int rows, uint32_t* __restrict out) {
-    for (int row = 0; row < rows; ++row)
-        for (int x = 0; x < n; ++x) out[size_t(row) * n + x] = in[x * ROWS + row];
-}
+using Words = uint32_t __attribute__((vector_size(16)));
+using Bytes = uint8_t __attribute__((vector_size(16)));
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLED(a, b, ...) __builtin_shuffle(a, b, decltype(a){__VA_ARGS__})
+#endif
 
-// Pixels of four bytes to three, mirrored if asked to.
-void narrow(const uint32_t* pixels, int n, bool flip, uint8_t* out) {
+// [n][ROWS] pixels of four bytes to rows of three bytes, mirrored if asked to.
+CLONES void narrow(const uint32_t* in, int n, int rows, bool flip, uint8_t* out) {
+    static_assert(ROWS == 4);
+    const ptrdiff_t step = flip ? -ROWS : ROWS;
+    const uint32_t* from = flip ? in + size_t(n - 1) * ROWS : in;
     int x = 0;
-    for (; x + 3 <= n; x += 2) {  // eight bytes are written; the next pixels overwrite two of them
-        uint64_t two;
-        std::memcpy(&two, flip ? pixels + n - x - 2 : pixels + x, 8);
-        if (flip) two = two << 32 | two >> 32;
-        two = (two & 0xffffff) | (two >> 8 & 0xffffff000000);
-        std::memcpy(out + 3 * x, &two, 8);
+    for (; x + 4 <= n; x += 4) {
+        Words columns[4];
+        for (Words& column : columns) std::memcpy(&column, from, 16), from += step;
+        const auto [a, b, c, d] = columns;
+        const Words ab = SHUFFLED(a, b, 0, 4, 1, 5), cd = SHUFFLED(c, d, 0, 4, 1, 5);
+        const Words ef = SHUFFLED(a, b, 2, 6, 3, 7), gh = SHUFFLED(c, d, 2, 6, 3, 7);
+        const Words lines[] = {SHUFFLED(ab, cd, 0, 1, 4, 5), SHUFFLED(ab, cd, 2, 3, 6, 7),
+                               SHUFFLED(ef, gh, 0, 1, 4, 5), SHUFFLED(ef, gh, 2, 3, 6, 7)};
+        for (int row = 0; row < rows; ++row) {
+            const Bytes four = Bytes(lines[row]);
+            const Words three =
+                Words(SHUFFLED(four, four, 0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 3, 7, 11, 15));
+            uint8_t* to = out + (size_t(row) * n + x) * 3;
+            const uint32_t last = three[2];
+            std::memcpy(to, &three, 8), std::memcpy(to + 8, &last, 4);
+        }
     }
-    for (; x < n; ++x) std::memcpy(out + 3 * x, flip ? pixels + n - x - 1 : pixels + x, 3);
+    for (; x < n; ++x, from += step)
+        for (int row = 0; row < rows; ++row) std::memcpy(out + (size_t(row) * n + x) * 3, from + row, 3);
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
 // The random views of an image in one pass over memory: what `paint` of moco/images/views.py does with plain
 // libraries, from the same drawn parameters, where a compiler and libjpeg-turbo are installed.
 //
-// A JPEG is decoded only where the crops of its views lie. Until the end pixels have four bytes, one unused.
+// A JPEG is decoded only where the crops of its views lie. A view has four bytes a pixel, one unused,
+// until it is whole.
 //
 // Plain C functions for ctypes. They keep no state but a scratch memory per thread, write nothing to the
 // terminal and never end the process: what is wrong is in the code that they return.
@@ -29,7 +30,7 @@ constexpr int64_t MOST_PIXELS = 178956970;  // where Pillow, too, refuses an ima
 constexpr float LARGEST_SIGMA = 1000, LARGEST_FACTOR = 1000;
 constexpr size_t KEPT = size_t(1) << 26;  // bytes of scratch memory that outlive a large image
 
-// RGBX pixels of the part of an image that its views need.
+// RGB pixels of the part of an image that its views need.
 struct Region {
     const uint8_t* pixels;
     size_t stride;  // bytes from row to row
@@ -62,31 +63,35 @@ T* grown(std::vector<T>& memory, size_t size) {
     return memory.data();
 }
 
-// The crop of a view, resized to size x size pixels in `memory.view`.
+int blocks_of(int size) { return (size + ROWS - 1) / ROWS; }
+
+// The crop of a view, resized to size x size pixels in `memory.view`: [size / ROWS][size][ROWS]; rows past the end are
+// black.
 void resize(const Region& region, const View& view, int size, Scratch& memory) {
     memory.down.make(view.height, size);
     memory.across.make(view.width, size);
     const Taps &down = memory.down, &across = memory.across;
     const int width = view.width, reach = width + across.count;  // weights of 0 may reach past the end
-    uint16_t* sums = grown(memory.sums, size_t(ROWS) * width * 4);
+    uint16_t* sums = grown(memory.sums, size_t(ROWS) * width * 3 + 1);
     uint16_t* quads = grown(memory.quads, size_t(reach) * LANES);
-    uint8_t* bytes = grown(memory.bytes, size_t(size) * LANES);
-    uint32_t* out = grown(memory.view, (size_t(size) * size + CHUNK - 1) / CHUNK * CHUNK);
+    const size_t block = size_t(size) * ROWS;
+    uint32_t* out = grown(memory.view, (blocks_of(size) * block + CHUNK - 1) / CHUNK * CHUNK);
     memory.above.resize(down.count);
     const uint8_t* crop = region.pixels + size_t(view.top - region.top) * region.stride +
-                          size_t(view.left - region.left) * 4;
-    for (int y = 0; y < size; y += ROWS) {
+                          size_t(view.left - region.left) * 3;
+    for (int y = 0; y < size; y += ROWS, out += block) {
         const int rows = std::min(ROWS, size - y);
         for (int row = 0; row < rows; ++row) {
-            for (int k = 0; k < down.count; ++k)
-                memory.above[k] =
-                    crop + size_t(std::min(down.start[y + row] + k, view.height - 1)) * region.stride;
-            sum_of_rows(memory.above.data(), &down.weights[size_t(y + row) * down.count], down.count,
-                        width * 4, sums + size_t(row) * width * 4);
+            const uint16_t* weights = &down.weights[size_t(y + row) * down.count];
+            int taps = down.count;
+            while (weights[taps - 1] == 0) --taps;
+            for (int k = 0; k < taps; ++k) memory.above[k] = crop + (down.start[y + row] + k) * region.stride;
+            sum_of_rows(memory.above.data(), weights, taps, width * 3, sums + size_t(row) * width * 3);
         }
-        interleave(reinterpret_cast<const uint64_t*>(sums), width, width, reinterpret_cast<uint64_t*>(quads));
-        resample(quads, across.start.data(), across.weights.data(), across.count, size, bytes);
-        separate(reinterpret_cast<const uint32_t*>(bytes), size, rows, out + size_t(y) * size);
+        std::fill(sums + size_t(rows) * width * 3, sums + size_t(ROWS) * width * 3, 0);
+        interleave(sums, width, quads);
+        resample(quads, across.start.data(), across.weights.data(), across.count, size,
+                 reinterpret_cast<uint8_t*>(out));
     }
 }
 
@@ -122,15 +127,17 @@ void blur(const uint8_t* pixels, int size, double sigma, Scratch& memory, uint8_
 void make_view(const Region& region, const View& view, int size, Scratch& memory, uint8_t* out) {
     resize(region, view, size, memory);
     uint32_t* pixels = memory.view.data();
-    const int n = size * size;
+    const int n = blocks_of(size) * ROWS * size;
     const bool jitter = view.order[0] >= 0, blurred = view.sigma > 0;
     if (jitter || view.grayscale) {
-        const float mean = jitter ? mean_gray(pixels, n, view, position_of_contrast(view)) : 0;
+        const float mean = jitter ? mean_gray(pixels, n, size * size, view, position_of_contrast(view)) : 0;
         recolor(pixels, n, view, jitter, mean);
     }
-    uint8_t* sharp = blurred ? grown(memory.bytes, size_t(n) * 3) : out;
-    for (int y = 0; y < size; ++y)
-        narrow(pixels + size_t(y) * size, size, view.flip, sharp + size_t(y) * size * 3);
+    uint8_t* sharp = blurred ? grown(memory.bytes, size_t(size) * size * 3) : out;
+    for (int y = 0; y < size; y += ROWS) {
+        const int rows = std::min(ROWS, size - y);
+        narrow(pixels + size_t(y) * size, size, rows, view.flip, sharp + size_t(y) * size * 3);
+    }
     if (blurred) blur(sharp, size, view.sigma, memory, out);
 }
 
@@ -216,7 +223,7 @@ Region read_region(jpeg_decompress_struct& jpeg, const Box& box, std::vector<uin
     if (left > 0 || width < jpeg.output_width) jpeg_crop_scanline(&jpeg, &left, &width);
     const int top = std::max(0, box.top - CONTEXT);
     if (top > 0) jpeg_skip_scanlines(&jpeg, JDIMENSION(top));
-    const size_t stride = size_t(jpeg.output_width) * 4;
+    const size_t stride = size_t(jpeg.output_width) * 3;
     uint8_t* pixels = grown(memory, stride * (box.bottom - top));
     while (int(jpeg.output_scanline) < box.bottom) {
         JSAMPROW rows[16];
@@ -235,7 +242,7 @@ Result decode(Decoder& decoder, const uint8_t* data, size_t size, const View* vi
     if (!open(decoder, data, size)) return DAMAGED;
     if (!all_valid(views, count, side, int(decoder.jpeg.image_height), int(decoder.jpeg.image_width)))
         return INVALID;
-    decoder.jpeg.out_color_space = JCS_EXT_RGBX;
+    decoder.jpeg.out_color_space = JCS_RGB;
     decoder.jpeg.dct_method = JDCT_ISLOW;
     jpeg_start_decompress(&decoder.jpeg);  // reads all scans of a progressive file
     if (!complete(decoder.jpeg)) return DAMAGED;
@@ -292,19 +299,8 @@ EXPORT int moco_views_of_pixels(const uint8_t* image, int height, int width, con
                                 int side, uint8_t* out, ptrdiff_t step) {
     if (!all_valid(views, count, side, height, width)) return INVALID;
     try {
-        Scratch& memory = scratch();
-        const Box box = union_of(views, count);
-        const int columns = box.right - box.left, rows = box.bottom - box.top;
-        uint8_t* pixels = grown(memory.region, size_t(rows) * columns * 4);
-        for (int y = 0; y < rows; ++y) {
-            const uint8_t* from = image + (size_t(box.top + y) * width + box.left) * 3;
-            uint8_t* to = pixels + size_t(y) * columns * 4;
-            for (int x = 0; x < columns; ++x) std::copy_n(from + 3 * x, 3, to + 4 * x);
-        }
-        const Region region = {pixels, size_t(columns) * 4, box.top, box.left};
-        for (int i = 0; i < count; ++i)
-            make_view(region, views[i], side, memory, out + i * step);
-        forget_large(memory);
+        const Region region = {image, size_t(width) * 3, 0, 0};
+        for (int i = 0; i < count; ++i) make_view(region, views[i], side, scratch(), out + i * step);
     } catch (const std::bad_alloc&) {
         return DAMAGED;
     }
