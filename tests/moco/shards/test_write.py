@@ -185,7 +185,7 @@ class TestInterruption:
 
     @pytest.fixture(scope="class")
     def large(self, tmp_path_factory):
-        images = np.random.default_rng(0).integers(0, 256, (900, 256, 256), np.uint8)
+        images = np.random.default_rng(0).integers(0, 256, (1400, 256, 256), np.uint8)
         return fetched("unused", tmp_path_factory.mktemp("large") / "raw", Arrays([(images, None, "train")], []))
 
     @pytest.fixture(scope="class")
