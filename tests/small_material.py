@@ -47,6 +47,17 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
 
 
+def whole_view(rows: int, columns: int, **values: object) -> np.ndarray:
+    """Make one view: the whole image, unless `values` say something else."""
+    from moco.images.operations import VIEW
+
+    one = np.zeros(1, VIEW)
+    one["order"], one["height"], one["width"] = -1, rows, columns
+    for name, value in values.items():
+        one[name] = value
+    return one
+
+
 def write_images(folder: Path, classes: int = 3, each: int = 120) -> None:
     """Color images of varying size: each class has stripes of its own direction and color."""
     generator = np.random.default_rng(0)

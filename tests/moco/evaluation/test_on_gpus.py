@@ -17,7 +17,7 @@ from moco.features.knn import knn_predict
 from moco.features.neighbors import nearest
 from moco.features.placing import fetched
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+pytestmark = pytest.mark.gpu
 SETTINGS = load_params(Path(__file__).parents[3] / "params.yaml").linear
 RANDOM = np.random.default_rng(0)
 FEATURES = np.maximum(RANDOM.normal(size=(20_000, 256)), 0).astype(np.float32)

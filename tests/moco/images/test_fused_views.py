@@ -8,13 +8,12 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from small_material import psnr
+from small_material import psnr, whole_view
 
 from moco.config import load_params
 from moco.images import fused_views
 from moco.images.decode import decode
 from moco.images.fused_views import jpeg_size, views_of_jpeg, views_of_pixels
-from moco.images.operations import VIEW
 from moco.images.views import draw, paint
 
 pytestmark = pytest.mark.skipif(
@@ -47,15 +46,6 @@ def encoded(pixels: np.ndarray, **options: object) -> bytes:
     return file.getvalue()
 
 
-def view(rows: int, columns: int, **values: object) -> np.ndarray:
-    """One view: the whole image, unless `values` say something else."""
-    one = np.zeros(1, VIEW)
-    one["order"], one["height"], one["width"] = -1, rows, columns
-    for name, value in values.items():
-        one[name] = value
-    return one
-
-
 def drawn(height: int, width: int, count: int, seed: int = 0, **settings: object) -> np.ndarray:
     return draw(SETTINGS.model_copy(update=settings), seed, 0, np.array([0]), views=count)[0].placed(height, width)
 
@@ -86,7 +76,7 @@ def test_a_decoded_region_is_cut_from_the_whole_image(kind, progressive):
         for _ in range(30):
             side = int(random.integers(1, min(height, width) + 1))
             top, left = (int(random.integers(length - side + 1)) for length in (height, width))
-            region = painted(data, view(side, side, top=top, left=left), side)[0]  # its own size: not resized
+            region = painted(data, whole_view(side, side, top=top, left=left), side)[0]  # its own size: not resized
             assert np.array_equal(region, whole[top : top + side, left : left + side])
 
 
@@ -94,13 +84,13 @@ def test_resizing_keeps_a_plain_color():
     for level in (0, 1, 127, 254, 255):
         image = np.full((200, 333, 3), level, np.uint8)
         for size, sigma in itertools.product((1, 2, 50, 333, 400), (0, 0.1, 2.0, 90.0)):
-            assert (painted(image, view(200, 333, sigma=sigma), size) == level).all()
+            assert (painted(image, whole_view(200, 333, sigma=sigma), size) == level).all()
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 9.0])
 def test_blur_is_the_gaussian(sigma):
     image, side = photo(96, 96), 2 * int(np.ceil(3 * sigma)) + 1
-    ours = painted(image, view(96, 96, sigma=sigma), 96)[0]
+    ours = painted(image, whole_view(96, 96, sigma=sigma), 96)[0]
     exact = cv2.GaussianBlur(image.astype(np.float32), (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
     assert np.abs(ours - exact).max() < 0.6
     if sigma <= 2:  # beyond, Pillow's own approximation is too far off
@@ -132,7 +122,7 @@ def test_pixels_and_jpegs_give_the_same_views():
 def test_a_flip_mirrors():
     image = photo(70, 90)
     for size in (1, 2, 3, 4, 5, 6, 7, 64):
-        straight, mirrored = (painted(image, view(70, 90, flip=flip, sigma=1.0), size) for flip in (0, 1))
+        straight, mirrored = (painted(image, whole_view(70, 90, flip=flip, sigma=1.0), size) for flip in (0, 1))
         assert np.array_equal(straight[:, :, ::-1], mirrored)
 
 
@@ -165,13 +155,13 @@ def test_what_the_decoder_does_not_take_has_no_size():
     data = encoded(photo(20, 20))
     for other in (b"", b"hello", b"\xff\xd8\xff\xd9", png.getvalue(), cmyk.getvalue(), data[:100], data[2:]):
         assert jpeg_size(other) is None
-        assert not views_of_jpeg(other + b"\xff\xd9", view(20, 20), np.empty((1, 8, 8, 3), np.uint8))
+        assert not views_of_jpeg(other + b"\xff\xd9", whole_view(20, 20), np.empty((1, 8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_truncated_file_is_refused_in_silence(progressive, capfd):
     data, random = encoded(photo(96, 96), progressive=progressive), np.random.default_rng(0)
-    views, out = view(96, 96), np.empty((1, 96, 96, 3), np.uint8)
+    views, out = whole_view(96, 96), np.empty((1, 96, 96, 3), np.uint8)
     for cut in random.integers(0, len(data) - 8, 100):
         assert not views_of_jpeg(data[:cut], views, out)
         assert not views_of_jpeg(data[:cut] + b"\xff\xd9", views, out)
@@ -182,7 +172,7 @@ def test_a_truncated_file_is_refused_in_silence(progressive, capfd):
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_damaged_file_is_refused_or_decoded_as_ordinarily(progressive):
     data, random = encoded(photo(96, 96), progressive=progressive), np.random.default_rng(0)
-    views, out, taken = view(96, 96), np.empty((1, 96, 96, 3), np.uint8), 0
+    views, out, taken = whole_view(96, 96), np.empty((1, 96, 96, 3), np.uint8), 0
     for _ in range(400):
         damaged = bytearray(data)
         damaged[random.integers(len(data) - 2)] ^= 1 << random.integers(8)
@@ -209,13 +199,13 @@ def test_a_damaged_file_is_refused_or_decoded_as_ordinarily(progressive):
 def test_what_cannot_have_been_drawn_is_refused(values):
     image, out = photo(20, 30), np.empty((1, 8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match="views: "):
-        views_of_pixels(image, view(20, 30, **values), out)
+        views_of_pixels(image, whole_view(20, 30, **values), out)
     with pytest.raises(ValueError, match="views: "):
-        views_of_jpeg(encoded(image), view(20, 30, **values), out)
+        views_of_jpeg(encoded(image), whole_view(20, 30, **values), out)
 
 
 def test_an_output_that_does_not_fit_is_refused():
-    image, views = photo(20, 30), view(20, 30)
+    image, views = photo(20, 30), whole_view(20, 30)
     for out in (
         np.empty((2, 8, 8, 3), np.uint8),
         np.empty((1, 8, 9, 3), np.uint8),

@@ -18,8 +18,6 @@ from moco.images import gpu_batches
 from moco.images.decode import decode
 from moco.images.gpu_batches import available, decode_batch, is_baseline, steps
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
 
 def encoded(mode: str = "RGB", kind: str = "JPEG", height: int = 60, **options: object) -> bytes:
     """A saturated image with an edge; JPEGs in 4:4:4, because nvJPEG does not smooth chroma."""
@@ -159,7 +157,6 @@ def test_a_decoder_that_is_missing_is_said_at_the_start(images, monkeypatch):
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_a_gpu_decodes_as_the_cpu():
     gpu = torch.device("cuda", 0)
     assert available(gpu)
@@ -172,7 +169,6 @@ def test_a_gpu_decodes_as_the_cpu():
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_a_gpu_makes_the_same_batches_while_it_computes(images):
     whole, gpu, kept = batches(images), torch.device("cuda", 0), []
     for batch in steps(whole, 0, 20, gpu):
