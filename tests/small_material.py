@@ -41,6 +41,15 @@ def smooth_photo(height: int, width: int) -> np.ndarray:
     return pixels
 
 
+def photographs() -> list[np.ndarray]:
+    """Two real photographs of 427 x 640; smooth ones where scikit-learn is not installed (a machine for GPUs alone)."""
+    try:
+        from sklearn.datasets import load_sample_images
+    except ImportError:
+        return [smooth_photo(427, 640), smooth_photo(427, 640)[::-1].copy()]
+    return load_sample_images().images
+
+
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal-to-noise ratio of two images of 256 levels, dB."""
     error = np.mean((a.astype(float) - b.astype(float)) ** 2)

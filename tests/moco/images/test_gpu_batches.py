@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_image
-from small_material import psnr, smooth_photo
+from small_material import photographs, psnr, smooth_photo
 from test_loader import CPU, Encoded, batches
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -37,9 +36,10 @@ def turned() -> bytes:
     return encoded(exif=exif)
 
 
+PHOTO, FLOWER = photographs()
 FILES = {
-    "photo": written(load_sample_image("china.jpg"), quality=90),
-    "flower": written(load_sample_image("flower.jpg"), quality=90, subsampling=1),
+    "photo": written(PHOTO, quality=90),
+    "flower": written(FLOWER, quality=90, subsampling=1),
     "baseline": encoded(),
     "EXIF": turned(),
     "progressive": encoded(progressive=True),

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from operations import Operations
-from sklearn.datasets import load_sample_images
-from small_material import psnr, whole_view
+from small_material import photographs, psnr, whole_view
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
@@ -24,8 +23,8 @@ SETTINGS = load_params().pretrain.views.model_copy(
 
 
 def photos() -> list[np.ndarray]:
-    """Two real photos of 427 x 640 pixels, parts of them, saturated stripes, and noise."""
-    china, flower = load_sample_images().images
+    """Two photographs, parts of them, saturated stripes, and noise."""
+    china, flower = photographs()
     y, x = np.mgrid[:90, :333]
     stripes = np.stack([(x // 20 % 2) * 255, (y // 15 % 2) * 255, (x + y) % 256], axis=-1).astype(np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (45, 37, 3), dtype=np.uint8)
