@@ -14,6 +14,7 @@ from benchmarks.official import folder_loader, linear_epoch
 from benchmarks.photographs import KEPT, sharded
 from moco.config import Fetch, Linear
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder, load_encoder, random_encoder
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.evaluation.linear import LinearProbes, train_probes, validation_accuracies
 from moco.features.extract import Extractor, Labelled
@@ -164,7 +165,7 @@ def main() -> None:
     fetch = Fetch(source="fashion-mnist", path="none", labels="folders", val_fraction=0, test_fraction=0, split_seed=0)
     shards = sharded(fetch, KEPT / "fashion-mnist")
     train, test = some(open_split(shards, "train"), count), some(open_split(shards, "test"), 10_000)
-    spec = EncoderSpec("thin", "small-stride2", SIZE, 1.0, IMAGENET_MEAN, IMAGENET_STD, 256, "random")
+    spec = EncoderSpec(network_of("thin", "small-stride2"), SIZE, 1.0, IMAGENET_MEAN, IMAGENET_STD, 256, "random")
     trained = Path("outputs/pretrain/encoder")
     encoder = load_encoder(trained) if (trained / "encoder.json").exists() else random_encoder(spec, 0)
     if encoder.spec.image_size != SIZE:  # the project trains on something else

@@ -31,7 +31,7 @@ def rows(case: Case, runs: dict[str, list[Run]], untrained: Evaluation, workers:
     """Accuracies and times of both of our settings beside lightly's."""
     settings, seeds = case.settings, len(runs[PEER])
     table = (
-        f"{case.name}, {len(training_images(settings, case.shards)):,} images, {settings.epochs} epochs, {settings.encoder} at"
+        f"{case.name}, {len(training_images(settings, case.shards)):,} images, {settings.epochs} epochs, {settings.encoder.label} at"
         f" {settings.image_size} px, batch {settings.global_batch}, K {settings.negatives}; {seeds} {'seed' if seeds == 1 else 'seeds'}"
     )
     theirs = runs[PEER]

@@ -23,8 +23,8 @@ from benchmarks.quality_sides import lightly_weights, our_weights, pixels_of
 from benchmarks.scaling_model import preset
 from moco.config import Fetch, Linear, Pretrain, load_params
 from moco.cores import cores
+from moco.encoders.build import build_encoder
 from moco.encoders.frozen import FrozenEncoder
-from moco.encoders.resnet import ResNet
 from moco.evaluation.linear import Evaluation, evaluate
 from moco.features.extract import Extractor, Labelled
 from moco.images.index import open_split
@@ -193,7 +193,7 @@ def steady_speed(rows: Sequence[tuple[int, float]]) -> float:
 def scored(case: Case, weights: dict[str, Tensor], settings: Pretrain) -> Evaluation:
     """Score kNN and linear classification on the test split, alike for both sides."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = ResNet(settings.encoder, settings.stem)
+    backbone = build_encoder(settings.encoder)
     backbone.load_state_dict(weights)
     encoder = FrozenEncoder(backbone.to(device), specification(settings, build(settings, 0), "quality"))
     extractor = Extractor("quality", encoder.embed, "", settings.image_size, settings.eval_crop_ratio)

@@ -22,6 +22,7 @@ from moco.config import Pretrain, Views
 from moco.dictionary.momentum_queue import MomentumQueue
 from moco.images.index import ShardSet, open_split
 from moco.images.subset import subset
+from moco.optimizers import SGD
 from moco.runs.checkpoints import load_newest
 from moco.runs.curves import Curve
 from moco.runs.job import read_job
@@ -145,11 +146,12 @@ def lightly(folder: Path, workers: int) -> None:
         num_workers=workers,
         persistent_workers=workers > 0,
     )
+    assert isinstance(settings.optimizer, SGD)
     optimizer = torch.optim.SGD(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=settings.lr_per_256 * settings.global_batch / 256,
-        momentum=settings.sgd_momentum,
-        weight_decay=settings.weight_decay,
+        momentum=settings.optimizer.momentum,
+        weight_decay=settings.optimizer.weight_decay,
     )
     total = settings.epochs * len(data)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)

@@ -47,11 +47,12 @@ from benchmarks.training_steps import (
 from moco.config import Pretrain
 from moco.devices import compute_in
 from moco.dictionary.shuffle_bn import Shuffle, Traveling, from_slots, positions_of_slots
+from moco.encoders.kinds import network_of
 from moco.processes import Processes
 
 THIN = preset("small")
 RESNET18 = THIN.model_copy(
-    update={"encoder": "resnet18", "stem": "imagenet", "image_size": 64, "global_batch": 64, "bn_group_size": 32}
+    update={"encoder": network_of("resnet18", "imagenet"), "image_size": 64, "global_batch": 64, "bn_group_size": 32}
 )
 LARGE = 1 << 24  # bytes of the message that measures a link
 
@@ -72,7 +73,7 @@ def scaling_table(rounds: int, steps: int) -> str:
                 for name in (IMAGES, KEYS, GRADIENTS, LATE, WISHES)
             )
             lines.append(
-                f"| {settings.encoder}, {settings.image_size} px, batch {settings.global_batch} | {world_size}"
+                f"| {settings.encoder.label}, {settings.image_size} px, batch {settings.global_batch} | {world_size}"
                 f" | {settings.global_batch / middle['step']:,.0f} | {1e3 * middle['step']:.1f}"
                 f" | {medians['1']['step'] / middle['step']:.2f} | {' | '.join(shares)} |"
             )
@@ -174,7 +175,7 @@ def whole_step(settings: Pretrain, link: Network, rounds: int, steps: int) -> st
     keys = all_gather(2, half.global_batch * KEY, link)
     low, high = step(beside, images + keys, all_reduce(2, sizes(settings).gradients, link))
     return (
-        f"| {settings.encoder}, {settings.image_size} px, batch {settings.global_batch} | {1e3 * alone:.1f} | {1e3 * beside:.1f}"
+        f"| {settings.encoder.label}, {settings.image_size} px, batch {settings.global_batch} | {1e3 * alone:.1f} | {1e3 * beside:.1f}"
         f" | {1e3 * low:.1f}–{1e3 * high:.1f} | {1e3 * measured:.1f} | {low / measured:.2f}–{high / measured:.2f} |"
     )
 

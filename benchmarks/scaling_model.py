@@ -227,7 +227,7 @@ def tables(own_rate: float | None) -> str:
     """
     settings = preset("v2")
     size = sizes(settings)
-    head = f"{settings.encoder}, head {settings.head}: gradients {mb(size.gradients)} MB; queue and batch-norm statistics {mb(size.buffers)} MB"
+    head = f"{settings.encoder.label}, head {settings.head}: gradients {mb(size.gradients)} MB; queue and batch-norm statistics {mb(size.buffers)} MB"
     rates = PUBLISHED | ({"your GPU": own_rate} if own_rate else {})
     pieces = [head, f"## Each collective, {GIGABITS[0]} Gb/s a host", collectives_table(size, GIGABITS[0])]
     for name, rate in rates.items():

@@ -16,11 +16,12 @@ from moco.devices import compute_in, has_bf16
 from moco.dictionary.momentum_queue import MomentumQueue
 from moco.dictionary.protocol import Batch
 from moco.dictionary.shuffle_bn import positions_of_slots
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import normalize
 from moco.momentum_contrast import MoCo
 from moco.processes import Processes, keep_freed_memory
 from moco.training.loop import accumulate
-from moco.training.setup import build, sgd
+from moco.training.setup import build, optimizer_of
 
 LIGHTLY = found("lightly")
 Step = Callable[[], Tensor]
@@ -31,14 +32,12 @@ def case(encoder: str, side: int, batch: int, keys: int) -> Pretrain:
     recipe = preset("v2")
     return recipe.model_copy(
         update={
-            "encoder": encoder,
-            "stem": "imagenet",
+            "encoder": network_of(encoder),
             "image_size": side,
             "global_batch": batch,
             "bn_group_size": batch,
             "dictionary": recipe.dictionary.model_copy(update={"num_keys": keys}),
             "precision": "fp32",
-            "weight_decay": 1e-4,
         }
     )
 
@@ -75,7 +74,7 @@ def ours(
     if dtype != torch.float32:  # the step normalizes to float32
         for encoder in (model.encoder_q, queue_of(model).encoder_k):
             encoder.register_forward_pre_hook(lambda _, given: given[0].to(dtype))
-    optimizer = sgd(model, settings)
+    optimizer = optimizer_of(model, settings)
     optimizer.param_groups[0]["lr"] = 0.03
     if compiled:
         model.encoder_q.compile()
@@ -104,7 +103,7 @@ def queue_of(model: MoCo) -> MomentumQueue:
 
 def same_weights(model: MoCo, settings: Pretrain) -> nn.Module:
     """torchvision's network with our weights."""
-    encoder = resnet(settings.encoder, settings.dim).to(queue_of(model).keys)
+    encoder = resnet(settings.encoder.name, settings.dim).to(queue_of(model).keys)
     encoder.load_state_dict(
         {
             name.removeprefix("backbone.").replace("head.", "fc."): value
@@ -170,7 +169,7 @@ def gradient(parameters: list[nn.Parameter]) -> Tensor:
 
 def title(settings: Pretrain) -> str:
     """Name a case."""
-    return f"{settings.encoder}, {settings.image_size} px, batch {settings.global_batch}, K {settings.negatives}"
+    return f"{settings.encoder.label}, {settings.image_size} px, batch {settings.global_batch}, K {settings.negatives}"
 
 
 def peak(dtype: torch.dtype, device: torch.device) -> float:

@@ -21,7 +21,7 @@ from moco.dictionary.shuffle_bn import positions_of_slots
 from moco.processes import Processes
 from moco.runs.agreement import Agreement
 from moco.training.loop import accumulate
-from moco.training.setup import average_gradients, build, sgd
+from moco.training.setup import average_gradients, build, optimizer_of
 
 WARM_UP = 3  # steps
 
@@ -85,7 +85,7 @@ def stepper(settings: Pretrain, processes: Processes, watch: Watch) -> Callable[
     """Return a function that trains one step, on images drawn once."""
     model = build(settings, 0).to(processes.device)
     model.to(memory_format=torch.channels_last)
-    optimizer = sgd(model, settings)
+    optimizer = optimizer_of(model, settings)
     optimizer.param_groups[0]["lr"] = settings.lr_per_256
     bf16 = compute_in(settings.precision, processes.device) == "bf16"
     autocast = torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16)

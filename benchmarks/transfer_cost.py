@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from moco.encoders.kinds import network_of
 from moco.encoders.resnet import ResNet
 from moco.encoders.start import start_from
 from moco.transfer.networks.detectors import detector
@@ -49,7 +50,7 @@ def count(train: Callable[[], None]) -> float:
 def detect(task: str, neck: str, classes: int, height: int, width: int) -> None:
     """Train a detector on one image."""
     points = 17 if task == "keypoints" else 0
-    start = start_from("random", "resnet50", "imagenet", 0)
+    start = start_from("random", network_of("resnet50", "imagenet"), 0)
     model: nn.Module = detector(task, neck, start, classes, seed=0, num_keypoints=points).train()  # type: ignore[arg-type]
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     corner = torch.rand(OBJECTS, 2) * torch.tensor([width * 0.6, height * 0.6])
@@ -66,7 +67,7 @@ def detect(task: str, neck: str, classes: int, height: int, width: int) -> None:
 
 def segment(classes: int, size: int) -> None:
     """Train an FCN on two images; its batch norms need more than one."""
-    model = FCN(start_from("random", "resnet50", "imagenet", 0), classes, 0).train()
+    model = FCN(start_from("random", network_of("resnet50", "imagenet"), 0), classes, 0).train()
     model(torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)).mean().backward()
 
 

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from benchmarks.measure import Cost, Row, Side, apart, interleaved, machine, options, save
 from benchmarks.photographs import KEPT
+from moco.encoders.kinds import network_of
 from moco.encoders.start import start_from
 from moco.images.plan import EpochPlan
 from moco.processes import Processes
@@ -106,7 +107,7 @@ def reference_model(classes: int) -> nn.Module:
 
 def our_model(classes: int) -> nn.Module:
     """Ours: it differs by the batch norm in the pyramid."""
-    found = start_from("random", ENCODER, "imagenet", 0)
+    found = start_from("random", network_of(ENCODER, "imagenet"), 0)
     model = detector("detection", "fpn", found, classes, seed=0)
     return set_batch_norm(model, "synchronized", Processes(0, 1, CPU)).to(memory_format=torch.channels_last)
 

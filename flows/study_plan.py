@@ -123,7 +123,7 @@ def plan(site: Site, study: Study, runs: list[Variant], retries: int) -> Plan:
         print_ = fingerprint(values, site.code, data[key].digest)
         record = read(site.folder(run.study, run.scale) / f"{run.name}.json")
         done = record is not None and record.fingerprint == print_ and run.name in experiments
-        where = place(study.axis.kind, run.x, values.pretrain.encoder, values.pretrain.stem)
+        where = place(study.axis.kind, run.x, values.pretrain.encoder)
         training = training_hash(values.pretrain, data[key].images.data_hash)
         found.runs.append(Planned(run, values, where, data[key], training, print_, record if done else None))
     return found

@@ -15,6 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, Field, model_validator
 
 from moco.dictionary.kinds import AnyKind
+from moco.encoders.kinds import AnyNetwork
+from moco.optimizers import AnyOptimizer
 from moco.settings import Settings, read_yaml, validate
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -123,6 +125,10 @@ class Pretrain(Settings):
         "momentum": "dictionary.momentum",
         "momentum_schedule": "dictionary.momentum_schedule",
         "symmetric": "dictionary.symmetric",
+        "encoder": "encoder.name",
+        "stem": "encoder.stem",
+        "sgd_momentum": "optimizer.momentum",
+        "weight_decay": "optimizer.weight_decay",
     }
 
     images: Literal["all", "labelled", "unlabelled"] = Field(
@@ -132,12 +138,8 @@ class Pretrain(Settings):
     images_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         description="Share of those images; which ones depends on the seed alone, and smaller shares are part of larger ones."
     )
-    encoder: str = Field(
-        description="Architecture: thin, resnet18, resnet34, resnet50, … (`moco encoders` lists them)."
-    )
-    stem: Literal["imagenet", "small", "small-stride2"] = Field(
-        description="First layers. imagenet: 7x7 stride 2 and max-pooling. small: 3x3 stride 1, for images up to about"
-        " 64 pixels. small-stride2: 3x3 stride 2, a quarter of the work, for the same on a CPU."
+    encoder: AnyNetwork = Field(
+        description="The network that is trained. resnet: the paper's family. timm, torchvision: any of theirs. module: your own."
     )
     image_size: int = Field(ge=8, le=1024, description="Side of a view in pixels.")
     eval_crop_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -166,8 +168,12 @@ class Pretrain(Settings):
         description="Shuffle the keys over the BN groups (paper, section 3.3); false only for the ablation."
     )
     lr_per_256: Positive = Field(description="Learning rate for 256 images a step; scaled linearly with global_batch.")
-    sgd_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="Momentum of SGD.")
-    weight_decay: Strength = Field(description="Weight decay, on all parameters.")
+    optimizer: AnyOptimizer = Field(
+        description="How weights follow gradients. sgd: MoCo v1 and v2. adamw, lars: MoCo v3."
+    )
+    warmup_epochs: Strength = Field(
+        0.0, description="Epochs in which the learning rate rises from 0, before `schedule`."
+    )
     schedule: Literal["cosine", "steps"] = Field(description="Learning rate over time.")
     milestones: list[Fraction] = Field(
         description="steps: the shares of training after which the rate is divided by 10."

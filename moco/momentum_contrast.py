@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from moco.dictionary.info_nce import Contrast, info_nce, info_nce_in_batch
 from moco.dictionary.protocol import Batch, Dictionary, Encode, Keys
 from moco.dictionary.shuffle_bn import Traveling
+from moco.encoders.encode import features_of
 from moco.processes import Processes
 
 
@@ -29,7 +30,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode normalized images N x 3 x H x W as N x C of length 1, float32 always."""
-        projected = self.head(self.backbone(images))
+        projected = self.head(features_of(self.backbone, images))
         if self.predictor is not None:
             projected = self.predictor(projected)
         return F.normalize(projected.float() if projected.itemsize < 4 else projected, dim=1)
@@ -110,7 +111,7 @@ class MoCo(nn.Module):
         """Take one step on one device; the caller calls `loss.backward()` and steps an optimizer.
 
         Keys are encoded in another order than queries, which hides them from each other where the
-        backbone's batch norms work in groups (`moco.encoders.batch_norm.split_batch_norm`).
+        backbone's batch norms work in groups (`moco.encoders.split_batch_norm`).
 
         Args:
             view_1: float, N x 3 x H x W, as the backbone expects them; the queries.

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from moco import presets
 from moco.config import Params, load_params
+from moco.encoders.architectures import ARCHITECTURES
 from moco.errors import MocoError
 from pipelines import stage
 
@@ -28,7 +29,7 @@ with a trained encoder:
 
 settings and data:
   preset       write a published recipe into params.yaml
-  encoders     list the architectures
+  encoders     list the networks: ours, timm's or torchvision's
   verify       check the shards against their checksums
 """
 
@@ -131,7 +132,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("name", choices=presets.NAMES, help="the demo, CIFAR, or the recipes of the two papers")
     command.add_argument("--params", type=Path, default=Path("params.yaml"), help="(default: params.yaml)")
 
-    add("encoders", encoders, "The architectures that pretrain.encoder can name.")
+    command = add("encoders", encoders, "The networks that pretrain.encoder can name.")
+    command.add_argument(
+        "kind", nargs="?", choices=("resnet", "timm", "torchvision"), default="resnet", help="(default: resnet)"
+    )
 
     command = add("verify", verify, "Recompute the checksums and counts of a set of shards.")
     command.add_argument("folder", type=Path, nargs="?", default=stage.SHARDS, help=f"(default: {stage.SHARDS})")
@@ -235,10 +239,15 @@ def preset(options: argparse.Namespace) -> None:
 
 
 def encoders(options: argparse.Namespace) -> None:
-    """List the architectures."""
-    from moco.encoders.build import encoder_names, size_of
+    """List the networks of one kind."""
+    if options.kind != "resnet":
+        from moco.encoders.others import names
 
-    for name in encoder_names():
+        print("\n".join(names(options.kind)))
+        return
+    from moco.encoders.build import size_of
+
+    for name in ARCHITECTURES:
         weights, features = size_of(name)
         print(f"{name:<16} {features:>5} features  {weights / 1e6:>6.1f} M weights")
 

@@ -12,6 +12,7 @@ from pipelines import stage
 
 def fetch(params: Params) -> None:
     """Run the stage: data/raw, outputs/fetch/metrics.json and a short summary."""
+    stage.check_encoder(params.pretrain)
     with tracking.stage_run("fetch", params.fetch.model_dump()) as tracked:
         manifest = _fetch(params.fetch)
         write_json(stage.outputs("fetch") / "metrics.json", metrics(manifest))

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -67,7 +66,7 @@ def _evaluate_all(
 
     keep = partial(baselines.kept, settings=settings, data_hash=test.images.data_hash)
     seen = (spec.image_size, spec.eval_crop_ratio)
-    network = {name: value for name, value in asdict(spec).items() if name != "training_hash"}
+    network = {name: value for name, value in spec.values().items() if name != "training_hash"}
     kinds: dict[str, Callable[[], Evaluation]] = {
         "moco": lambda: run(_extractor("moco", encoder.launch, before, spec)),
         "random": lambda: keep(("random", network), evaluate=lambda: run(untrained())),

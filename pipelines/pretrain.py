@@ -37,6 +37,7 @@ def pretrain(params: Params, restart: bool = False) -> None:
         params: all of params.yaml.
         restart: set checkpoints of the same settings and data aside and train from the start.
     """
+    stage.check_encoder(params.pretrain)
     run = run_of(params)
     launcher, folder = run.machine.launcher, run.folder
     work = Work(folder, run.processes_per_host, lambda: train(folder), run.done)

@@ -9,13 +9,25 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from moco.config import load_params
+from moco.config import Pretrain, load_params
 from moco.errors import Interrupted, MocoError
 
 PARAMS = Path("params.yaml")
 RAW = Path("data/raw")
 SHARDS = Path("data/shards")
 ENCODER = Path("outputs/pretrain/encoder")
+
+
+def check_encoder(settings: Pretrain) -> None:
+    """See, before anything takes time, that the encoder can be built and suits the images' size.
+
+    Raises:
+        MocoError: it cannot, or does not.
+    """
+    if settings.encoder.kind != "resnet":  # those are known, and take any size
+        from moco.encoders.build import measured
+
+        measured(settings.encoder, settings.image_size)
 
 
 def outputs(stage: str) -> Path:

@@ -7,13 +7,14 @@ from pathlib import Path
 from moco import tracking
 from moco.cluster.machine import load_machine
 from moco.encoders.frozen import save_encoder
+from moco.encoders.kinds import Network
 from moco.encoders.start import RANDOM, start_from
 from moco.features.extract import Labelled
 from moco.files import whole_folder, write_json
 from moco.images.index import open_split
 from moco.processes import join
 from moco.runs.folder import FINISHED, only_writer, prepare
-from moco.transfer.config import PARAMS, Random, Trained, TransferParams, load_transfer_params
+from moco.transfer.config import PARAMS, Trained, TransferParams, load_transfer_params
 from moco.transfer.finetune import FineTune, finetune
 from moco.transfer.networks.classification import Classifier, accuracies
 from moco.transfer.schedules import LabelSizes, sizes_of
@@ -29,10 +30,10 @@ def supervised(params: TransferParams) -> None:
         keep(params.supervised.source, "supervised", params.random)
 
 
-def _train(settings: Trained, network: Random) -> None:
+def _train(settings: Trained, network: Network) -> None:
     """Train with the labels of a shard set, and measure accuracy on its validation split."""
     machine, training = load_machine(), settings.training
-    start = start_from(RANDOM, network.architecture, network.stem, training.seed)
+    start = start_from(RANDOM, network, training.seed)
     train, val = (Labelled.of(open_split(settings.source, split)) for split in ("train", "val"))
     processes = join(machine.device)
     run = FineTune(training, start, train, training.seed, Path(), machine, processes)
@@ -43,7 +44,7 @@ def _train(settings: Trained, network: Random) -> None:
         assert isinstance(model, Classifier)
         sizes = sizes_of(training, LabelSizes)
         metrics = accuracies(model, val, sizes, processes, machine.workers()) if len(val.labels) else {}
-        made = specification(start, network, run.name(), sizes.crop_size, sizes.test_short_side)
+        made = specification(start, run.name(), sizes.crop_size, sizes.test_short_side)
         with whole_folder(place("supervised")) as part:
             save_encoder(part, model.network, made)
         tracked.results(metrics)

@@ -5,13 +5,13 @@ pretrain, or a file of others. Stage supervised also comes here for weights that
 """
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 from moco.encoders.frozen import EncoderSpec, save_encoder
+from moco.encoders.kinds import Network
 from moco.encoders.start import RANDOM, Start, start_from
 from moco.files import whole_folder, write_json
-from moco.transfer.config import PARAMS, Init, Random, TransferParams, load_transfer_params
+from moco.transfer.config import PARAMS, Init, TransferParams, load_transfer_params
 from pipelines import stage
 
 IMAGENET = 224, 256
@@ -23,7 +23,7 @@ def weights(params: TransferParams, init: Init) -> None:
     keep(RANDOM if init == "random" else params.moco.source, init, params.random)
 
 
-def keep(source: str, init: Init, network: Random) -> None:
+def keep(source: str, init: Init, network: Network) -> None:
     """Write weights that exist as an encoder's folder; of random ones only the description.
 
     Args:
@@ -34,15 +34,15 @@ def keep(source: str, init: Init, network: Random) -> None:
     Raises:
         MocoError: as `start_from`.
     """
-    start = start_from(source, network.architecture, network.stem, 0)
+    start = start_from(source, network, 0)
     name = RANDOM if source == RANDOM else start.fingerprint
     with whole_folder(place(init)) as folder:
         if source == RANDOM:
-            write_json(folder / "encoder.json", asdict(specification(start, network, name, *IMAGENET)))
+            write_json(folder / "encoder.json", specification(start, name, *IMAGENET).values())
         elif Path(source).is_dir():
             shutil.copytree(source, folder, dirs_exist_ok=True)
         else:
-            save_encoder(folder, start.network, specification(start, network, name, *IMAGENET))
+            save_encoder(folder, start.network, specification(start, name, *IMAGENET))
     print(f"weights: {init}: {source} in {place(init)}", flush=True)
 
 
@@ -51,19 +51,17 @@ def place(init: Init) -> Path:
     return stage.outputs("transfer") / "weights" / init
 
 
-def specification(start: Start, network: Random, name: str, crop_size: int, short_side: int) -> EncoderSpec:
+def specification(start: Start, name: str, crop_size: int, short_side: int) -> EncoderSpec:
     """Describe weights, as encoder.json has it.
 
     Args:
-        start: gives the mean, the deviation and the number of features.
-        network: architecture and stem.
+        start: gives the network, the mean, the deviation and the number of features.
         name: of what made the weights.
         crop_size: side of the images in training, pixels.
         short_side: that test images are resized to before the crop, pixels.
     """
     return EncoderSpec(
-        architecture=network.architecture,
-        stem=network.stem,
+        network=start.kind,
         image_size=crop_size,
         eval_crop_ratio=crop_size / short_side,
         mean=start.mean,

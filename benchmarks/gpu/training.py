@@ -15,7 +15,7 @@ from moco.dictionary.shuffle_bn import Shuffle, positions_of_slots
 from moco.images.plan import EpochPlan
 from moco.processes import Processes
 from moco.training.loop import accumulate
-from moco.training.setup import build, set_rates, sgd
+from moco.training.setup import build, optimizer_of, set_rates
 
 TOTAL = 1000
 """Steps of the run that the steps are taken from."""
@@ -48,7 +48,7 @@ class Training:
         self.precision = compute_in(settings.precision, device)
         self.model = build(settings, images).to(device, dtype)
         self.model.to(memory_format=layout)
-        self.optimizer = sgd(self.model, settings)
+        self.optimizer = optimizer_of(self.model, settings)
         rates = self.optimizer.param_groups[0]
         if isinstance(rates["lr"], Tensor):  # SGD's kernel reads float32 beside weights of float64 too
             rates["lr"] = rates["lr"].float()

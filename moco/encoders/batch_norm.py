@@ -27,10 +27,11 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
     Args:
         num_features: C, channels.
         group_size: images a group; None: the whole batch is one group.
+        options: as of `nn.BatchNorm2d`: eps, momentum, affine, track_running_stats.
     """
 
-    def __init__(self, num_features: int, group_size: int | None = None) -> None:
-        super().__init__(num_features)
+    def __init__(self, num_features: int, group_size: int | None = None, **options: Any) -> None:
+        super().__init__(num_features, **options)
         self.group_size = group_size
         self.first_part, self.share = True, 1.0
 
@@ -40,22 +41,33 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
         Raises:
             ValueError: in training, a batch that does not divide into groups.
         """
-        alone = input.shape[0] == self.group_size and self.share == 1.0
-        if not self.training or self.group_size is None or alone:
+        # `training` first: an exported network must not look at N.
+        if not self.training or self.group_size is None or (len(input) == self.group_size and self.share == 1.0):
             return super().forward(input)
+        self._check_input_dim(input)
         groups, rest = divmod(input.shape[0], self.group_size)
         if rest:
             raise ValueError(f"a batch of {input.shape[0]} images does not divide into groups of {self.group_size}")
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
-        output, means, variances = _GroupNorm.apply(input, self.weight, self.bias, groups, self.eps)
-        momentum = self.momentum or 0.0
-        with torch.no_grad():
-            for running, seen in ((self.running_mean, means), (self.running_var, variances)):
-                if self.first_part:
-                    running.mul_(1 - momentum)
-                running.add_(seen.mean(dim=0), alpha=momentum * self.share)
-            self.num_batches_tracked.add_(self.first_part)
+        weight, bias = self.weight, self.bias
+        if weight is None:  # affine=False
+            weight = torch.ones(self.num_features, device=input.device)
+            bias = torch.zeros_like(weight)
+        output, means, variances = _GroupNorm.apply(input, weight, bias, groups, self.eps)
+        if self.track_running_stats:
+            self._move_running_statistics(means, variances)
         return output
+
+    @torch.no_grad()
+    def _move_running_statistics(self, means: Tensor, variances: Tensor) -> None:
+        """Move them towards the mean of a part's groups, each float32 G x C."""
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(self.first_part)
+        # None: the plain mean over all batches so far
+        momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        for running, seen in ((self.running_mean, means), (self.running_var, variances)):
+            if self.first_part:
+                running.mul_(1 - momentum)
+            running.add_(seen.mean(dim=0), alpha=momentum * self.share)
 
 
 class _GroupNorm(torch.autograd.Function):
@@ -157,34 +169,19 @@ def _is_channels_last(images: Tensor) -> bool:
 
 
 class GroupBatchNorm1d(GroupBatchNorm2d):
-    """The same for vectors N x C, as projection heads have them."""
+    """The same for vectors N x C, as projection heads have them, and for sequences N x C x L."""
 
     def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() != 2:
-            raise ValueError(f"expected vectors N x C, got {tuple(input.shape)}")
+        if input.dim() not in (2, 3):
+            raise ValueError(f"expected vectors N x C or sequences N x C x L, got {tuple(input.shape)}")
 
 
-def split_batch_norm(model: nn.Module, group_size: int) -> nn.Module:
-    """Replace a network's `nn.BatchNorm2d` by norms over groups ("split BN"), its state kept.
+class GroupBatchNorm3d(GroupBatchNorm2d):
+    """The same for volumes N x C x T x H x W."""
 
-    One device then computes what several would, and keys that are shuffled over the groups do not
-    give themselves away (paper, section 3.3).
-
-    Args:
-        model: any module; changed in place.
-        group_size: images that share statistics.
-
-    Returns:
-        The model, or its replacement where it is itself a batch norm.
-    """
-    for name, child in model.named_children():
-        setattr(model, name, split_batch_norm(child, group_size))
-    if type(model) is not nn.BatchNorm2d:
-        return model
-    split = GroupBatchNorm2d(model.num_features, group_size)
-    split.eps, split.momentum, split.training = model.eps, model.momentum, model.training
-    split.load_state_dict(model.state_dict())
-    return split.to(model.weight.device)
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() != 5:
+            raise ValueError(f"expected volumes N x C x T x H x W, got {tuple(input.shape)}")
 
 
 def set_batch_part(model: nn.Module, first: bool, share: float) -> None:

@@ -1,18 +1,20 @@
-"""The one builder of encoders: a name becomes a network, whatever family it is of."""
+"""The one builder of encoders: settings become a network, whatever family it is of."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from functools import cache
-from typing import Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from moco.encoders.resnet import ARCHITECTURES, ResNet
+from moco.encoders.encode import features_of
+from moco.encoders.kinds import Network, ResNet, Stem, network_of
+from moco.encoders.split_batch_norm import split_batch_norm
 from moco.errors import MocoError
 
 
-class Backbone(Protocol):
-    """What an encoder is beside an `nn.Module`: normalized images N x 3 x H x W to features N x D.
+class Backbone(nn.Module):
+    """What an encoder is: normalized images N x 3 x H x W to features N x D. For types alone.
 
     Attributes:
         feature_dim: D.
@@ -20,50 +22,77 @@ class Backbone(Protocol):
 
     feature_dim: int
 
-    def stages(self, last: int) -> nn.Module:
-        """Give a copy of stages 1 … `last`: images to a list of N x C x H' x W', the finest first.
 
-        It has `channels` and `strides`, one of each for every stage.
-        """
-
-
-FAMILIES: tuple[tuple[Iterable[str], Callable[..., nn.Module]], ...] = ((ARCHITECTURES, ResNet),)
-"""Each family: its names, and its constructor of name, stem and bn_group_size. A new family is a
-line here."""
-
-
-def encoder_names() -> list[str]:
-    """List what `build_encoder` can build."""
-    return [name for names, _ in FAMILIES for name in names]
-
-
-def build_encoder(name: str, stem: str = "imagenet", bn_group_size: int | None = None) -> ResNet:
+def build_encoder(
+    network: str | Mapping[str, Any] | Network,
+    stem: Stem = "imagenet",
+    bn_group_size: int | None = None,
+    image_size: int | None = None,
+) -> Backbone:
     """Build an encoder with fresh weights, drawn from torch's generator.
 
     Args:
-        name: one of `encoder_names`.
-        stem: "imagenet", "small" or "small-stride2", where the family has a choice.
+        network: settings, or a label such as "resnet50" or "timm:convnext_tiny" (`network_of`).
+        stem: of a ResNet that is named by its label.
         bn_group_size: images that share batch-norm statistics in training; None: the whole batch.
+        image_size: side of the images in pixels, which some networks are made for.
 
     Raises:
-        MocoError: no family knows the name.
+        MocoError: there is no such network, or its norms cannot work in groups.
     """
-    for names, build in FAMILIES:
-        if name in names:
-            return build(name, stem, bn_group_size)  # type: ignore[return-value]  # a Backbone; mypy has no intersections
-    raise MocoError(f"pretrain.encoder = {name!r} is no known encoder; choose one of {', '.join(encoder_names())}")
+    backbone = network_of(network, stem).build(image_size)
+    if bn_group_size is not None:
+        backbone = split_batch_norm(backbone, bn_group_size)
+    return backbone  # type: ignore[return-value]  # with feature_dim; the families have no common base
 
 
-def size_of(name: str, stem: str = "imagenet") -> tuple[int, int]:
-    """Count an encoder's parameters and features without making its weights."""
-    with torch.device("meta"):
-        network = build_encoder(name, stem)
-    return sum(parameter.numel() for parameter in network.parameters()), network.feature_dim
+def measured(network: Network, image_size: int) -> Backbone:
+    """Build an encoder, and see that it encodes images of a size, each by itself.
+
+    Raises:
+        MocoError: it cannot be built, refuses the size, gives no features N x D, or features that
+            depend on the other images.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = build_encoder(network, image_size=image_size).eval()
+        images = torch.randn(2, 3, image_size, image_size)
+    what = f"encoder {network.label}"
+    try:
+        with torch.inference_mode():
+            both, alone = features_of(backbone, images), features_of(backbone, images[:1])
+    except MocoError:
+        raise
+    except Exception as error:  # a library's or a person's own
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise MocoError(
+            f"{what}: refuses images of image_size = {image_size} pixels ({said}); choose another size or network"
+        ) from error
+    if not (both[0] - alone[0]).norm() <= 1e-3 * alone[0].norm():  # nor if they are not finite
+        raise MocoError(
+            f"{what}: in evaluation an image's features depend on the other images of its batch; let its norms keep"
+            " running statistics, and return features that know one image each"
+        )
+    if both.shape[1] != backbone.feature_dim:
+        raise MocoError(f"{what}: says feature_dim = {backbone.feature_dim} and gives {both.shape[1]}; correct it")
+    return backbone
 
 
 @cache
-def shapes_of(name: str, stem: str = "imagenet") -> dict[str, tuple[int, ...]]:
+def _empty(network: Network) -> Backbone:
+    if isinstance(network, ResNet):  # others' code does not always work without weights
+        with torch.device("meta"):
+            return build_encoder(network)
+    with torch.random.fork_rng(devices=[]):
+        return build_encoder(network)
+
+
+def size_of(network: str | Network, stem: Stem = "imagenet") -> tuple[int, int]:
+    """Count an encoder's parameters and features without making its weights."""
+    made = _empty(network_of(network, stem))
+    return sum(parameter.numel() for parameter in made.parameters()), made.feature_dim
+
+
+def shapes_of(network: str | Network, stem: Stem = "imagenet") -> dict[str, tuple[int, ...]]:
     """Give the shape of every entry of an encoder's state dict."""
-    with torch.device("meta"):
-        state: dict[str, Tensor] = build_encoder(name, stem).state_dict()
-    return {key: tuple(value.shape) for key, value in state.items()}
+    return {key: tuple(value.shape) for key, value in _empty(network_of(network, stem)).state_dict().items()}

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from moco.encoders.architectures import ARCHITECTURES
 from moco.encoders.build import shapes_of
-from moco.encoders.resnet import ARCHITECTURES
 from moco.errors import MocoError
 
 _ROOTS = ("state_dict", "model", "backbone")
@@ -34,7 +34,7 @@ class ForeignEncoder:
     """
 
     architecture: str
-    stem: str
+    stem: Literal["imagenet", "small"]
     weights: dict[str, Tensor]
 
 
@@ -128,9 +128,9 @@ def _encoder_of(loaded: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     }
 
 
-def _architecture_of(weights: dict[str, Tensor], path: Path) -> tuple[str, str]:
+def _architecture_of(weights: dict[str, Tensor], path: Path) -> tuple[str, Literal["imagenet", "small"]]:
     """Find the architecture whose names and shapes are exactly the file's."""
-    stem = "imagenet" if weights["conv1.weight"].shape[-1] == 7 else "small"
+    stem: Literal["imagenet", "small"] = "imagenet" if weights["conv1.weight"].shape[-1] == 7 else "small"
     found = {name: tuple(value.shape) for name, value in weights.items() if not name.endswith(_COUNTER)}
 
     def expected(architecture: str) -> dict[str, tuple[int, ...]]:

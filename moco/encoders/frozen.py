@@ -3,17 +3,19 @@
 import copy
 import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from moco.devices import full_precision
-from moco.encoders.build import build_encoder
+from moco.encoders.build import Backbone, build_encoder
+from moco.encoders.encode import features_of
+from moco.encoders.kinds import Network, network_of
 from moco.encoders.normalize import normalize
-from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
 from moco.files import write_bytes, write_json
 
@@ -23,8 +25,7 @@ class EncoderSpec:
     """What a person must know to use the weights: encoder.json.
 
     Attributes:
-        architecture: key of `ARCHITECTURES`.
-        stem: "imagenet", "small" or "small-stride2".
+        network: which it is; in the file as `encoder: {kind, name, …}`.
         image_size: side of the images it was trained on, pixels.
         eval_crop_ratio: share of the short side that the center view keeps.
         mean: per-channel mean of values in [0, 1].
@@ -33,14 +34,36 @@ class EncoderSpec:
         training_hash: names the settings and data that made it; "random" for an untrained one.
     """
 
-    architecture: str
-    stem: str
+    network: Network
     image_size: int
     eval_crop_ratio: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
     feature_dim: int
     training_hash: str
+
+    def values(self) -> dict[str, Any]:
+        """Give the description as the file has it."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "network"}
+        return {"encoder": self.network.model_dump(mode="json"), **own}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "EncoderSpec":
+        """Read a description; those of earlier versions name a ResNet by `architecture` and `stem`.
+
+        Raises:
+            MocoError: it names no known network.
+            KeyError, TypeError: a value is missing or unknown.
+        """
+        rest = dict(values)
+        if "architecture" in rest:
+            rest["encoder"] = {"kind": "resnet", "name": rest.pop("architecture"), "stem": rest.pop("stem")}
+        network = network_of(rest.pop("encoder"))
+        return cls(network, **{**rest, "mean": tuple(rest["mean"]), "std": tuple(rest["std"])})
+
+    def build(self) -> Backbone:
+        """Build the network with fresh weights, drawn from torch's generator."""
+        return build_encoder(self.network, image_size=self.image_size)
 
 
 class FrozenEncoder:
@@ -52,7 +75,7 @@ class FrozenEncoder:
         devices: where to encode, each with a copy of the weights; none: where the backbone is.
     """
 
-    def __init__(self, backbone: ResNet, spec: EncoderSpec, devices: Sequence[torch.device] = ()) -> None:
+    def __init__(self, backbone: nn.Module, spec: EncoderSpec, devices: Sequence[torch.device] = ()) -> None:
         self.backbone = backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.devices = tuple(devices) or (next(backbone.parameters()).device,)
         self.backbone.to(self.devices[0])
@@ -79,8 +102,7 @@ class FrozenEncoder:
         device, backbone = next(self._turns)
         with full_precision():
             x = normalize(images.to(device), self.spec.mean, self.spec.std)
-            features: Tensor = backbone(x.contiguous(memory_format=torch.channels_last))
-            return features.float()
+            return features_of(backbone, x.contiguous(memory_format=torch.channels_last)).float()
 
     def embed(self, images: Tensor) -> Tensor:
         """Encode images as `launch` does, and wait: float32, N x D, on the CPU."""
@@ -94,9 +116,11 @@ def save_encoder(folder: Path | str, backbone: nn.Module, spec: EncoderSpec) -> 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-    # save_file would make it readable by its owner alone
-    write_bytes(folder / "encoder.safetensors", save(weights, metadata={"format": "pt"}))
-    write_json(folder / "encoder.json", asdict(spec))
+    # The description is in the weights' file too, so that it can be passed on alone. `save_file`
+    # would make it readable by its owner only.
+    metadata = {"format": "pt", "encoder": json.dumps(spec.values(), sort_keys=True)}
+    write_bytes(folder / "encoder.safetensors", save(weights, metadata=metadata))
+    write_json(folder / "encoder.json", spec.values())
 
 
 def load_encoder(folder: Path | str, devices: Sequence[torch.device] = ()) -> FrozenEncoder:
@@ -115,9 +139,9 @@ def load_encoder(folder: Path | str, devices: Sequence[torch.device] = ()) -> Fr
     folder = Path(folder)
     try:
         values = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-        spec = EncoderSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        spec = EncoderSpec.of(values)
         weights = load_file(folder / "encoder.safetensors")
-        backbone = build_encoder(spec.architecture, spec.stem)
+        backbone = spec.build()
         backbone.load_state_dict(weights)
     except FileNotFoundError as error:
         raise MocoError(
@@ -140,5 +164,5 @@ def random_encoder(spec: EncoderSpec, seed: int, devices: Sequence[torch.device]
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = build_encoder(spec.architecture, spec.stem)
-    return FrozenEncoder(backbone, EncoderSpec(**{**asdict(spec), "training_hash": "random"}), devices)
+        backbone = spec.build()
+    return FrozenEncoder(backbone, replace(spec, training_hash="random"), devices)

@@ -1,55 +1,19 @@
-"""The encoders: the ResNet family, and the encoder's file.
+"""The ResNet family.
 
 Parameter names are torchvision's, so that state dicts travel both ways.
 """
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from moco.encoders import kinds
+from moco.encoders.architectures import ARCHITECTURES, Architecture
 from moco.encoders.batch_norm import GroupBatchNorm2d
+from moco.encoders.stages import Stages
 
 Norm = Callable[[int], nn.Module]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One member of the family.
-
-    Attributes:
-        blocks: residual blocks in each of the stages.
-        bottleneck: 1x1, 3x3, 1x1 blocks with four times the channels at their end; else two 3x3.
-        width: multiple of the 64 channels of the first stage (the paper's w2x and w4x widen every
-            layer).
-        groups: groups of the 3x3 convolution (ResNeXt).
-        group_width: channels a group in the first stage, for a bottleneck.
-    """
-
-    blocks: tuple[int, ...]
-    bottleneck: bool
-    width: float = 1.0
-    groups: int = 1
-    group_width: int = 64
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "thin": Architecture((1, 1, 1, 1), bottleneck=False, width=0.5),  # 32 channels: small images on a CPU
-    "resnet18": Architecture((2, 2, 2, 2), bottleneck=False),
-    "resnet34": Architecture((3, 4, 6, 3), bottleneck=False),
-    "resnet50": Architecture((3, 4, 6, 3), bottleneck=True),
-    "resnet101": Architecture((3, 4, 23, 3), bottleneck=True),
-    "resnet152": Architecture((3, 8, 36, 3), bottleneck=True),
-    "resnet50w2": Architecture((3, 4, 6, 3), bottleneck=True, width=2),
-    "resnet50w4": Architecture((3, 4, 6, 3), bottleneck=True, width=4),
-    "wide_resnet50_2": Architecture((3, 4, 6, 3), bottleneck=True, group_width=128),  # 3x3 convolutions alone
-    "wide_resnet101_2": Architecture((3, 4, 23, 3), bottleneck=True, group_width=128),
-    "resnext50_32x4d": Architecture((3, 4, 6, 3), bottleneck=True, groups=32, group_width=4),
-    "resnext50_32x8d": Architecture((3, 4, 6, 3), bottleneck=True, groups=32, group_width=8),
-    "resnext101_32x8d": Architecture((3, 4, 23, 3), bottleneck=True, groups=32, group_width=8),
-    "resnext101_64x4d": Architecture((3, 4, 23, 3), bottleneck=True, groups=64, group_width=4),
-}
 
 
 class BasicBlock(nn.Module):
@@ -100,6 +64,11 @@ def _shortcut(channels_in: int, channels_out: int, stride: int, norm: Norm) -> n
     if stride == 1 and channels_in == channels_out:
         return None
     return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), norm(channels_out))
+
+
+def build(settings: kinds.ResNet, image_size: int | None = None) -> "ResNet":
+    """Make a ResNet as settings name it; it encodes images of any size."""
+    return ResNet(settings.name, settings.stem)
 
 
 class ResNet(nn.Module):
@@ -155,21 +124,17 @@ class ResNet(nn.Module):
             x = getattr(self, f"layer{number}")(x)
         return self.avgpool(x).flatten(1)
 
-    def stages(self, last: int) -> "Stages":
+    def stages(self, last: int) -> Stages:
         """Give a copy of stages 1 … `last` (res2 … res5) that gives each one's features."""
-        return Stages(self, last)
+        return ResNetStages(self, last)
 
 
-class Stages(nn.Module):
-    """The first stages of a network; each hands out its features.
+class ResNetStages(Stages):
+    """The first stages of a ResNet; each hands out its features.
 
     Args:
         network: is copied, not used up.
         last: number of the last stage, 1 … 4.
-
-    Attributes:
-        channels: of each stage's output.
-        strides: of each stage's output, in pixels of the image.
     """
 
     def __init__(self, network: ResNet, last: int) -> None:

@@ -35,7 +35,7 @@ def draw_points(path: Path, study: Study, points: Sequence[Point]) -> None:
     for entry in study.published:
         for x, value in entry.values.items():
             if not isinstance(value, str):
-                theirs[entry.series].append((x, place(study.axis.kind, x, str(x), "imagenet"), value / 100, None))
+                theirs[entry.series].append((x, place(study.axis.kind, x, str(x)), value / 100, None))
     styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(dict.fromkeys([*mine, *theirs]))}
     with picture(path, (PAGE, HEIGHT)) as figure:
         columns = 2 if theirs else 1

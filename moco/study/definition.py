@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 
 from moco import presets
 from moco.config import Params, Seed
+from moco.encoders.architectures import ARCHITECTURES
+from moco.encoders.kinds import Network
 from moco.errors import MocoError
 from moco.settings import Settings, read_yaml, validate
 
@@ -94,16 +96,14 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _places_are_on_the_axis(self) -> "Study":
-        from moco.encoders.build import encoder_names
-
         for x in [
             *(point.x for grid in self.scales.values() for point in grid.runs),
             *(x for entry in self.published for x in entry.values),
         ]:
             if self.axis.kind == "parameters":
-                if x not in encoder_names():
+                if x not in ARCHITECTURES:
                     raise ValueError(
-                        f"x = {x!r} is not an encoder, and a parameters axis has no place for it; choose one of {', '.join(encoder_names())}"
+                        f"x = {x!r} is not an encoder, and a parameters axis has no place for it; choose one of {', '.join(ARCHITECTURES)}"
                     )
             elif self.axis.kind != "categories" and (isinstance(x, str) or (self.axis.kind != "linear" and x <= 0)):
                 raise ValueError(f"x = {x!r} has no place on a {self.axis.kind} axis")
@@ -199,14 +199,13 @@ def variants(name: str, study: Study, scale: Scale, seeds: list[int] | None = No
     ]
 
 
-def place(kind: str, x: X, encoder: str, stem: str) -> float | None:
+def place(kind: str, x: X, encoder: str | Network) -> float | None:
     """Place a run on a numbered axis; None: its axis has names only.
 
     Args:
         kind: of the axis.
         x: of the run.
         encoder: what is counted where the axis is its size.
-        stem: of it.
 
     Returns:
         For `parameters`, millions of parameters of the backbone.
@@ -214,7 +213,7 @@ def place(kind: str, x: X, encoder: str, stem: str) -> float | None:
     if kind == "parameters":
         from moco.encoders.build import size_of
 
-        return size_of(encoder, stem)[0] / 1e6
+        return size_of(encoder)[0] / 1e6
     return None if kind == "categories" else float(x)
 
 

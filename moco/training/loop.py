@@ -59,7 +59,7 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
     precision = compute_in(settings.precision, device)
     model = setup.build(settings, len(run.images)).to(device)
     model.to(memory_format=torch.channels_last)
-    optimizer = setup.sgd(model, settings)
+    optimizer = setup.optimizer_of(model, settings)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     compiled = setup.compile_encoders(model, machine, processes, total)
     in_bf16 = machine.gradients == "bf16"

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from moco.config import Pretrain
-from moco.encoders.build import build_encoder
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder
 from moco.errors import MocoError
 from moco.features.collapse import effective_rank, feature_spread
@@ -110,7 +109,7 @@ class Monitor:
 
     def read(self, backbone: nn.Module, spec: EncoderSpec, processes: Processes, num_workers: int) -> Reading:
         """Take a reading, the same on every process; each encodes a share of the images."""
-        copy = build_encoder(spec.architecture, spec.stem).to(processes.device)
+        copy = spec.build().to(processes.device)
         copy.load_state_dict(backbone.state_dict())
         encoder = FrozenEncoder(copy, spec)
         chosen = self._choose(self.val, QUERIES)

@@ -11,7 +11,8 @@ def learning_rate(settings: Pretrain, step: int, total_steps: int) -> float:
 
     The base is lr_per_256 x global_batch / 256 (the linear scaling rule). Cosine: half a period
     from the base to 0 (MoCo v2). Steps: a tenth after each milestone, a share of training (v1: 0.6
-    and 0.8).
+    and 0.8). With a warm-up the rate first rises to the base in a straight line (MoCo v3), and the
+    cosine begins at its end.
 
     Args:
         settings: of the run.
@@ -19,8 +20,11 @@ def learning_rate(settings: Pretrain, step: int, total_steps: int) -> float:
         total_steps: of the run.
     """
     base = settings.lr_per_256 * settings.global_batch / 256
+    warm_up = min(total_steps - 1.0, settings.warmup_epochs * total_steps / settings.epochs)
+    if step < warm_up:
+        return base * (step + 1) / (warm_up + 1)
     if settings.schedule == "cosine":
-        return base * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+        return base * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (total_steps - warm_up)))
     return base * 0.1 ** sum(step >= share * total_steps for share in settings.milestones)
 
 

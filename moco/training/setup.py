@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from moco.cluster.machine import Machine
 from moco.config import Pretrain
@@ -129,7 +130,7 @@ def build(settings: Pretrain, images: int) -> MoCo:
     group, dictionary = settings.bn_group_size, settings.dictionary
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        backbone = build_encoder(settings.encoder, settings.stem, group)
+        backbone = build_encoder(settings.encoder, bn_group_size=group, image_size=settings.image_size)
         head = projection_head(settings.head, backbone.feature_dim, settings.dim, group)
         predictor = prediction_head(settings.dim, backbone.feature_dim, group) if dictionary.about.predictor else None
         encoder, generator = Encoder(backbone, head), torch.Generator().manual_seed(settings.seed)
@@ -138,19 +139,12 @@ def build(settings: Pretrain, images: int) -> MoCo:
         return MoCo(encoder_q, keys, settings.temperature, symmetric=settings.symmetric)
 
 
-def sgd(model: MoCo, settings: Pretrain) -> torch.optim.SGD:
+def optimizer_of(model: MoCo, settings: Pretrain) -> Optimizer:
     """Make the optimizer of the query encoder; `set_rates` sets its rate at each step."""
-    first = next(model.parameters())
-    return torch.optim.SGD(
-        model.encoder_q.parameters(),
-        lr=first.new_zeros(()) if first.is_cuda else 0.0,
-        momentum=settings.sgd_momentum,
-        weight_decay=settings.weight_decay,
-        fused=first.is_cuda,  # on a CPU it copies what is channels-last, and is slower
-    )
+    return settings.optimizer.build(model.encoder_q.parameters(), next(model.parameters()).is_cuda)
 
 
-def set_rates(model: MoCo, optimizer: torch.optim.SGD, settings: Pretrain, step: int, total: int) -> float:
+def set_rates(model: MoCo, optimizer: Optimizer, settings: Pretrain, step: int, total: int) -> float:
     """Set what changes from step to step: the learning rate, and the key encoder's momentum.
 
     On a GPU both are tensors there, so that a captured or compiled step reads them.
@@ -158,9 +152,9 @@ def set_rates(model: MoCo, optimizer: torch.optim.SGD, settings: Pretrain, step:
     Returns:
         The learning rate.
     """
-    rate, group = learning_rate(settings, step, total), optimizer.param_groups[0]
-    on_gpu = next(model.parameters()).is_cuda
-    group["lr"] = _into(group["lr"], rate, model) if on_gpu else rate
+    rate, on_gpu = learning_rate(settings, step, total), next(model.parameters()).is_cuda
+    for group in optimizer.param_groups:
+        group["lr"] = _into(group["lr"], rate, model) if on_gpu and settings.optimizer.rate_on_gpu else rate
     if isinstance(model.dictionary, MomentumEncoder):
         m = momentum(settings.dictionary, step, total)
         model.dictionary.momentum = _into(model.dictionary.momentum, m, model) if on_gpu else m
@@ -201,8 +195,7 @@ def compile_encoders(model: MoCo, machine: Machine, processes: Processes, total:
 def specification(settings: Pretrain, model: MoCo, training_hash: str) -> EncoderSpec:
     """Describe the encoder as its file does."""
     return EncoderSpec(
-        architecture=settings.encoder,
-        stem=settings.stem,
+        network=settings.encoder,
         image_size=settings.image_size,
         eval_crop_ratio=settings.eval_crop_ratio,
         mean=IMAGENET_MEAN,

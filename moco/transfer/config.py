@@ -13,6 +13,7 @@ from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, get_args
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from moco.config import Fraction, Positive, Seed, Split
+from moco.encoders.kinds import AnyNetwork
 from moco.errors import MocoError
 from moco.settings import Settings, key_in_file, read_yaml, validate
 
@@ -281,13 +282,6 @@ class Comparison(Settings, Generic[D, T]):
     training: T
 
 
-class Random(Settings):
-    """Untrained weights, drawn for each trial by its seed."""
-
-    architecture: Named = Field(description="As `moco encoders` lists them; that of the other initializations.")
-    stem: Literal["imagenet", "small", "small-stride2"] = Field(description="That of the others.")
-
-
 class Trained(Settings):
     """Weights that are trained here with labels."""
 
@@ -316,7 +310,9 @@ class TransferParams(Settings):
     inits: list[Init] = Field(min_length=1, description="The table's initializations.")
     watched: Named = Field(description="File or folder that DVC watches: when it changes, the tasks are run again.")
     scenes: Scenes | None = Field(description="A set composed of Fashion-MNIST items; null: none.")
-    random: Random
+    random: AnyNetwork = Field(
+        description="Untrained weights, drawn for each trial by its seed; the network of the other initializations too."
+    )
     supervised: Trained | Existing = Field(discriminator="kind")
     moco: Moco
     detection: Comparison[Annotated[VocBoxes | Coco, BY_FORMAT], Detection] | None = None

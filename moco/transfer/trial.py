@@ -12,6 +12,7 @@ from torch import nn
 
 from moco.cluster.machine import Machine, load_machine
 from moco.config import settings_hash
+from moco.encoders.frozen import EncoderSpec
 from moco.encoders.start import RANDOM, Start, start_from
 from moco.errors import MocoError
 from moco.features.extract import Labelled
@@ -61,8 +62,8 @@ class Trial:
         if description.exists():
             spec = json.loads(description.read_text(encoding="utf-8"))
             if spec.get("training_hash") == RANDOM:
-                return start_from(RANDOM, spec["architecture"], spec["stem"], self.seed)
-        return start_from(self.weights, None, None, self.seed)
+                return start_from(RANDOM, EncoderSpec.of(spec).network, self.seed)
+        return start_from(self.weights, None, self.seed)
 
 
 def name_of(trial: Trial, sets: Sets, start: Start) -> str:

@@ -263,17 +263,21 @@ def test_an_interrupted_study_goes_on_from_the_last_checkpoint(project: Pipeline
 @pytest.mark.slow
 def test_a_failed_run_is_named_and_the_others_finish(project: Pipeline) -> None:
     runs = [
-        {"series": "MoCo", "x": 32, "set": {"pretrain.dictionary.num_keys": 32, "pretrain.encoder": "none-such"}},
+        {
+            "series": "MoCo",
+            "x": 32,
+            "set": {"pretrain.dictionary.num_keys": 32, "pretrain.encoder": {"kind": "module", "name": "nowhere:net"}},
+        },
         {"series": "MoCo", "x": 64, "set": {"pretrain.dictionary.num_keys": 64}},
     ]
     write(project, with_runs(runs), "broken")
     done = study(project, "broken", check=False)
     assert done.returncode == 1
-    said = "broken-laptop-moco-32-s0: pretrain: pretrain.encoder = 'none-such' is no known encoder"
+    said = "broken-laptop-moco-32-s0: fetch: encoder module:nowhere:net: there is no module nowhere"
     assert said in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     page = (project.folder / "runs/studies/broken-laptop/study.md").read_text()
-    assert "is no known encoder" in page
+    assert "there is no module nowhere" in page
     assert "broken-laptop-moco-64-s0" in project.dvc("exp", "list")
     assert len(project.git("worktree", "list").splitlines()) == 1
 

@@ -54,7 +54,7 @@ def test_other_sections_and_comments_stay(params):
 
 def test_changes_are_reported_with_both_values(params):
     changes = presets.apply("v2", params)
-    assert "pretrain.encoder: thin -> resnet50" in changes
+    assert "pretrain.encoder.name: thin -> resnet50" in changes
     assert "pretrain.views.blur_p: 0.0 -> 0.5" in changes
     assert not any(change.startswith("pretrain.dim") for change in changes)
     assert presets.apply("v2", params) == []
@@ -62,9 +62,9 @@ def test_changes_are_reported_with_both_values(params):
 
 def test_a_missing_section_or_key_is_filled_in_and_a_stray_one_removed(params):
     values = yaml.safe_load(params.read_text())
-    params.write_text(yaml.safe_dump({**values, "pretrain": {"encoder": "thin", "typo": 1}}))
+    params.write_text(yaml.safe_dump({**values, "pretrain": {"encoder": {"name": "thin"}, "typo": 1}}))
     assert "pretrain.typo: removed" in presets.apply("cifar", params)
-    assert load_params(params).pretrain.encoder == "resnet18"
+    assert load_params(params).pretrain.encoder.name == "resnet18"
     params.write_text(yaml.safe_dump({name: values[name] for name in values if name != "pretrain"}))
     presets.apply("small", params)
     assert yaml.safe_load(params.read_text())["pretrain"] == values["pretrain"]

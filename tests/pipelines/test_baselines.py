@@ -11,6 +11,7 @@ import pytest
 
 from moco.config import Params, load_params
 from moco.encoders.frozen import EncoderSpec, save_encoder
+from moco.encoders.kinds import network_of
 from moco.encoders.resnet import ResNet
 from pipelines import baselines, stage
 from pipelines.linear import linear
@@ -28,7 +29,9 @@ with features_in_use(Path(sys.argv[1])):
 def untrained(seed_of_training: str, stem: str = "small-stride2", image_size: int = 16) -> None:
     """An encoder's folder as stage pretrain leaves it."""
     network = ResNet("thin", stem)
-    spec = EncoderSpec("thin", stem, image_size, 1.0, (0.5,) * 3, (0.5,) * 3, network.feature_dim, seed_of_training)
+    spec = EncoderSpec(
+        network_of("thin", stem), image_size, 1.0, (0.5,) * 3, (0.5,) * 3, network.feature_dim, seed_of_training
+    )
     save_encoder(stage.ENCODER, network, spec)
 
 

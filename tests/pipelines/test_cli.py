@@ -14,6 +14,7 @@ from small_material import ROOT
 
 from moco.config import load_params
 from moco.encoders.frozen import EncoderSpec, save_encoder
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from pipelines import cli
@@ -37,7 +38,7 @@ def made(tmp_path_factory) -> Path:
         cli.main(["shard"])
     torch.manual_seed(0)
     backbone = ResNet("thin", "small")
-    spec = EncoderSpec("thin", "small", 12, 1.0, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, "hash")
+    spec = EncoderSpec(network_of("thin", "small"), 12, 1.0, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, "hash")
     save_encoder(root / "outputs/pretrain/encoder", backbone, spec)
     return root
 
@@ -144,7 +145,7 @@ def test_preset_rewrites_the_file_and_says_what_changed(project, tmp_path, capsy
     path = tmp_path / "params.yaml"
     path.write_bytes((ROOT / "params.yaml").read_bytes())
     cli.main(["preset", "v2", "--params", str(path)])
-    assert "pretrain.encoder: thin -> resnet50" in capsys.readouterr().out
+    assert "pretrain.encoder.name: thin -> resnet50" in capsys.readouterr().out
     assert load_params(path).pretrain.dictionary.num_keys == 65536
     cli.main(["preset", "v2", "--params", str(path)])
     assert "already" in capsys.readouterr().out

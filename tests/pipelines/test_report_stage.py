@@ -11,6 +11,7 @@ from small_material import ROOT
 
 from moco.config import Params, load_params
 from moco.encoders.frozen import EncoderSpec, save_encoder
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
@@ -38,7 +39,7 @@ def make_project(root: Path, labels: str) -> Params:
     shard(params)
     torch.manual_seed(0)
     backbone = ResNet("thin", "small")
-    spec = EncoderSpec("thin", "small", 12, 1.0, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, "hash")
+    spec = EncoderSpec(network_of("thin", "small"), 12, 1.0, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, "hash")
     save_encoder(root / "outputs/pretrain/encoder", backbone, spec)
     kinds = ("moco", "random", "pixels")
     known = labels == "folders"

@@ -15,6 +15,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from moco.encoders.normalize import normalize
+from moco.encoders.resnet import ResNet
 from moco.encoders.start import Start
 from moco.errors import MocoError
 from moco.transfer.networks.necks import ANCHOR_SIZES, LEVELS, Anchors, LastStage, ProposalHead, Pyramid
@@ -95,6 +96,10 @@ def detector(
         MocoError: the task, neck and numbers do not go together.
     """
     _check(task, neck, num_keypoints, anchor_sizes)
+    if neck == "c4" and not isinstance(start.network, ResNet):
+        raise MocoError(
+            f"neck = c4 needs a ResNet, whose last stage is the head, and {start.kind.label} is none; set fpn"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classes = num_classes + 1

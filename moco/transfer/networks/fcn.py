@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moco.encoders.normalize import normalize
+from moco.encoders.resnet import ResNet
+from moco.encoders.stages import stages_of
 from moco.encoders.start import Start
 
 IGNORED = 255
@@ -16,7 +18,8 @@ class FCN(nn.Module):
     """FCN-16s: an encoder with a dilated last stage, and a small head (the paper's appendix).
 
     The 3x3 convolutions of layer4 (conv5) have stride 1, so that the features' stride is 16 with an
-    ImageNet stem (half the encoder's with any). Two more 3x3 convolutions with batch norm, ReLU and
+    ImageNet stem (half the encoder's with any); the last stage of other networks stays as it is. Two
+    more 3x3 convolutions with batch norm, ReLU and
     a wide dilation follow, and a 1x1 convolution names the classes. All parameters are trained. The
     new layers start from N(0, 0.01), on which batch norm lets little depend.
 
@@ -30,17 +33,15 @@ class FCN(nn.Module):
     def __init__(self, start: Start, num_classes: int, seed: int, width: int = 256) -> None:
         super().__init__()
         self.mean, self.std = start.mean, start.std
-        self.stages = start.network.stages(4)
-        self.stride = self.stages.strides[-1] // 2
-        for module in self.stages.get_submodule("layer4").modules():
-            if isinstance(module, nn.Conv2d):
-                module.stride = (1, 1)
-                if module.kernel_size == (3, 3):
-                    module.dilation = module.padding = (DILATION, DILATION)
+        self.stages = stages_of(start.network, 4)
+        self.stride = self.stages.strides[-1]
+        if isinstance(start.network, ResNet):
+            self.stride //= 2
+            _dilate(self.stages.get_submodule("layer4"))
         layers: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for channels in (start.network.feature_dim, width):
+            for channels in (self.stages.channels[-1], width):
                 convolution = nn.Conv2d(channels, width, 3, padding=HEAD_DILATION, dilation=HEAD_DILATION, bias=False)
                 layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
             classifier = nn.Conv2d(width, num_classes, 1)
@@ -65,6 +66,14 @@ class FCN(nn.Module):
         """
         total = F.cross_entropy(self(images), label_maps.long(), ignore_index=IGNORED, reduction="sum")
         return total / (label_maps != IGNORED).sum().clamp(min=1)
+
+
+def _dilate(stage: nn.Module) -> None:
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+            if module.kernel_size == (3, 3):
+                module.dilation = module.padding = (DILATION, DILATION)
 
 
 def enlarge(features: Tensor, stride: int, size: tuple[int, int]) -> Tensor:

@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from moco.encoders.resnet import ResNet
+from moco.encoders.stages import stages_of
 
 Features = dict[str, Tensor]
 ANCHOR_SIZES = (32, 64, 128, 256, 512)
@@ -22,9 +22,9 @@ LEVELS = ("0", "1", "2", "3")
 class LastStage(nn.Module):
     """C4: the features of layer3 (res4) carry the proposals."""
 
-    def __init__(self, network: ResNet) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.stages = network.stages(3)
+        self.stages = stages_of(network, 3)
 
     def forward(self, x: Tensor) -> Features:
         return {"0": self.stages(x)[-1]}
@@ -33,9 +33,9 @@ class LastStage(nn.Module):
 class Pyramid(nn.Module):
     """FPN: a pyramid on the features of layer1 … layer4 carries the proposals."""
 
-    def __init__(self, network: ResNet, width: int) -> None:
+    def __init__(self, network: nn.Module, width: int) -> None:
         super().__init__()
-        self.stages = network.stages(4)
+        self.stages = stages_of(network, 4)
         self.fpn = FeaturePyramidNetwork(self.stages.channels, width, LastLevelMaxPool(), norm_layer=nn.BatchNorm2d)
 
     def forward(self, x: Tensor) -> Features:

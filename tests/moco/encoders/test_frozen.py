@@ -5,11 +5,14 @@ import torch
 
 from moco.devices import full_precision
 from moco.encoders.frozen import EncoderSpec, random_encoder
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 
 CPU = torch.device("cpu")
-SPEC = EncoderSpec("thin", "small", 12, 1.0, IMAGENET_MEAN, IMAGENET_STD, ResNet("thin", "small").feature_dim, "test")
+SPEC = EncoderSpec(
+    network_of("thin", "small"), 12, 1.0, IMAGENET_MEAN, IMAGENET_STD, ResNet("thin", "small").feature_dim, "test"
+)
 OPERATIONS = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
 
 

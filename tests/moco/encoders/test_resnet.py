@@ -5,11 +5,14 @@ import torch
 import torchvision
 
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder, load_encoder, random_encoder, save_encoder
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize
 from moco.encoders.resnet import ARCHITECTURES, ResNet
 from moco.errors import MocoError
 
-SPEC = EncoderSpec("thin", "small", 16, 1.0, IMAGENET_MEAN, IMAGENET_STD, ResNet("thin", "small").feature_dim, "abc")
+SPEC = EncoderSpec(
+    network_of("thin", "small"), 16, 1.0, IMAGENET_MEAN, IMAGENET_STD, ResNet("thin", "small").feature_dim, "abc"
+)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from moco.encoders.frozen import EncoderSpec, save_encoder
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.encoders.start import fingerprint, start_from
@@ -14,24 +15,24 @@ from moco.errors import MocoError
 def folder(tmp_path):
     """An encoder of ours, trained with its own mean and deviation."""
     network = ResNet("thin", "small-stride2")
-    spec = EncoderSpec("thin", "small-stride2", 32, 1.0, (0.3, 0.3, 0.3), (0.2, 0.2, 0.2), 256, "abc")
+    spec = EncoderSpec(network_of("thin", "small-stride2"), 32, 1.0, (0.3, 0.3, 0.3), (0.2, 0.2, 0.2), 256, "abc")
     save_encoder(tmp_path / "encoder", network, spec)
     return tmp_path / "encoder", network
 
 
 def test_random_weights_depend_on_the_seed_alone_and_leave_the_generator_alone():
     before = torch.get_rng_state()
-    first = start_from("random", "thin", "small", 1)
+    first = start_from("random", network_of("thin", "small"), 1)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)
-    assert start_from("random", "thin", "small", 1).fingerprint == first.fingerprint
-    assert start_from("random", "thin", "small", 2).fingerprint != first.fingerprint
+    assert start_from("random", network_of("thin", "small"), 1).fingerprint == first.fingerprint
+    assert start_from("random", network_of("thin", "small"), 2).fingerprint != first.fingerprint
     assert (first.mean, first.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def test_a_folder_of_ours_brings_its_weights_stem_mean_and_deviation(folder):
     path, network = folder
-    found = start_from(str(path), None, None, 0)
+    found = start_from(str(path), None, 0)
     assert fingerprint(found.network) == found.fingerprint == fingerprint(network)
     assert found.network.conv1.stride == (2, 2)
     assert (found.mean, found.std) == ((0.3,) * 3, (0.2,) * 3)
@@ -45,7 +46,7 @@ def test_a_file_of_others_brings_the_same_weights(folder, tmp_path):
     asked = start_from(str(tmp_path / "a"), "thin", "small-stride2", 0)
     assert asked.fingerprint == start_from(str(path), "thin", None, 0).fingerprint
     assert asked.network.conv1.stride == (2, 2)
-    assert start_from(str(tmp_path / "a"), None, None, 0).network.conv1.stride == (1, 1)
+    assert start_from(str(tmp_path / "a"), None, 0).network.conv1.stride == (1, 1)
     assert (asked.mean, asked.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 

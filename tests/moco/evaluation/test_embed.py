@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
@@ -22,7 +23,9 @@ from moco.images.decode import decode
 @pytest.fixture(scope="module")
 def encoder() -> FrozenEncoder:
     backbone = ResNet("thin", "small")
-    spec = EncoderSpec("thin", "small", 12, 0.875, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, "hash")
+    spec = EncoderSpec(
+        network_of("thin", "small"), 12, 0.875, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, "hash"
+    )
     return FrozenEncoder(backbone, spec)
 
 

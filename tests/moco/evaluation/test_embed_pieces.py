@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder, random_encoder
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
@@ -16,7 +17,9 @@ from moco.evaluation.embed import embed_folder, find_files
 from moco.evaluation.embed_pieces import Pieces, Share, embed_pieces
 
 ALONE = Share(0, 1, 0, 1)
-SPEC = EncoderSpec("thin", "small", 12, 1.0, IMAGENET_MEAN, IMAGENET_STD, ResNet("thin", "small").feature_dim, "test")
+SPEC = EncoderSpec(
+    network_of("thin", "small"), 12, 1.0, IMAGENET_MEAN, IMAGENET_STD, ResNet("thin", "small").feature_dim, "test"
+)
 
 
 @pytest.fixture(scope="module")

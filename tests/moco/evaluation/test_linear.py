@@ -12,6 +12,7 @@ from torch import nn
 
 from moco.config import load_params
 from moco.encoders.frozen import EncoderSpec, random_encoder
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.evaluation.linear import LinearProbes, evaluate, train_probes, validation_accuracies
@@ -22,7 +23,7 @@ from moco.images.index import open_split
 
 SETTINGS = load_params(Path(__file__).parents[3] / "params.yaml").linear
 DIMENSION = ResNet("thin", "small").feature_dim
-SPEC = EncoderSpec("thin", "small", 16, 1.0, IMAGENET_MEAN, IMAGENET_STD, DIMENSION, "test")
+SPEC = EncoderSpec(network_of("thin", "small"), 16, 1.0, IMAGENET_MEAN, IMAGENET_STD, DIMENSION, "test")
 
 
 def test_every_probe_is_what_sgd_on_cross_entropy_gives_at_its_rate():

@@ -9,6 +9,7 @@ import torch
 from moco.config import load_params
 from moco.devices import compute_devices
 from moco.encoders.frozen import EncoderSpec, random_encoder
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.evaluation.linear import LinearProbes
@@ -25,7 +26,7 @@ LABELS = RANDOM.integers(0, 10, len(FEATURES)).astype(np.int32)
 
 
 def test_features():
-    spec = EncoderSpec("resnet50", "imagenet", 64, 1.0, IMAGENET_MEAN, IMAGENET_STD, 2048, "test")
+    spec = EncoderSpec(network_of("resnet50", "imagenet"), 64, 1.0, IMAGENET_MEAN, IMAGENET_STD, 2048, "test")
     assert ResNet("resnet50", "imagenet").feature_dim == spec.feature_dim
     batches = [torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8) for _ in range(20)]
     on_gpus, on_cpu = random_encoder(spec, 0, compute_devices("cuda")), random_encoder(spec, 0)

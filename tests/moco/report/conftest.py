@@ -7,6 +7,7 @@ from small_material import ROOT
 
 from moco.config import Params, load_params
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.report.results import LinearScores, Results
@@ -16,7 +17,7 @@ from moco.report.results import LinearScores, Results
 def encoder() -> FrozenEncoder:
     torch.manual_seed(0)
     backbone = ResNet("thin", "small")
-    spec = EncoderSpec("thin", "small", 12, 1.0, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, "hash")
+    spec = EncoderSpec(network_of("thin", "small"), 12, 1.0, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, "hash")
     return FrozenEncoder(backbone, spec)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from moco import tracking
 from moco.encoders.frozen import EncoderSpec, load_encoder, save_encoder
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.features.extract import embed_images
@@ -20,7 +21,9 @@ from moco.tracking.registry import CHAMPION, MODEL_NAME
 def encoder_folder(folder, seed):
     torch.manual_seed(seed)
     backbone = ResNet("thin", "small")
-    spec = EncoderSpec("thin", "small", 16, 1.0, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, f"training{seed}")
+    spec = EncoderSpec(
+        network_of("thin", "small"), 16, 1.0, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, f"training{seed}"
+    )
     save_encoder(folder, backbone, spec)
     return folder
 

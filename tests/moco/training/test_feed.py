@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from moco.config import load_params
+from moco.encoders.kinds import network_of
 from moco.errors import MocoError
 from moco.images import fused_views, gpu_batches
 from moco.training import feed
@@ -93,7 +94,7 @@ def test_both_sides_are_measured_without_a_trace():
             self.filled += rows.stop - rows.start
 
     views = Views()
-    small = {"encoder": "thin", "stem": "small", "bn_group_size": 2}
+    small = {"encoder": network_of("thin", "small"), "bn_group_size": 2}
     model = build(PRETRAIN.model_copy(update=small), 0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     rates = feed.measure(views, 0, 3, model.encoder_q, 4, NO_AUTOCAST)

@@ -10,8 +10,10 @@ from mechanisms import SMALL, dictionary
 from moco.cluster.machine import Machine
 from moco.config import Stream, load_params
 from moco.dictionary.memory_bank import MemoryBank
+from moco.encoders.kinds import network_of
 from moco.errors import MocoError
 from moco.images.plan import EpochPlan
+from moco.optimizers import SGD
 from moco.processes import Processes
 from moco.training import feed, setup
 
@@ -98,7 +100,7 @@ def test_the_remedy_for_waiting_is_the_next_thing_that_helps(monkeypatch, worker
 
 @pytest.mark.parametrize("mechanism", SMALL)
 def test_a_model_is_a_function_of_its_seed_and_takes_nothing_from_torchs_generator(mechanism):
-    small = settings(mechanism, encoder="thin", stem="small")
+    small = settings(mechanism, encoder=network_of("thin", "small"))
     state = torch.random.get_rng_state()
     one, same, other = (setup.build(small.model_copy(update={"seed": seed}), 50).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -108,13 +110,16 @@ def test_a_model_is_a_function_of_its_seed_and_takes_nothing_from_torchs_generat
 
 
 def test_a_model_has_the_settings_of_its_run():
-    small = settings("memory-bank", encoder="thin", stem="small", temperature=0.3, dim=16)
+    small = settings("memory-bank", encoder=network_of("thin", "small"), temperature=0.3, dim=16)
     model = setup.build(small, 50)
     assert isinstance(model.dictionary, MemoryBank)
     assert model.dictionary.bank.shape == (50, 16)
     assert (model.temperature, model.ways) == (0.3, ((0, 1),))
-    assert setup.build(settings("momentum-batch", encoder="thin", stem="small"), 50).encoder_q.predictor is not None
-    optimizer = setup.sgd(model, small.model_copy(update={"sgd_momentum": 0.8, "weight_decay": 0.02}))
+    assert (
+        setup.build(settings("momentum-batch", encoder=network_of("thin", "small")), 50).encoder_q.predictor is not None
+    )
+    plain = SGD(kind="sgd", momentum=0.8, weight_decay=0.02)
+    optimizer = setup.optimizer_of(model, small.model_copy(update={"optimizer": plain}))
     (group,) = optimizer.param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"], group["fused"]) == (0.0, 0.8, 0.02, False)
     assert setup.average_gradients(model.encoder_q, small, ALONE, NO_AUTOCAST) is model.encoder_q

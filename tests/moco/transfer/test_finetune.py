@@ -13,6 +13,7 @@ from torch.multiprocessing import ProcessExitedException
 from transfer_material import annotated_set, settings, spawn
 
 from moco.cluster.machine import Machine
+from moco.encoders.kinds import network_of
 from moco.encoders.start import start_from
 from moco.errors import Interrupted, MocoError
 from moco.features.extract import Labelled
@@ -31,7 +32,7 @@ from moco.transfer.schedules import BoxSizes, sizes_of
 from moco.transfer.tasks import optimizer_of, task_of
 
 ALONE = Processes(0, 1, torch.device("cpu"))
-START = start_from("random", "thin", "small-stride2", 0)
+START = start_from("random", network_of("thin", "small-stride2"), 0)
 BOXES = ["loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"]
 LOSSES = {
     "detection": BOXES,
@@ -261,7 +262,7 @@ def on_processes(images: AnnotatedSet, shards: Path, folder: Path) -> None:
     torch.set_default_dtype(torch.float64)
     classification.normalize = partial(_in_float64, classification.normalize)
     labelled = Labelled.of(open_split(shards, "train"))
-    double = replace(start_from("random", "thin", "small-stride2", 0))
+    double = replace(start_from("random", network_of("thin", "small-stride2"), 0))
     run = run_of("classification", labelled, folder / "classification", iterations=3, batch_size=8)
     finetune(replace(run, processes=processes, start=replace(double, network=double.network.double())))
 

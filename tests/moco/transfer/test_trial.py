@@ -9,6 +9,7 @@ import torch
 from transfer_material import annotated_set
 
 from moco.encoders.frozen import load_encoder, random_encoder, save_encoder
+from moco.encoders.kinds import network_of
 from moco.errors import MocoError
 from moco.transfer.config import Comparison
 from moco.transfer.data.annotations import Detections
@@ -50,7 +51,7 @@ def load_spec(folder: Path) -> dict[str, object]:
     from moco.encoders.frozen import EncoderSpec
     from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 
-    spec = EncoderSpec("thin", "small-stride2", 28, 1.0, IMAGENET_MEAN, IMAGENET_STD, 256, "0" * 16)
+    spec = EncoderSpec(network_of("thin", "small-stride2"), 28, 1.0, IMAGENET_MEAN, IMAGENET_STD, 256, "0" * 16)
     save_encoder(folder / "trained", random_encoder(spec, 3).backbone, spec)
     load_encoder(folder / "trained")
     return json.loads((folder / "trained/encoder.json").read_text())

@@ -9,6 +9,7 @@ import torch
 from small_material import run_with_little_shared_memory
 from transfer_material import annotated_set, settings
 
+from moco.encoders.kinds import network_of
 from moco.encoders.start import start_from
 from moco.errors import MocoError
 from moco.features.extract import Labelled
@@ -20,7 +21,7 @@ from moco.transfer.data.loader import Share, read_pixels, steps, trainable, with
 from moco.transfer.tasks import task_of
 
 CPU = torch.device("cpu")
-START = start_from("random", "thin", "small", 0)
+START = start_from("random", network_of("thin", "small"), 0)
 
 
 @pytest.fixture(scope="module")

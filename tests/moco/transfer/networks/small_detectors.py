@@ -2,6 +2,7 @@
 
 import torch
 
+from moco.encoders.kinds import network_of
 from moco.encoders.start import start_from
 from moco.transfer.networks.detectors import detector
 
@@ -11,7 +12,7 @@ K = 3
 
 
 def thin(seed=0):
-    return start_from("random", "thin", "small-stride2", seed)
+    return start_from("random", network_of("thin", "small-stride2"), seed)
 
 
 def small(task, neck, source=None, seed=0, **changes):

@@ -8,6 +8,7 @@ import torch
 from transfer_material import settings
 
 from moco.cluster.machine import Machine
+from moco.encoders.kinds import network_of
 from moco.encoders.start import start_from
 from moco.features.extract import Labelled
 from moco.images.batches import read_image
@@ -20,7 +21,7 @@ from moco.transfer.schedules import LabelSizes
 from moco.transfer.tasks import optimizer_of
 
 ALONE = Processes(0, 1, torch.device("cpu"))
-START = start_from("random", "thin", "small-stride2", 0)
+START = start_from("random", network_of("thin", "small-stride2"), 0)
 SIZES = LabelSizes(16, 20)
 
 

@@ -8,6 +8,7 @@ from small_detectors import KINDS, K, nothing, scene, small, thin
 from torch import nn
 from torchvision.ops import box_iou
 
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import normalize
 from moco.encoders.start import start_from
 from moco.errors import MocoError
@@ -17,7 +18,7 @@ from moco.transfer.networks.detectors import detector
 @pytest.mark.parametrize("neck", ["c4", "fpn"])
 @pytest.mark.parametrize("architecture", ["thin", "resnet18", "resnet50"])
 def test_every_tensor_of_the_encoder_arrives(architecture, neck):
-    source = start_from("random", architecture, "imagenet", 0)
+    source = start_from("random", network_of(architecture, "imagenet"), 0)
     model = small("detection", neck, source)
     body, head = model.backbone.stages.state_dict(), model.roi_heads.box_head.state_dict()
     for name, value in source.network.state_dict().items():
@@ -86,13 +87,13 @@ def test_images_without_objects_train_too(task, neck):
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnext50_32x4d"])
 @pytest.mark.parametrize("neck", ["c4", "fpn"])
 def test_larger_encoders_fit_both_necks(architecture, neck):
-    model = small("instances", neck, start_from("random", architecture, "imagenet", 0), roi_size=4)
+    model = small("instances", neck, start_from("random", network_of(architecture, "imagenet"), 0), roi_size=4)
     image, target = scene()
     assert all(loss.isfinite() for loss in model([image], [target]).values())
 
 
 def test_the_last_stage_has_an_extra_norm_and_its_stride_in_the_3x3():
-    model = small("instances", "c4", start_from("random", "resnet50", "imagenet", 0))
+    model = small("instances", "c4", start_from("random", network_of("resnet50", "imagenet"), 0))
     head = model.roi_heads.box_head
     assert [name for name, _ in head.named_children()] == ["layer4", "norm"]
     assert type(head.norm) is nn.BatchNorm2d

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from moco.encoders.kinds import network_of
 from moco.encoders.start import start_from
 from moco.transfer.networks.fcn import FCN, enlarge
 
 
 def thin(seed=0, stem="small-stride2"):
-    return start_from("random", "thin", stem, seed)
+    return start_from("random", network_of("thin", stem), seed)
 
 
 def images_and_labels(size=(40, 56), classes=3, seed=0):
@@ -29,7 +30,7 @@ def test_every_tensor_of_the_encoder_arrives():
     ("architecture", "stem", "stride"), [("thin", "small-stride2", 8), ("resnet50", "imagenet", 16)]
 )
 def test_the_last_stage_is_dilated_and_keeps_the_stride_of_the_one_before(architecture, stem, stride):
-    model = FCN(start_from("random", architecture, stem, 0), 3, seed=0, width=8)
+    model = FCN(start_from("random", network_of(architecture, stem), 0), 3, seed=0, width=8)
     assert model.stride == stride
     features = model.stages.eval()(torch.randn(1, 3, 64, 64))
     assert features[3].shape[2:] == features[2].shape[2:] == (64 // stride, 64 // stride)

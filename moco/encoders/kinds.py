@@ -1,0 +1,140 @@
+"""The networks as settings: which there are, how each is named and built.
+
+Nothing here imports torch: the schema and the command line read these descriptions. A new family is
+a class here, and a module beside this one that builds it; nothing else names it.
+"""
+
+import importlib
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
+
+from moco.encoders.architectures import ARCHITECTURES
+from moco.errors import MocoError
+from moco.settings import Settings, describe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Stem = Literal["imagenet", "small", "small-stride2"]
+_FREEZE = "Parts that keep their first weights, such as patch_embed: names of modules of the network."
+
+
+class Network(Settings):
+    """The settings of a network, and the way to build it."""
+
+    home: ClassVar[str]
+    """Module beside this one whose `build` makes it."""
+
+    kind: str
+    name: str
+
+    @property
+    def label(self) -> str:
+        """Its name among all networks."""
+        return f"{self.kind}:{self.name}"
+
+    def build(self, image_size: int | None = None) -> "nn.Module":
+        """Make the network with fresh weights, without its classifier: images to features.
+
+        Args:
+            image_size: side of the images in pixels, for networks that are made for one size.
+
+        Raises:
+            MocoError: there is no such network.
+        """
+        network: nn.Module = importlib.import_module(f"moco.encoders.{self.home}").build(self, image_size)
+        return network
+
+
+class ResNet(Network):
+    """A ResNet of the paper's family."""
+
+    home = "resnet"
+
+    kind: Literal["resnet"]
+    name: str = Field(description="Architecture: thin, resnet18, resnet34, resnet50, … (`moco encoders` lists them).")
+    stem: Stem = Field(
+        description="First layers. imagenet: 7x7 stride 2 and max-pooling. small: 3x3 stride 1, for images up to about"
+        " 64 pixels. small-stride2: 3x3 stride 2, a quarter of the work, for the same on a CPU."
+    )
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in ARCHITECTURES:
+            raise ValueError(f"{name!r} is no known ResNet; choose one of {', '.join(ARCHITECTURES)}")
+        return name
+
+
+class Timm(Network):
+    """A network of the library timm, which has to be installed."""
+
+    home = "others"
+
+    kind: Literal["timm"]
+    name: str = Field(min_length=1, description="As timm.list_models() has it: convnext_tiny, vit_small_patch16_224, …")
+    freeze: tuple[str, ...] = Field((), description=_FREEZE)
+
+
+class Torchvision(Network):
+    """A classifier of torchvision."""
+
+    home = "others"
+
+    kind: Literal["torchvision"]
+    name: str = Field(min_length=1, description="As torchvision.models.list_models() has it: regnet_y_400mf, …")
+    freeze: tuple[str, ...] = Field((), description=_FREEZE)
+
+
+class Own(Network):
+    """A network of your own."""
+
+    home = "others"
+
+    kind: Literal["module"]
+    name: str = Field(
+        description="package.file:function. The function takes nothing, or image_size, and gives an nn.Module from"
+        " normalized images N x 3 x S x S to features N x D."
+    )
+    freeze: tuple[str, ...] = Field((), description=_FREEZE)
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_function(cls, name: str) -> str:
+        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", name):
+            raise ValueError(f"{name!r} is not package.file:function, such as networks:small")
+        return name
+
+
+AnyNetwork = Annotated[ResNet | Timm | Torchvision | Own, Field(discriminator="kind")]
+"""`pretrain.encoder`: the network that is trained."""
+_ANY: TypeAdapter[Network] = TypeAdapter(AnyNetwork)
+
+
+def network_of(values: str | Mapping[str, Any] | Network, stem: Stem = "imagenet") -> Network:
+    """Read which network is meant.
+
+    Args:
+        values: settings, or a label: `resnet50`, `timm:convnext_tiny`, `torchvision:regnet_y_400mf`,
+            `module:package.file:function`.
+        stem: of a ResNet that is named by its label.
+
+    Raises:
+        MocoError: there is no such kind, or no such ResNet.
+    """
+    if isinstance(values, Network):
+        return values
+    if isinstance(values, str):
+        kind, colon, name = values.partition(":")
+        values = {"kind": kind, "name": name} if colon else {"kind": "resnet", "name": values, "stem": stem}
+    try:
+        return _ANY.validate_python(values)
+    except ValidationError as error:
+        raise MocoError(f"encoder: {describe(error, values)}") from None

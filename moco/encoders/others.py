@@ -1,0 +1,158 @@
+"""Networks of timm, of torchvision and of your own, as encoders."""
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from moco.encoders.encode import features_of
+from moco.encoders.kinds import Network
+from moco.errors import MocoError
+
+
+def build(settings: Network, image_size: int | None = None, pretrained: bool = False) -> nn.Module:
+    """Make a network without its classifier, for images of one size where it is made for one.
+
+    Args:
+        settings: which.
+        image_size: side of the images, pixels.
+        pretrained: whether its library loads the weights that it publishes; else fresh ones.
+
+    Raises:
+        MocoError: the library or the network is not there, or cannot be made.
+    """
+    make = {"timm": _timm, "torchvision": _torchvision, "module": _own}[settings.kind]
+    try:
+        network = make(settings.name, image_size, pretrained)
+    except MocoError:
+        raise
+    except Exception as error:  # a library's or a person's own
+        raise MocoError(
+            f"encoder {settings.label}: cannot be made for images of {image_size} pixels"
+            f" ({type(error).__name__}: {_first_line(error)}); choose another network or image_size"
+        ) from error
+    _freeze(network, settings)
+    network.feature_dim = _feature_dim(network, image_size)  # type: ignore[assignment]  # a module takes any attribute
+    return network
+
+
+def names(kind: str) -> list[str]:
+    """List what a library can build; `timm` or `torchvision`."""
+    if kind == "timm":
+        return list(_library().list_models())
+    import torchvision
+
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def _timm(name: str, image_size: int | None, pretrained: bool) -> nn.Module:
+    timm = _library()
+    if not timm.is_model(name):
+        raise _unknown("timm", name, names("timm"))
+    options: dict[str, Any] = {}
+    config = timm.get_pretrained_cfg(name)
+    if image_size is not None and config is not None and config.fixed_input_size:
+        options["img_size"] = image_size
+    network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    return network
+
+
+def _library() -> Any:
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise MocoError("encoder kind timm needs the package timm; install it with `pip install timm`") from None
+    return timm
+
+
+def _torchvision(name: str, image_size: int | None, pretrained: bool) -> nn.Module:
+    import torchvision
+
+    if name not in (known := names("torchvision")):
+        raise _unknown("torchvision", name, known)
+    builder = torchvision.models.get_model_builder(name)
+    options: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
+    if image_size is not None and "vision_transformer" in builder.__module__:
+        options["image_size"] = image_size
+    if image_size is not None and "maxvit" in builder.__module__:
+        options["input_size"] = (image_size, image_size)
+    if name in ("googlenet", "inception_v3"):
+        options |= {"init_weights": True} | ({} if pretrained else {"aux_logits": False})
+    network: nn.Module = builder(**options)
+    if hasattr(network, "aux_logits"):
+        network.aux_logits = False  # type: ignore[assignment]
+    last = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)][-1:]
+    if not last:  # squeezenet classifies by a convolution
+        raise MocoError(f"encoder torchvision:{name} has no linear classifier to take off; choose another network")
+    parent, _, child = last[0].rpartition(".")
+    classifier = network.get_submodule(parent)
+    setattr(classifier, child, nn.Identity())
+    for module in classifier.children() if isinstance(classifier, nn.Sequential) else ():
+        if isinstance(module, nn.Dropout):  # of the classifier
+            module.p = 0.0
+    return network
+
+
+def _own(name: str, image_size: int | None, pretrained: bool) -> nn.Module:
+    file, _, function = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:  # an installed command does not look there
+        sys.path.insert(0, here)
+    try:
+        make = getattr(importlib.import_module(file), function)
+    except ModuleNotFoundError as error:
+        raise MocoError(
+            f"encoder module:{name}: there is no module {error.name}; name a file of this folder, or install it"
+        ) from None
+    except AttributeError:
+        raise MocoError(f"encoder module:{name}: {file} has no {function}; name a function of it") from None
+    network = make(image_size=image_size) if "image_size" in inspect.signature(make).parameters else make()
+    if not isinstance(network, nn.Module):
+        raise MocoError(f"encoder module:{name}: gives a {type(network).__name__}, not a torch.nn.Module; return one")
+    return network
+
+
+def source_of(settings: Network) -> Path | None:
+    """Find the file that a network of a person's own comes from; None for other kinds."""
+    if settings.kind != "module":
+        return None
+    found = importlib.util.find_spec(settings.name.partition(":")[0])
+    return Path(found.origin) if found is not None and found.origin else None
+
+
+def _feature_dim(network: nn.Module, image_size: int | None) -> int:
+    """Count the features by encoding nothing but zeros, unless the network says how many they are."""
+    if isinstance(stated := getattr(network, "feature_dim", None), int):
+        return stated
+    side, training = image_size or 224, network.training
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    with torch.inference_mode():
+        found = features_of(network.eval(), torch.zeros(2, 3, side, side, device=device))
+    network.train(training)
+    return found.shape[1]
+
+
+def _freeze(network: nn.Module, settings: Network) -> None:
+    for name in getattr(settings, "freeze", ()):
+        try:
+            network.get_submodule(name).requires_grad_(False)
+        except AttributeError:
+            parts = ", ".join(name for name, _ in network.named_children())
+            raise MocoError(
+                f"encoder.freeze = {name}: {settings.label} has no such part; its parts are {parts}"
+            ) from None
+
+
+def _unknown(library: str, name: str, known: Iterable[str]) -> MocoError:
+    near = difflib.get_close_matches(name, known, 3, 0.5)
+    like = f"; did you mean {' or '.join(near)}?" if near else ""
+    return MocoError(f"encoder {library}:{name} is no network of the {library} installed here{like}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0][:200]

@@ -1,0 +1,61 @@
+"""The stages that detectors and segmenters take from a network."""
+
+import copy
+
+from torch import Tensor, nn
+
+from moco.errors import MocoError
+
+STRIDES = 4
+"""Stages of a pyramid: the coarsest ones of a network."""
+
+
+class Stages(nn.Module):
+    """The first stages of a network: images N x 3 x H x W to N x C x H' x W' a stage, finest first.
+
+    Attributes:
+        channels: of each stage's output.
+        strides: of each stage's output, in pixels of the image.
+    """
+
+    channels: list[int]
+    strides: list[int]
+
+
+def stages_of(network: nn.Module, last: int) -> Stages:
+    """Give a copy of a network's stages 1 … `last`, as `Stages` describes them.
+
+    A network of your own has a method `stages(last)` that gives them; timm's tell of what they are
+    made.
+
+    Raises:
+        MocoError: the network hands out no stages.
+    """
+    if callable(getattr(type(network), "stages", None)):
+        own: Stages = network.stages(last)  # type: ignore[operator]
+        return own
+    if getattr(network, "feature_info", None) and not hasattr(network, "pos_embed"):
+        return TimmStages(network, last)
+    raise MocoError(
+        f"a {type(network).__name__} hands out no stages, which detection and segmentation need; take a ResNet or a"
+        " convolutional network of timm, or give your own a method stages(last)"
+    )
+
+
+class TimmStages(Stages):
+    """The coarsest stages of a network of timm."""
+
+    def __init__(self, network: nn.Module, last: int) -> None:
+        super().__init__()
+        from timm.models import FeatureListNet
+
+        info = network.feature_info
+        levels = range(len(info))[-STRIDES:][:last]  # type: ignore[arg-type]
+        self.network = FeatureListNet(copy.deepcopy(network), out_indices=tuple(levels))
+        self.channels = list(self.network.feature_info.channels())
+        self.strides = list(self.network.feature_info.reduction())
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Encode images N x 3 x H x W, normalized, as N x C x H' x W' a stage, finest first."""
+        found = zip(self.network(images), self.channels, strict=True)
+        return [x if x.shape[1] == channels else x.permute(0, 3, 1, 2) for x, channels in found]
