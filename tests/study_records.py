@@ -21,7 +21,7 @@ def records_of(name: str, scale: Scale, accuracy: Callable[[Variant], float | No
                 series=run.series,
                 x=run.x,
                 seed=run.seed,
-                place=place(study.axis.kind, run.x, settings.encoder, settings.stem),
+                place=place(study.axis.kind, run.x, settings.encoder),
                 fingerprint="f",
                 commit="c" * 40,
                 edited=False,

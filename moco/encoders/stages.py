@@ -47,15 +47,15 @@ class TimmStages(Stages):
 
     def __init__(self, network: nn.Module, last: int) -> None:
         super().__init__()
-        from timm.models import FeatureListNet
+        from timm.models import FeatureGetterNet
 
         info = network.feature_info
         levels = range(len(info))[-STRIDES:][:last]  # type: ignore[arg-type]
-        self.network = FeatureListNet(copy.deepcopy(network), out_indices=tuple(levels))
+        self.network = FeatureGetterNet(copy.deepcopy(network), out_indices=tuple(levels))
         self.channels = list(self.network.feature_info.channels())
         self.strides = list(self.network.feature_info.reduction())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Encode images N x 3 x H x W, normalized, as N x C x H' x W' a stage, finest first."""
-        found = zip(self.network(images), self.channels, strict=True)
-        return [x if x.shape[1] == channels else x.permute(0, 3, 1, 2) for x, channels in found]
+        found: list[Tensor] = self.network(images)
+        return found

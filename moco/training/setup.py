@@ -27,6 +27,7 @@ from moco.images.plan import EpochPlan
 from moco.images.stream import TarStreams
 from moco.images.stream_plan import StreamPlan, plan_of
 from moco.momentum_contrast import Encoder, MoCo
+from moco.optimizers import AnOptimizer
 from moco.processes import Processes
 from moco.training.schedules import learning_rate, momentum
 
@@ -141,7 +142,8 @@ def build(settings: Pretrain, images: int) -> MoCo:
 
 def optimizer_of(model: MoCo, settings: Pretrain) -> Optimizer:
     """Make the optimizer of the query encoder; `set_rates` sets its rate at each step."""
-    return settings.optimizer.build(model.encoder_q.parameters(), next(model.parameters()).is_cuda)
+    chosen: AnOptimizer = settings.optimizer
+    return chosen.build(model.encoder_q.parameters(), next(model.parameters()).is_cuda)
 
 
 def set_rates(model: MoCo, optimizer: Optimizer, settings: Pretrain, step: int, total: int) -> float:

@@ -7,7 +7,7 @@ import torch
 from operations import Operations
 from torch import nn
 
-from moco.encoders.batch_norm import GroupBatchNorm1d, GroupBatchNorm2d, split_batch_norm
+from moco.encoders.batch_norm import GroupBatchNorm1d, GroupBatchNorm2d
 
 
 def test_each_group_is_normalized_as_by_a_batch_norm_of_its_own():
@@ -106,19 +106,3 @@ def test_vectors_are_normalized_in_groups_too():
     assert torch.allclose(GroupBatchNorm1d(5, 4)(vectors), expected, atol=1e-6)
     with pytest.raises(ValueError, match="expected vectors"):
         GroupBatchNorm1d(5, 4)(torch.randn(4, 5, 2, 2))
-
-
-def test_a_foreign_network_is_split_with_its_weights_and_statistics():
-    torchvision = pytest.importorskip("torchvision")
-    network = torchvision.models.resnet18(num_classes=4)
-    network(torch.randn(4, 3, 32, 32))  # moves the statistics
-    images = torch.randn(6, 3, 32, 32)
-    before = network.eval()(images)
-    kept = {name: value.clone() for name, value in network.state_dict().items()}
-    split = split_batch_norm(network, group_size=3)
-    assert torch.equal(split.eval()(images), before)
-    assert not any(type(module) is nn.BatchNorm2d for module in split.modules())
-    whole = torchvision.models.resnet18(num_classes=4)
-    whole.load_state_dict(kept)
-    apart = torch.cat([whole.train()(part) for part in images.split(3)])
-    assert torch.allclose(split.train()(images), apart, atol=1e-4)

@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from moco.encoders.architectures import ARCHITECTURES
 from moco.encoders.batch_norm import averaged_running_statistics, set_running_statistics
-from moco.encoders.build import build_encoder, encoder_names, shapes_of, size_of
+from moco.encoders.build import build_encoder, shapes_of, size_of
 from moco.errors import MocoError
 from moco.processes import Processes
 
 
 def test_every_name_builds_a_network_that_tells_its_size_and_shapes():
-    for name in encoder_names():
+    for name in ARCHITECTURES:
         with torch.device("meta"):
             network = build_encoder(name, "small")
             assert network(torch.empty(2, 3, 16, 16)).shape == (2, network.feature_dim)
@@ -21,9 +22,7 @@ def test_every_name_builds_a_network_that_tells_its_size_and_shapes():
 
 
 def test_an_unknown_name_is_one_line_with_the_known_ones():
-    with pytest.raises(
-        MocoError, match=r"pretrain.encoder = 'resnet51' is no known encoder; choose one of thin, resnet18"
-    ):
+    with pytest.raises(MocoError, match=r"encoder: name: 'resnet51' is no known ResNet; choose one of thin, resnet18"):
         build_encoder("resnet51")
 
 

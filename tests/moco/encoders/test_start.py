@@ -43,8 +43,8 @@ def test_a_folder_of_ours_brings_its_weights_stem_mean_and_deviation(folder):
 def test_a_file_of_others_brings_the_same_weights(folder, tmp_path):
     path, network = folder
     torch.save({"state_dict": {f"module.encoder_q.{n}": v for n, v in network.state_dict().items()}}, tmp_path / "a")
-    asked = start_from(str(tmp_path / "a"), "thin", "small-stride2", 0)
-    assert asked.fingerprint == start_from(str(path), "thin", None, 0).fingerprint
+    asked = start_from(str(tmp_path / "a"), network_of("thin", "small-stride2"), 0)
+    assert asked.fingerprint == start_from(str(path), None, 0).fingerprint
     assert asked.network.conv1.stride == (2, 2)
     assert start_from(str(tmp_path / "a"), None, 0).network.conv1.stride == (1, 1)
     assert (asked.mean, asked.std) == (IMAGENET_MEAN, IMAGENET_STD)
@@ -65,18 +65,15 @@ def test_the_fingerprint_sees_names_shapes_and_values():
 
 
 @pytest.mark.parametrize(
-    ("init", "architecture", "stem", "problem"),
+    ("source", "network", "problem"),
     [
-        ("random", None, "small", "name an architecture and a stem"),
-        ("random", "thin", None, "name an architecture and a stem"),
-        ("random", "thin", "tiny", "'tiny' is no known stem"),
-        ("random", "thinner", "small", "'thinner'"),
-        ("FOLDER", "resnet18", None, "its architecture is thin, not resnet18"),
-        ("FOLDER", "thin", "imagenet", "its stem is small-stride2, not imagenet"),
-        ("nowhere", None, None, "nowhere: No such file"),
+        ("random", None, "leaves the network open; name one"),
+        ("FOLDER", network_of("resnet18"), "is thin with the stem small-stride2, not resnet18 with the stem imagenet"),
+        ("FOLDER", network_of("thin"), "is thin with the stem small-stride2, not thin with the stem imagenet"),
+        ("nowhere", None, "nowhere: No such file"),
     ],
 )
-def test_what_does_not_fit_is_one_line_with_the_remedy(folder, init, architecture, stem, problem):
+def test_what_does_not_fit_is_one_line_with_the_remedy(folder, source, network, problem):
     with pytest.raises(MocoError, match=problem) as error:
-        start_from(init.replace("FOLDER", str(folder[0])), architecture, stem, 0)
+        start_from(source.replace("FOLDER", str(folder[0])), network, 0)
     assert "\n" not in str(error.value)

@@ -107,9 +107,9 @@ def test_seeds_can_be_others_and_the_first_of_all_points_comes_before_the_second
 
 
 def test_parameters_are_counted_in_millions() -> None:
-    assert place("parameters", "any", "resnet50", "imagenet") == pytest.approx(23.508, abs=0.001)
-    assert place("log2", 256, "resnet50", "imagenet") == 256
-    assert place("categories", "v1", "resnet50", "imagenet") is None
+    assert place("parameters", "any", "resnet50") == pytest.approx(23.508, abs=0.001)
+    assert place("log2", 256, "resnet50") == 256
+    assert place("categories", "v1", "resnet50") is None
 
 
 @pytest.mark.parametrize(

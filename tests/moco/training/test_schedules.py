@@ -20,6 +20,18 @@ def test_cosine_falls_from_the_scaled_base_to_nothing():
     assert rates == sorted(rates, reverse=True)
 
 
+def test_the_rate_first_rises_to_its_base_where_there_is_a_warm_up():
+    values = {"schedule": "cosine", "lr_per_256": 0.03, "global_batch": 256, "epochs": 10, "warmup_epochs": 2}
+    settings = PRETRAIN.model_copy(update=values)
+    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    assert rates[:20] == pytest.approx([0.03 * (step + 1) / 21 for step in range(20)])
+    assert rates[20] == pytest.approx(0.03)
+    assert rates[60] == pytest.approx(0.015)
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    longer = settings.model_copy(update={"warmup_epochs": 50})  # than the run
+    assert all(learning_rate(longer, step, 100) > 0 for step in range(100))
+
+
 def test_steps_fall_to_a_tenth_at_each_milestone():
     settings = PRETRAIN.model_copy(
         update={"schedule": "steps", "milestones": [0.6, 0.8], "lr_per_256": 0.03, "global_batch": 256}
