@@ -60,7 +60,7 @@ TOPICS = {
 
 INTRODUCTION = """\
 `make bench` measures all of this and writes this page. `.venv-bench/bin/python -m benchmarks.loader --quick` and its like
-measure one topic in less than two minutes, once `make .venv-bench/.ready` has installed the peers. They write this page
+measure one topic in about two minutes, once `make .venv-bench/.ready` has installed the peers. They write this page
 too; `git checkout docs/benchmarks.md benchmarks/results.json` brings these figures back.
 
 Sides take turns in every round, in alternating order; medians are shown. A ratio says how many times better ours is than

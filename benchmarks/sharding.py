@@ -187,18 +187,18 @@ import json, sys
 from pathlib import Path
 import psutil
 from moco.config import Shard
-from moco.images import shards
+from moco.shards import write
 peaks = [0, 0, 0]
-check = shards._Tally.check
+check = write._Tally.check
 def watching(tally):
     own = psutil.Process()
     workers = [child.memory_full_info() for child in own.children(recursive=True)]
     now = own.memory_info().rss, max(item.rss for item in workers), sum(item.uss for item in workers)
     peaks[:] = map(max, peaks, now)
     check(tally)
-shards._Tally.check = watching
+write._Tally.check = watching
 raw, target, runs, settings, processes = sys.argv[1:]
-shards.write_shards(Path(raw), Path(target), Path(runs), Shard.model_validate_json(settings), int(processes))
+write.write_shards(Path(raw), Path(target), Path(runs), Shard.model_validate_json(settings), int(processes))
 print(json.dumps(peaks))
 """
 

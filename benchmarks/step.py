@@ -6,9 +6,10 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import Cost, Row, Side, apart, found, interleaved, machine, options, save
+from benchmarks.measure import Cost, Row, Side, apart, found, interleaved, machine, parser_of, save
 from benchmarks.official import lightly_step, official_step, resnet
 from benchmarks.scaling_model import preset
 from moco.config import Pretrain
@@ -297,14 +298,37 @@ def goal(settings: Pretrain, row: Row, device: torch.device) -> float | None:
     return same.get((mine, theirs))
 
 
+def show_profile(settings: Pretrain, device: torch.device, steps: int = 5) -> None:
+    """Print the operations that a step's time goes to, its own processor time each."""
+    train, images = ours(settings, device, has_bf16(device))[0], images_of(settings, device)
+    for _ in range(3):
+        train(images)
+    with profile(activities=[ProfilerActivity.CPU]) as watched:
+        for _ in range(steps):
+            train(images)
+    found = sorted(watched.key_averages(), key=lambda entry: -entry.self_cpu_time_total)
+    total = sum(entry.self_cpu_time_total for entry in found)
+    print(f"{title(settings)}: {total / steps / 1e3:.0f} ms a step")
+    for entry in found[:12]:
+        share, ms = entry.self_cpu_time_total / total, entry.self_cpu_time_total / steps / 1e3
+        print(f"{share:7.1%} {ms:7.1f} ms {entry.count // steps:5} times  {entry.key}")
+
+
 def main() -> None:
     """Every case in turn."""
-    quick = options(__doc__).quick
+    parser = parser_of(__doc__)
+    parser.add_argument("--profile", action="store_true", help="only show which operations our step's time goes to")
+    given = parser.parse_args()
+    quick = given.quick
     begun = machine()
     rows: list[Row] = []
     proofs = []
     cpu = torch.device("cpu")
     cases = [case("resnet18", 64, 64, 4096), case("resnet18", 64, 64, 65536), case("resnet18", 32, 128, 4096)]
+    if given.profile:
+        for settings in cases:
+            show_profile(settings, cpu)
+        return
     for number, settings in enumerate(cases):
         small = settings.model_copy(update={"global_batch": 16, "bn_group_size": 16})
         proofs.append(prove(small, images_of(small, cpu)))
