@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from moco.errors import MocoError
 
-STRIDES = 4
+STAGES = 4
 """Stages of a pyramid: the coarsest ones of a network."""
 
 
@@ -34,7 +34,8 @@ def stages_of(network: nn.Module, last: int) -> Stages:
     if callable(getattr(type(network), "stages", None)):
         own: Stages = network.stages(last)  # type: ignore[operator]
         return own
-    if getattr(network, "feature_info", None) and not hasattr(network, "pos_embed"):
+    maps = hasattr(network, "forward_intermediates") and not hasattr(network, "pos_embed")  # a ViT has one size alone
+    if maps and len(getattr(network, "feature_info", ())) >= STAGES:
         return TimmStages(network, last)
     raise MocoError(
         f"a {type(network).__name__} hands out no stages, which detection and segmentation need; take a ResNet or a"
@@ -47,15 +48,16 @@ class TimmStages(Stages):
 
     def __init__(self, network: nn.Module, last: int) -> None:
         super().__init__()
-        from timm.models import FeatureGetterNet
-
-        info = network.feature_info
-        levels = range(len(info))[-STRIDES:][:last]  # type: ignore[arg-type]
-        self.network = FeatureGetterNet(copy.deepcopy(network), out_indices=tuple(levels))
-        self.channels = list(self.network.feature_info.channels())
-        self.strides = list(self.network.feature_info.reduction())
+        stages = list(network.feature_info)[-STAGES:][:last]  # type: ignore[arg-type]
+        self.levels = [len(network.feature_info) - STAGES + n for n in range(last)]  # type: ignore[arg-type]
+        self.channels = [int(stage["num_chs"]) for stage in stages]
+        self.strides = [int(stage["reduction"]) for stage in stages]
+        self.network = copy.deepcopy(network)
+        self.network.prune_intermediate_layers(self.levels, prune_head=True)  # type: ignore[operator]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Encode images N x 3 x H x W, normalized, as N x C x H' x W' a stage, finest first."""
-        found: list[Tensor] = self.network(images)
+        found: list[Tensor] = self.network.forward_intermediates(  # type: ignore[operator]
+            images, indices=self.levels, intermediates_only=True
+        )
         return found
