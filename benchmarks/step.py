@@ -74,7 +74,7 @@ def ours(
     model.to(memory_format=torch.channels_last)
     if dtype != torch.float32:  # the step normalizes to float32
         for encoder in (model.encoder_q, queue_of(model).encoder_k):
-            encoder.register_forward_pre_hook(lambda _, given: given[0].to(dtype))
+            encoder.register_forward_pre_hook(lambda _, given: normalize(given[0]).to(dtype))
     optimizer = optimizer_of(model, settings)
     optimizer.param_groups[0]["lr"] = 0.03
     if compiled:

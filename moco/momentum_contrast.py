@@ -12,6 +12,7 @@ from moco.dictionary.info_nce import Contrast, info_nce, info_nce_in_batch
 from moco.dictionary.protocol import Batch, Dictionary, Encode, Keys
 from moco.dictionary.shuffle_bn import Traveling
 from moco.encoders.encode import features_of
+from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD, scale_and_shift
 from moco.processes import Processes
 
 
@@ -22,14 +23,34 @@ class Encoder(nn.Module):
         backbone: N x 3 x H x W to features N x D.
         head: N x D to N x C.
         predictor: N x C to N x C, of the query encoder alone (MoCo v3); None: there is none.
+        mean: per-channel mean of values in [0, 1].
+        std: per-channel deviation of values in [0, 1].
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, predictor: nn.Module | None = None) -> None:
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        predictor: nn.Module | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
         super().__init__()
         self.backbone, self.head, self.predictor = backbone, head, predictor
+        scale, shift = scale_and_shift(mean, std)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode normalized images N x 3 x H x W as N x C of length 1, float32 always."""
+        """Encode images N x 3 x H x W as N x C of length 1, float32 always.
+
+        Images of bytes are normalized; those of floats are taken to be normalized already.
+        """
+        if not images.is_floating_point():
+            images = torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale)
         projected = self.head(features_of(self.backbone, images))
         if self.predictor is not None:
             projected = self.predictor(projected)

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from moco.dictionary.protocol import Batch, Encode
 from moco.dictionary.shuffle_bn import Traveling, from_slots
-from moco.encoders.normalize import normalize
 
 
 class EndToEnd(nn.Module):
@@ -26,7 +25,7 @@ class EndToEnd(nn.Module):
 
     def look_up(self, batch: Batch, traveling: Traveling, encode: Encode) -> Tensor:
         """Give keys of the step's images with their gradient, encoded in shuffled groups."""
-        return from_slots(encode(normalize(traveling.arrive())), batch.shuffle, batch.processes)
+        return from_slots(encode(traveling.arrive()), batch.shuffle, batch.processes)
 
     def negatives(self, batch: Batch) -> None:
         """None but the batch's other keys."""

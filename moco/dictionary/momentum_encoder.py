@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from moco.dictionary.protocol import Batch, Encode
 from moco.dictionary.shuffle_bn import Traveling, from_slots
 from moco.encoders.batch_norm import micro_batches
-from moco.encoders.normalize import normalize
 
 
 class MomentumEncoder(nn.Module):
@@ -57,7 +56,7 @@ class MomentumEncoder(nn.Module):
         """Give the positives, B x C of length 1, encoded slowly and in shuffled groups."""
         shuffled = traveling.arrive()  # N x 3 x S x S
         slots = [
-            self.encoder_k(normalize(shuffled[part]))
+            self.encoder_k(shuffled[part])
             for part in micro_batches(self.encoder_k, batch.count, batch.micro_batch_size)
         ]
         return from_slots(torch.cat(slots), batch.shuffle, batch.processes)

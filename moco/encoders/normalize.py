@@ -1,5 +1,6 @@
 """From bytes to what networks expect."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -18,12 +19,18 @@ def normalize(images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tupl
     """
     if images.is_floating_point():
         return images
-    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
+    scale, shift = _on(images.device, tuple(mean), tuple(std))
     return torch.addcmul(shift, images.float(), scale)
 
 
-@cache  # a new tensor on a GPU would make the host wait for it, at every step
-def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Give what normalizes bytes x as `scale * x + shift`: float32, 1 x 3 x 1 x 1 each."""
+    scale = torch.tensor([1 / (255 * s) for s in std])
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
     return scale.view(1, 3, 1, 1), shift.view(1, 3, 1, 1)
+
+
+@cache  # a new tensor on a GPU would make the host wait for it, at every step
+def _on(device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    scale, shift = scale_and_shift(mean, std)
+    return scale.to(device), shift.to(device)

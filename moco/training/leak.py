@@ -18,7 +18,6 @@ from moco.dictionary.end_to_end import EndToEnd
 from moco.dictionary.info_nce import info_nce, info_nce_in_batch
 from moco.dictionary.momentum_encoder import MomentumEncoder
 from moco.dictionary.momentum_queue import MomentumQueue
-from moco.encoders.normalize import normalize
 from moco.images.batches import as_images, views_of
 from moco.images.index import ShardSet
 from moco.images.views import draw
@@ -72,7 +71,7 @@ class LeakProbe:
         device = next(encoder_q.parameters()).device
         views = self.paint(np.arange(groups * self.group_size)).to(device)
         with autocast:
-            return leak(encoder_q, encoder_k, normalize(views[0]), normalize(views[1]), self.group_size, negatives)
+            return leak(encoder_q, encoder_k, views[0], views[1], self.group_size, negatives)
 
     def paint(self, samples: Integers) -> Tensor:
         """Two views of some images, uint8 2 x N x 3 x S x S, channels-last.

@@ -14,7 +14,6 @@ from moco.dictionary.info_nce import Contrast
 from moco.dictionary.protocol import Batch, Encode
 from moco.dictionary.shuffle_bn import Shuffle, positions_of_slots
 from moco.encoders.batch_norm import averaged_running_statistics, micro_batches
-from moco.encoders.normalize import normalize
 from moco.images import fused_views
 from moco.momentum_contrast import MoCo
 from moco.processes import Processes, keep_freed_memory
@@ -151,7 +150,7 @@ def accumulate(model: MoCo, batch: Batch, encode_queries: Encode, autocast: torc
             last = part.stop == batch.count and way == len(model.ways) - 1
             with nullcontext() if last else _gradients_stay_here(encode_queries):
                 with autocast:
-                    q = encode_queries(normalize(batch.views[of_query][part]))  # n x C
+                    q = encode_queries(batch.views[of_query][part])  # n x C
                     if keys is None:  # the key images have traveled beside the first queries
                         keys = model.keys(batch, traveling, encode_queries)
                 found = model.loss(q, keys, way, batch.first + part.start)

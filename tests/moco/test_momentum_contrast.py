@@ -92,13 +92,13 @@ def test_keys_come_back_to_their_own_images_after_the_shuffle():
 @pytest.mark.parametrize("mechanism", SMALL)
 def test_the_host_never_waits_for_a_gpu_within_a_step(mechanism):
     from moco.config import load_params
-    from moco.training.setup import build, sgd
+    from moco.training.setup import build, optimizer_of
 
     params = Path(__file__).parents[2] / "params.yaml"
     settings = load_params(params).pretrain.model_copy(update={"dictionary": dictionary(mechanism)})
     gpu = torch.device("cuda")
     model = build(settings, 10_000).to(gpu)
-    optimizer, autocast = sgd(model, settings), torch.autocast("cuda", torch.bfloat16)
+    optimizer, autocast = optimizer_of(model, settings), torch.autocast("cuda", torch.bfloat16)
     size = settings.image_size
     batch = torch.randint(0, 256, (2, settings.global_batch, 3, size, size), dtype=torch.uint8, device=gpu)
     try:

@@ -16,7 +16,7 @@ from moco.dictionary.momentum_queue import MomentumQueue
 from moco.dictionary.protocol import Batch
 from moco.dictionary.shuffle_bn import Traveling
 from moco.encoders.batch_norm import GroupBatchNorm2d
-from moco.encoders.normalize import normalize
+from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD, scale_and_shift
 from moco.processes import Processes
 from moco.training import loop
 from moco.training.loop import accumulate
@@ -45,8 +45,14 @@ def made(mechanism: str, symmetric: bool = False, predictor: nn.Module | None = 
     kind = dictionary(mechanism, **{key: value for key, value in wanted.items() if key in SMALL[mechanism]})
     keys = kind.build(encoder, C, IMAGES, seed=7)
     model = MoCo(Encoder(encoder.backbone, encoder.head, predictor), keys, T, symmetric=symmetric)
-    model.dictionary.double()
+    model.double()
     return model
+
+
+def normalized(images: torch.Tensor) -> torch.Tensor:
+    """Bytes as an encoder in float64 sees them."""
+    scale, shift = scale_and_shift(IMAGENET_MEAN, IMAGENET_STD)
+    return shift.double() + images.double() * scale.double()
 
 
 def steps(model: MoCo):
@@ -80,7 +86,7 @@ def test_the_memory_bank_compares_with_old_keys_and_moves_them_by_momentum():
     model = made("memory-bank")
     f, bank = copy.deepcopy(model.encoder_q), model.dictionary.bank.clone()
     for batch, loss in steps(model):
-        q = f(normalize(batch.views[0]))
+        q = f(normalized(batch.views[0]))
         negatives = bank[model.dictionary.drawn(batch.samples, batch.step)]
         logits = torch.stack(
             [
@@ -102,7 +108,7 @@ def test_end_to_end_sends_the_gradient_through_queries_and_keys():
     model = made("end-to-end")
     f = copy.deepcopy(model.encoder_q)
     for batch, loss in steps(model):
-        q, k = (f(normalize(view)) for view in batch.views)
+        q, k = (f(normalized(view)) for view in batch.views)
         expected = F.cross_entropy(q @ k.T / T, torch.arange(B))
         descend(expected, f)
         assert abs(loss - expected.item()) < 1e-10
@@ -117,7 +123,7 @@ def test_the_momentum_batch_is_algorithm_1_of_moco_v3_with_the_mean_of_both_ways
     assert f_k.predictor is None
     for batch, loss in steps(model):
         # its algorithm 1 moves f_k after the gradient step, which is where our next step begins
-        x1, x2 = (normalize(view) for view in batch.views)
+        x1, x2 = (normalized(view) for view in batch.views)
         with torch.no_grad():
             for name, slow in f_k.named_parameters():
                 slow.copy_(M * slow + (1 - M) * f_q.get_parameter(name))
@@ -135,7 +141,7 @@ def test_the_symmetric_queue_looks_both_views_up_and_takes_both_in():
     f_q, f_k = copy.deepcopy(model.encoder_q), copy.deepcopy(model.dictionary.encoder_k)
     queue = model.dictionary.keys.clone()
     for batch, loss in steps(model):
-        x1, x2 = (normalize(view) for view in batch.views)
+        x1, x2 = (normalized(view) for view in batch.views)
         with torch.no_grad():
             for slow, fast in zip(f_k.parameters(), f_q.parameters(), strict=True):
                 slow.copy_(M * slow + (1 - M) * fast)
@@ -179,7 +185,7 @@ def test_a_bank_draws_distinct_rows_of_other_images_and_in_the_end_all_of_them()
 def test_the_notebooks_call_gives_the_loss_and_gradient_of_the_loops_step(mechanism):
     one, other = made(mechanism), made(mechanism)
     views = torch.randint(0, 256, (2, B, 3, 8, 8), dtype=torch.uint8)
-    contrast = one(*(normalize(view) for view in views), samples=np.arange(B))
+    contrast = one(*(normalized(view) for view in views), samples=np.arange(B))
     contrast.loss.backward()
     batch = Batch.of(views, np.arange(B), np.arange(B), 0, ALONE)
     expected, _ = accumulate(other, batch, other.encoder_q, NO_AUTOCAST)
@@ -257,4 +263,4 @@ def test_a_compiled_step_is_the_plain_one_but_for_rounding():
         assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     copied = copy.deepcopy(compiled.encoder_q)
-    assert torch.allclose(copied(normalize(views[0])), plain.encoder_q(normalize(views[0])), atol=1e-5)
+    assert torch.allclose(copied(normalized(views[0])), plain.encoder_q(normalized(views[0])), atol=1e-5)

@@ -18,7 +18,6 @@ from transfer_material import spawn
 from moco import Encoder, MoCo
 from moco.cluster.machine import Machine
 from moco.config import load_params
-from moco.dictionary import momentum_encoder
 from moco.dictionary.momentum_queue import MomentumQueue
 from moco.dictionary.protocol import Batch
 from moco.dictionary.shuffle_bn import positions_of_slots
@@ -27,11 +26,10 @@ from moco.images.index import open_split
 from moco.processes import join
 from moco.runs import checkpoints
 from moco.runs.curves import read_rows
-from moco.training import loop
 from moco.training.loop import accumulate, pretrain
 from moco.training.monitor import Monitor
 from moco.training.run import Run
-from moco.training.setup import average_gradients, build, sgd
+from moco.training.setup import average_gradients, build, optimizer_of
 
 FOUR_GROUPS = ["pretrain.bn_group_size=6", "pretrain.epochs=2", "pretrain.knn_every_epochs=0"]
 COLLECTIVES = ("all_reduce", "all_gather", "all_to_all_single", "broadcast", "all_gather_object", "barrier")
@@ -50,8 +48,7 @@ def train(project: Path, folder: Path, max_batch: int | None) -> None:
     part by 1e-3.
     """
     torch.set_default_dtype(torch.float64)
-    for module in (loop, momentum_encoder, frozen):
-        module.normalize = partial(_in_float64, module.normalize)
+    frozen.normalize = partial(_in_float64, frozen.normalize)
     params = load_params(project / "params.yaml", FOUR_GROUPS)
     images, val = (open_split(project / "data/shards", split) for split in ("train", "val"))
     processes = join("cpu")
@@ -167,7 +164,7 @@ def count(project: Path, folder: Path) -> None:
     assert isinstance(wrapped, DistributedDataParallel)
     assert not wrapped.broadcast_buffers
     assert not wrapped.find_unused_parameters
-    optimizer = sgd(model, settings)
+    optimizer = optimizer_of(model, settings)
     sent: Counter[str] = Counter()
     for name in COLLECTIVES:
         setattr(dist, name, partial(_counted, sent, name, getattr(dist, name)))
