@@ -1,5 +1,6 @@
 """The one builder of encoders: settings become a network, whatever family it is of."""
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -79,7 +80,8 @@ def measured(network: Network, image_size: int) -> Backbone:
 
 
 @cache
-def _empty(network: Network) -> Backbone:
+def _empty(description: str) -> Backbone:
+    network = network_of(json.loads(description))
     if isinstance(network, ResNet):  # others' code does not always work without weights
         with torch.device("meta"):
             return build_encoder(network)
@@ -89,10 +91,13 @@ def _empty(network: Network) -> Backbone:
 
 def size_of(network: str | Network, stem: Stem = "imagenet") -> tuple[int, int]:
     """Count an encoder's parameters and features without making its weights."""
-    made = _empty(network_of(network, stem))
+    made = _empty(network_of(network, stem).model_dump_json())
     return sum(parameter.numel() for parameter in made.parameters()), made.feature_dim
 
 
 def shapes_of(network: str | Network, stem: Stem = "imagenet") -> dict[str, tuple[int, ...]]:
     """Give the shape of every entry of an encoder's state dict."""
-    return {key: tuple(value.shape) for key, value in _empty(network_of(network, stem)).state_dict().items()}
+    return {
+        key: tuple(value.shape)
+        for key, value in _empty(network_of(network, stem).model_dump_json()).state_dict().items()
+    }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Stem = Literal["imagenet", "small", "small-stride2"]
+Options = dict[str, bool | int | float | str]
 _FREEZE = "Parts that keep their first weights, such as patch_embed: names of modules of the network."
 
 
@@ -80,6 +81,9 @@ class Timm(Network):
 
     kind: Literal["timm"]
     name: str = Field(min_length=1, description="As timm.list_models() has it: convnext_tiny, vit_small_patch16_224, …")
+    options: Options = Field(
+        {}, description="Passed to timm.create_model, such as {patch_size: 4, drop_path_rate: 0.1}."
+    )
     freeze: tuple[str, ...] = Field((), description=_FREEZE)
 
 
@@ -90,6 +94,7 @@ class Torchvision(Network):
 
     kind: Literal["torchvision"]
     name: str = Field(min_length=1, description="As torchvision.models.list_models() has it: regnet_y_400mf, …")
+    options: Options = Field({}, description="Passed to the model's builder.")
     freeze: tuple[str, ...] = Field((), description=_FREEZE)
 
 

@@ -29,7 +29,7 @@ def build(settings: Network, image_size: int | None = None, pretrained: bool = F
     """
     make = {"timm": _timm, "torchvision": _torchvision, "module": _own}[settings.kind]
     try:
-        network = make(settings.name, image_size, pretrained)
+        network = make(settings, image_size, pretrained)
     except MocoError:
         raise
     except Exception as error:  # a library's or a person's own
@@ -51,15 +51,15 @@ def names(kind: str) -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
-def _timm(name: str, image_size: int | None, pretrained: bool) -> nn.Module:
-    timm = _library()
+def _timm(settings: Network, image_size: int | None, pretrained: bool) -> nn.Module:
+    timm, name = _library(), settings.name
     if not timm.is_model(name):
         raise _unknown("timm", name, names("timm"))
     options: dict[str, Any] = {}
     config = timm.get_pretrained_cfg(name)
     if image_size is not None and config is not None and config.fixed_input_size:
         options["img_size"] = image_size
-    network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options | _options(settings))
     return network
 
 
@@ -71,9 +71,10 @@ def _library() -> Any:
     return timm
 
 
-def _torchvision(name: str, image_size: int | None, pretrained: bool) -> nn.Module:
+def _torchvision(settings: Network, image_size: int | None, pretrained: bool) -> nn.Module:
     import torchvision
 
+    name = settings.name
     if name not in (known := names("torchvision")):
         raise _unknown("torchvision", name, known)
     builder = torchvision.models.get_model_builder(name)
@@ -84,7 +85,7 @@ def _torchvision(name: str, image_size: int | None, pretrained: bool) -> nn.Modu
         options["input_size"] = (image_size, image_size)
     if name in ("googlenet", "inception_v3"):
         options |= {"init_weights": True} | ({} if pretrained else {"aux_logits": False})
-    network: nn.Module = builder(**options)
+    network: nn.Module = builder(**options | _options(settings))
     if hasattr(network, "aux_logits"):
         network.aux_logits = False  # type: ignore[assignment]
     last = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)][-1:]
@@ -99,7 +100,8 @@ def _torchvision(name: str, image_size: int | None, pretrained: bool) -> nn.Modu
     return network
 
 
-def _own(name: str, image_size: int | None, pretrained: bool) -> nn.Module:
+def _own(settings: Network, image_size: int | None, pretrained: bool) -> nn.Module:
+    name = settings.name
     file, _, function = name.partition(":")
     if (here := str(Path.cwd())) not in sys.path:  # an installed command does not look there
         sys.path.insert(0, here)
@@ -115,6 +117,10 @@ def _own(name: str, image_size: int | None, pretrained: bool) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise MocoError(f"encoder module:{name}: gives a {type(network).__name__}, not a torch.nn.Module; return one")
     return network
+
+
+def _options(settings: Network) -> dict[str, Any]:
+    return dict(getattr(settings, "options", {}))
 
 
 def source_of(settings: Network) -> Path | None:
