@@ -85,7 +85,8 @@ class _LogLoss(torch.autograd.Function):
         positive = (scaled * positives).sum(dim=1)  # N
         largest, total, mixture = positive, torch.ones_like(positive), positives
         rank = torch.zeros(N, dtype=torch.long, device=queries.device)
-        for keys in negatives.split(max(1, _LOGITS.get(queries.device.type, 1 << 18) // N)):
+        block = max(1, _LOGITS.get(queries.device.type, 1 << 18) // N)
+        for keys in negatives.split(block) if len(negatives) else ():
             logits = scaled @ keys.T  # N x block
             rank += (logits > positive[:, None]).sum(dim=1)
             before, largest = largest, torch.maximum(largest, logits.amax(dim=1))

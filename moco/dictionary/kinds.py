@@ -102,6 +102,11 @@ class MomentumQueue(Kind):
 
     kind: Literal["momentum-queue"]
     num_keys: int = Field(ge=1, description="K: number of keys in the queue.")
+    start: Literal["random", "keys"] = Field(
+        "random",
+        description="random: random keys are negatives until real ones replace them, as in the paper. keys: only real keys"
+        " are, so that the first steps have few; for deep encoders on small sets, and for trained ones.",
+    )
     momentum: Momentum = Field(description="m of the key encoder's update (paper, equation 2).")
     momentum_schedule: Schedule = Field(description=RISES)
     symmetric: bool = Field(description=SYMMETRIC)
@@ -109,7 +114,8 @@ class MomentumQueue(Kind):
     def build(self, encoder, dim, images, seed, generator=None):  # type: ignore[no-untyped-def]
         from moco.dictionary.momentum_queue import MomentumQueue
 
-        return MomentumQueue(encoder, dim, self.num_keys, self.momentum, generator)
+        random = self.start == "random"
+        return MomentumQueue(encoder, dim, self.num_keys, self.momentum, generator, random_start=random)
 
 
 class MemoryBank(Kind):

@@ -67,7 +67,7 @@ class LeakProbe:
             return None
         encoder_q = copy.deepcopy(model.encoder_q)
         encoder_k = copy.deepcopy(dictionary.encoder_k) if isinstance(dictionary, MomentumEncoder) else encoder_q
-        negatives = dictionary.keys if isinstance(dictionary, MomentumQueue) else None
+        negatives = dictionary.usable() if isinstance(dictionary, MomentumQueue) else None
         device = next(encoder_q.parameters()).device
         views = self.paint(np.arange(groups * self.group_size)).to(device)
         with autocast:

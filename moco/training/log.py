@@ -44,7 +44,6 @@ class Log:
     ) -> None:
         self.remedy, self._intervals = remedy, 0
         self.settings, self.plan, self.processes, self.total = run.settings, plan, processes, run.total
-        self.chance = float(np.log1p(run.settings.negatives))
         self.progress = Progress("pretrain", self.total)
         self.watch = Watch(run.settings, run.monitor.validation(run.settings.bn_group_size))
         self.curves: tuple[Curve, Curve, Curve] | None = None
@@ -78,14 +77,16 @@ class Log:
         feature_std = float(np.sqrt(np.maximum(square - mean**2, 0)).mean() * len(mean) ** 0.5)
         refuse_non_finite(rows[:, 0], done, self.settings)
         loss, top1, top5 = rows.mean(axis=0)
+        fill = queue_fill(self.settings, self.plan.images, done)
+        chance = chance_of(self.settings, fill)
         row: dict[str, float | int] = {
             "step": done,
             "epoch": done / self.plan.steps_per_epoch,
             "loss": loss,
-            "chance": self.chance,
+            "chance": chance,
             "top1": top1,
             "top5": top5,
-            "queue_fill": queue_fill(self.settings, self.plan.images, done),
+            "queue_fill": fill,
             "learning_rate": rate,
             "feature_std": feature_std,
         }
@@ -97,7 +98,7 @@ class Log:
         if self.processes.first:
             self.progress.update(
                 done,
-                f"step {done}/{self.total} · epoch {row['epoch']:.1f} · loss {loss:.3f} (chance {self.chance:.2f})"
+                f"step {done}/{self.total} · epoch {row['epoch']:.1f} · loss {loss:.3f} (chance {chance:.2f})"
                 f" · top-1 {top1:.1%} · top-5 {top5:.1%} · queue {row['queue_fill']:.0%} · lr {rate:.3g}"
                 f" · {speed:.0f} images/s · {waiting:.0%} waiting for images",
             )
@@ -150,6 +151,12 @@ def queue_fill(settings: Pretrain, images: int, done: int) -> float:
         return 1.0
     size = images if settings.dictionary.about.fills == "images" else settings.negatives
     return min(1.0, done * settings.global_batch * (1 + settings.symmetric) / size)
+
+
+def chance_of(settings: Pretrain, fill: float) -> float:
+    """Compute the loss of a blind guess: ln(1+K), or with the real keys that there are for K."""
+    real_alone = getattr(settings.dictionary, "start", "random") == "keys"
+    return float(np.log1p(settings.negatives * (fill if real_alone else 1.0)))
 
 
 def refuse_non_finite(losses: np.ndarray, done: int, settings: Pretrain) -> None:

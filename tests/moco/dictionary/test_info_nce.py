@@ -94,3 +94,12 @@ def test_the_loss_may_be_scaled_before_backward():
     (whole,) = torch.autograd.grad(info_nce(q, k, queue, 0.5).loss, q)
     (half,) = torch.autograd.grad(info_nce(q, k, queue, 0.5).loss * 0.5, q)
     assert torch.allclose(half, whole / 2)
+
+
+def test_without_negatives_there_is_nothing_to_learn():
+    queries = F.normalize(torch.randn(4, 3), dim=1).requires_grad_()
+    found = info_nce(queries, F.normalize(torch.randn(4, 3), dim=1), torch.empty(0, 3), 0.2)
+    found.loss.backward()
+    assert found.loss.abs() < 1e-6
+    assert queries.grad.abs().max() < 1e-6
+    assert found.rank_of_positive.tolist() == [0] * 4

@@ -63,3 +63,21 @@ def test_queue_and_pointer_are_saved_with_the_state():
     other.load_state_dict(dictionary.state_dict())
     assert torch.equal(other.keys, dictionary.keys)
     assert int(other.pointer) == 3
+
+
+@pytest.mark.parametrize(("size", "batches"), [(10, [4, 4, 4]), (5, [12, 1]), (8, [4, 4, 4])])
+def test_a_start_with_keys_has_no_random_negatives_and_resumes(size, batches):
+    def made() -> MomentumQueue:
+        return MomentumQueue(nn.Linear(3, 2), 2, size, 0.9, random_start=False)
+
+    dictionary, seen = made(), 0
+    assert dictionary.negatives(None).shape == (0, 2)
+    for batch in batches:
+        dictionary.push(torch.full((batch, 2), 7.0))
+        seen = min(size, seen + batch)
+        resumed = made()
+        resumed.load_state_dict(dictionary.state_dict())
+        for queue_ in (dictionary, resumed):
+            assert queue_.negatives(None).shape == (seen, 2)
+            assert (queue_.negatives(None) == 7).all()
+    assert dictionary.negatives(None) is dictionary.keys
