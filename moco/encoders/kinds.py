@@ -5,8 +5,11 @@ a class here, and a module beside this one that builds it; nothing else names it
 """
 
 import importlib
+import importlib.util
 import re
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
@@ -36,6 +39,11 @@ class Network(Settings):
     def label(self) -> str:
         """Its name among all networks."""
         return f"{self.kind}:{self.name}"
+
+    @property
+    def source(self) -> Path | None:
+        """The file or package of a person's own that it comes from; None: a library's."""
+        return None
 
     def build(self, image_size: int | None = None) -> "nn.Module":
         """Make the network with fresh weights, without its classifier: images to features.
@@ -116,6 +124,22 @@ class Own(Network):
         if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", name):
             raise ValueError(f"{name!r} is not package.file:function, such as networks:small")
         return name
+
+    @property
+    def source(self) -> Path | None:
+        look_here()
+        package, _, _ = self.name.partition(":")[0].partition(".")
+        found = importlib.util.find_spec(package)
+        if found is None or not found.origin:
+            return None
+        path = Path(found.origin)
+        return path.parent if path.name == "__init__.py" else path
+
+
+def look_here() -> None:
+    """Let modules of this folder be imported; an installed command does not look there."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
 
 
 AnyNetwork = Annotated[ResNet | Timm | Torchvision | Own, Field(discriminator="kind")]

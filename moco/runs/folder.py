@@ -36,8 +36,13 @@ _CODE = "code"
 
 
 def training_hash(settings: Pretrain, data_hash: str) -> str:
-    """Names a training run by what decides its result: settings and data, 16 hex digits."""
-    return settings_hash(settings, data_hash)
+    """Names a training run by what decides its result: settings and data, 16 hex digits.
+
+    The code of a network of a person's own is part of it: their file is no part of the library.
+    """
+    own = settings.encoder.source
+    code = [] if own is None else [hash_of_files([own], own.parent, (".py",))]
+    return settings_hash(settings, data_hash, *code)
 
 
 def decides_nothing(module: str) -> bool:

@@ -36,6 +36,9 @@ REQUIREMENTS = (
     "safetensors",
 )
 
+LIBRARIES = {"timm": ("timm",)}
+"""What further kinds of networks import."""
+
 
 def log_encoder(run: TrackedRun, encoder_folder: Path | str, example_images: Sequence[NDArray[np.uint8]]) -> str | None:
     """Log an encoder folder as a model of the run; the same weights are logged once a run.
@@ -77,13 +80,15 @@ def log_encoder(run: TrackedRun, encoder_folder: Path | str, example_images: Seq
             run_id=run.id,
             loader_module="moco.tracking.serving",
             data_path=str(folder),
-            code_paths=[str(Path(__file__).parents[1])],
+            code_paths=[str(Path(__file__).parents[1]), *([str(own)] if (own := spec.network.source) else [])],
             signature=ModelSignature(
                 inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
                 outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, spec.feature_dim))]),
             ),
             input_example=np.stack([np.asarray(example_images[0])]),
-            pip_requirements=[f"{name}=={_public_version(name)}" for name in REQUIREMENTS],
+            pip_requirements=[
+                f"{name}=={_public_version(name)}" for name in (*REQUIREMENTS, *LIBRARIES.get(spec.network.kind, ()))
+            ],
             metadata={"training_hash": spec.training_hash, "image_size": spec.image_size},
             tags={"weights": weights, "training_hash": spec.training_hash},
         )
