@@ -53,7 +53,7 @@ class MomentumQueue(MomentumEncoder):
         return self.usable()
 
     def usable(self) -> Tensor:
-        """Give the whole queue; before it is full, and without a random start, what of it is real."""
+        """Give the whole queue; without a random start, what of it is real so far."""
         if self._full or self.filled is None:
             return self.keys
         filled = int(self.filled)  # waits for a GPU, in the first steps

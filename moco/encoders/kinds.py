@@ -151,7 +151,7 @@ def network_of(values: str | Mapping[str, Any] | Network, stem: Stem = "imagenet
     """Read which network is meant.
 
     Args:
-        values: settings, or a label: `resnet50`, `timm:convnext_tiny`, `torchvision:regnet_y_400mf`,
+        values: settings, or a label: `resnet50`, `timm:NAME`, `torchvision:NAME` or
             `module:package.file:function`.
         stem: of a ResNet that is named by its label.
 

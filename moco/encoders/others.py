@@ -121,7 +121,7 @@ def _options(settings: Network) -> dict[str, Any]:
 
 
 def _feature_dim(network: nn.Module, image_size: int | None) -> int:
-    """Count the features by encoding nothing but zeros, unless the network says how many they are."""
+    """Count the features by encoding zeros, unless the network says how many they are."""
     if isinstance(stated := getattr(network, "feature_dim", None), int):
         return stated
     side, training = image_size or 224, network.training
