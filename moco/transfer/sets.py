@@ -81,7 +81,7 @@ def open_data(
     if isinstance(data, Shards):
         return Labelled.of(open_split(data.path, part))
     assert isinstance(data, AnnotatedImages)
-    checks, masks = Checks(data.max_bad_fraction, quarantine), task == "instances"
+    checks, masks = Checks(data.max_bad_fraction, quarantine, tested=side == "test"), task == "instances"
     if isinstance(data, Cityscapes):
         return read_cityscapes(data.path, part, checks=checks)
     if isinstance(data, Voc):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from moco.errors import MocoError
 from moco.transfer.data.annotations import AnnotatedSet, Problem, set_of_label_maps
-from moco.transfer.data.problems import Checks, checked, good_segment, headers
+from moco.transfer.data.problems import Checks, checked, headers
+from moco.transfer.data.segment_checks import good_segment
 
 LENIENT = Checks(max_bad_fraction=1.0)
 

@@ -16,7 +16,8 @@ from moco.images.index import open_split
 from moco.images.plan import EpochPlan
 from moco.processes import Processes
 from moco.transfer.data.annotations import AnnotatedSet
-from moco.transfer.data.loader import Share, read_pixels, steps, trainable, with_objects
+from moco.transfer.data.loader import Share, read_pixels, steps
+from moco.transfer.data.trainable import trainable, with_objects
 from moco.transfer.tasks import task_of
 
 CPU = torch.device("cpu")
