@@ -1,7 +1,7 @@
 """The entries of COCO's JSON files: what each must hold, and why one cannot be used."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,7 @@ def categories_of(path: Path, categories: list[Any]) -> tuple[list[str], list[Id
         names = {category["id"]: str(category["name"]) for category in categories}
     except (KeyError, TypeError):
         raise MocoError(f"{path}: a category without an id or a name; give each both") from None
-    strange = next((name for name in names if not is_id(name)), None)
-    if strange is not None:
-        raise MocoError(f"{path}: a category has the id {strange!r}; give it a number or a text")
+    _require_ids(path, "a category", names)
     if len(names) < len(categories):
         raise MocoError(f"{path}: two categories have the same id; give each its own")
     ids = list(names)
@@ -74,9 +72,7 @@ def images_of(
         raise MocoError(
             f"{path}: an image that cannot be used ({type(error).__name__}: {error}); each needs id, file_name, height, width"
         ) from None
-    strange = next((name for name in ids if not is_id(name)), None)
-    if strange is not None:
-        raise MocoError(f"{path}: an image has the id {strange!r:.40}; give it a number or a text")
+    _require_ids(path, "an image", ids)
     return ids, paths, sizes
 
 
@@ -91,7 +87,7 @@ def flaw_of(entry: Any, position_of: dict[Any, int], label_of: dict[Any, int], k
             return f"{called(entry)}: {key.removesuffix('_id')} {name!r:.40} is not listed{_alike(name, known)}"
     box = entry.get("bbox")
     if not _are_finite(box, 4):
-        return f"{called(entry)}: its bbox is {box!r:.40}, not four finite numbers"
+        return f"{called(entry)}: its bbox is {box!r:.40}, not four finite numbers; correct or remove it"
     if not isinstance(entry.get("iscrowd") or 0, int | float):
         return f"{called(entry)}: its iscrowd is {entry['iscrowd']!r:.40}; write 0 or 1"
     if (area := entry.get("area")) is not None and not _is_finite(area):
@@ -123,6 +119,12 @@ def is_id(name: Any) -> bool:
 def is_in(name: Any, known: dict[Any, int]) -> bool:
     """Tell whether a value, maybe no id at all, is among ids."""
     return is_id(name) and name in known
+
+
+def _require_ids(path: Path, what: str, names: Iterable[Any]) -> None:
+    for name in names:
+        if not is_id(name):
+            raise MocoError(f"{path}: {what} has the id {name!r}; give it a number or a text")
 
 
 def _alike(name: Any, known: dict[Any, int]) -> str:

@@ -29,7 +29,7 @@ def good_segment(segment: Any, height: int, width: int) -> tuple[Segment, str | 
         flaw = _flaw_of_runs(segment, height, width)
         return ([], flaw) if flaw else ({"size": [height, width], "counts": segment["counts"]}, None)
     if not isinstance(segment, list):
-        return [], f"its segmentation is {segment!r:.40}, neither polygons nor an RLE; {AGAIN}"
+        return [], f"its segmentation is {_short(segment)}, neither polygons nor an RLE; {AGAIN}"
     flaws = [_flaw_of_polygon(polygon) for polygon in segment]
     good = [polygon for polygon, flaw in zip(segment, flaws, strict=True) if flaw is None]
     if len(good) == len(segment):
@@ -40,17 +40,17 @@ def good_segment(segment: Any, height: int, width: int) -> tuple[Segment, str | 
 
 def _flaw_of_polygon(polygon: Any) -> str | None:
     if not isinstance(polygon, list):
-        return f"{polygon!r:.40} is no list of corners"
+        return f"{_short(polygon)} is no list of corners"
     if len(polygon) < 6:
-        return f"{polygon!r:.40} is not of three or more corners"
+        return f"{_short(polygon)} is not of three or more corners"
     if len(polygon) % 2:
-        return f"{polygon!r:.40} has {len(polygon)} numbers, an x without its y"
+        return f"{_short(polygon)} has {len(polygon)} numbers, an x without its y"
     try:
         finite, low, high = math.isfinite(sum(polygon)), min(polygon), max(polygon)
     except (TypeError, OverflowError):
         finite = False
     if not finite:
-        return f"{polygon!r:.40} is not of finite numbers"
+        return f"{_short(polygon)} is not of finite numbers"
     farthest = high if high >= -low else low
     if not -REACH <= farthest <= REACH:
         return f"it reaches to pixel {farthest:g}, more than {REACH:,} away"
@@ -70,18 +70,23 @@ def _flaw_of_runs(segment: dict[str, Any], height: int, width: int) -> str | Non
     if isinstance(counts, str):
         runs = _decompressed(counts)
         if isinstance(runs, str):
-            return f"its RLE {counts!r:.24} {runs}; {AGAIN}"
+            return f"its RLE {_short(counts)} {runs}; {AGAIN}"
         negative, total = runs.min(initial=0), int(runs.sum())
     elif isinstance(counts, list):
         odd = next((count for count in counts if type(count) is not int), None)
         if odd is not None:
-            return f"its run length {odd!r:.24} is no whole number; {AGAIN}"
+            return f"its run length {_short(odd)} is no whole number; {AGAIN}"
         negative, total = min(counts, default=0), sum(counts)
     else:
-        return f"its RLE has no counts, but {counts!r:.24}; {AGAIN}"
+        return f"its RLE has no counts, but {_short(counts)}; {AGAIN}"
     if negative < 0:
         return f"its run length {negative} is negative; {AGAIN}"
     return None if total == height * width else f"its run lengths sum to {total}, not {height} x {width}; {AGAIN}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def _decompressed(counts: str) -> NDArray[np.int64] | str:
