@@ -18,7 +18,7 @@ from moco.runs.curves import read_rows
 from moco.runs.folder import FINISHED, only_writer, prepare
 from moco.transfer.config import PARAMS, Comparison, Init, TransferParams, load_transfer_params
 from moco.transfer.sets import Sets
-from moco.transfer.trial import PICTURES, QUARANTINE, RESULT, Trial, name_of, run_trial, write_job
+from moco.transfer.trial import PICTURES, QUARANTINE, RESULT, RESULTS, Trial, name_of, run_trial, write_job
 from pipelines import stage
 
 
@@ -138,8 +138,10 @@ def _write_outputs(outputs: Path, folders: list[Path], results: list[dict[str, A
     )
     pictures = outputs / "predictions"
     pictures.mkdir(exist_ok=True)
-    if (folders[0] / PICTURES).exists():  # of the first trial; classification has none
-        shutil.copyfile(folders[0] / PICTURES, pictures / PICTURES)
+    for path in pictures.iterdir():  # maybe of another format's
+        path.unlink()
+    for path in sorted([*folders[0].glob(PICTURES), *folders[0].glob(RESULTS)]):  # of the first trial
+        shutil.copyfile(path, pictures / path.name)
 
 
 def _write_rows(path: Path, head: list[str], rows: list[list[Any]]) -> None:

@@ -73,7 +73,7 @@ class AnnotatedSet:
     ignored: NDArray[np.bool_]
     """[M] crowd (COCO) or difficult (VOC): neither trained on nor evaluated."""
     annotation_ids: NDArray[Any]
-    """[M] whole numbers, or objects if the file has others. Repeated where the file repeats them."""
+    """[M] whole numbers, or objects if the file has others. Repeated where they are in the file."""
     segments: Sequence[Segment] | None = None
     """M segments in COCO's forms."""
     keypoints: NDArray[np.floating[Any]] | None = None

@@ -1,4 +1,4 @@
-"""Annotation files as people have them, with detections: what COCO's metric takes and few expect."""
+"""Annotation files as people have them, with detections: what few expect and metrics take."""
 
 import json
 from pathlib import Path
