@@ -1,4 +1,4 @@
-"""The paper's figures of fine-tuning, which stand beside ours only where both are the same measure."""
+"""The paper's figures of fine-tuning, which stand beside ours only where both measure the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from typing import Any
 from moco.transfer.config import Comparison, Shards, TransferParams, VocBoxes
 
 ELEVEN_POINTS, AREA = "VOC's AP at 11 points of recall (as until 2009)", "VOC's AP by area (as since 2010)"
-OF_THE_SCHEDULE = {"task", "schedule", "precision", "trials", "seed", "batch_size", "batch_norm", "precise_bn_batches"}
-"""Keys of a training that change nothing of a published schedule, or are compared by their value."""
+LEFT_OUT = {"task", "schedule", "precision", "trials", "seed", "batch_size", "batch_norm", "precise_bn_batches"}
+"""Keys of a training that change nothing of a schedule, or are compared by their value."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _differences(paper: Published, comparison: Comparison, params: TransferParam
         **{
             key: ("the schedule's", str(value))
             for key, value in settings.items()
-            if key not in OF_THE_SCHEDULE | paper.training.keys()
+            if key not in LEFT_OUT | paper.training.keys()
         },
     }
     return [(what, theirs, here) for what, (theirs, here) in compared.items() if theirs != here]

@@ -1,4 +1,4 @@
-"""Sets as transfer/params.yaml names them: what is listed of each, and what is written of a test."""
+"""Sets as transfer/params.yaml names them: what is listed of each, what is written of a test."""
 
 import json
 from pathlib import Path
