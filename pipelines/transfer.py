@@ -12,6 +12,7 @@ from moco.cluster.launcher import Work
 from moco.cluster.machine import Machine, load_machine
 from moco.devices import compute_devices
 from moco.errors import MocoError
+from moco.features.extract import Labelled
 from moco.files import whole_file, write_json
 from moco.processes import join
 from moco.runs.curves import read_rows
@@ -39,6 +40,9 @@ def transfer(params: TransferParams, task: str, init: str) -> None:
     machine, outputs = load_machine(), stage.outputs("transfer") / "results" / name
     quarantine = stage.runs_folder() / f"transfer-{name}.{QUARANTINE}"
     sets = Sets.of(comparison, quarantine)
+    left_out = [] if isinstance(sets.test, Labelled) else [bad for bad in sets.test.problems if not bad.stays]
+    if left_out:
+        print(f"transfer: {name}: no figure counts {len(left_out)} bad images or objects of the test set", flush=True)
     with tracking.stage_run(f"transfer-{name}", comparison.model_dump()) as tracked:
         folders = []
         for number in range(comparison.training.trials):
