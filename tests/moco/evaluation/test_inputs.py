@@ -70,6 +70,9 @@ def test_a_list_is_of_paths_relative_to_its_folder(here, name, text):
     found = find_images([Path("photos") / name], Skips())
     assert [image.name for image in found] == ["a.png", "../other/a.png"]
     assert [image.read().decode() for image in found] == ["photos/a.png", "other/a.png"]
+    assert [image.bytes_there() for image in found] == [12, 11]
+    found[0].file.unlink()
+    assert found[0].bytes_there() is None and found[0].place == str(Path("photos/a.png"))
 
 
 def test_a_tar_gives_the_image_of_each_sample_under_webdatasets_key(here, capsys):
@@ -78,7 +81,9 @@ def test_a_tar_gives_the_image_of_each_sample_under_webdatasets_key(here, capsys
     assert found == {"b": "b.jpg", "c": "c.JPG", "x/./e": "x/./e.png", "./f": "./f.webp", "a.b/i": "a.b/i.jpg"}
     samples = [sample["__key__"] for sample in webdataset.WebDataset(str(tar), shardshuffle=False)]
     assert samples == ["b", "c", "d", "x/./e", "./f", "a.b/i"]
-    assert capsys.readouterr().err == f"skipped d in {tar}: no image among its fields v1.jpg\n"
+    sizes = {image.name: (image.bytes_there(), image.place) for image in find_images([tar], Skips())}
+    assert sizes["./f"] == (8, f"./f in {tar}")
+    assert capsys.readouterr().err == 2 * f"skipped d in {tar}: no image among its fields v1.jpg\n"
 
 
 def test_tars_in_folders_and_lists_are_opened_too(here):
@@ -93,13 +98,17 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:700])
 
 
+def cut_within(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:514])
+
+
 def scribble(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[1024:1536] = b"x" * 512
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [cut, scribble, lambda path: path.write_bytes(b"no tar" * 200)])
+@pytest.mark.parametrize("damage", [cut, cut_within, scribble, lambda path: path.write_bytes(b"no tar" * 200)])
 def test_a_damaged_tar_is_named_and_never_half_read(here, damage):
     tar = a_tar(here / "t.tar", ["1.jpg", "2.jpg", "3.jpg"])
     damage(tar)
