@@ -24,7 +24,7 @@ on other machines:
   launch       print the line that starts a run there (torchrun), or a Kubernetes manifest
 
 with a trained encoder:
-  embed        features of a folder of images, to Parquet or NumPy
+  embed        features of images, to Parquet, NumPy or CSV
   neighbors    the images of the data set that are most like a given one
 
 settings and data:
@@ -100,15 +100,22 @@ def parser() -> argparse.ArgumentParser:
     )
 
     command = add(
-        "embed", embed, "Features of every image below a folder. What is no readable image is named and skipped."
+        "embed", embed, "Features of images, wherever they are. What is no readable image is named and skipped."
     )
-    command.add_argument("folder", type=Path, metavar="FOLDER")
+    command.add_argument(
+        "images",
+        type=Path,
+        nargs="+",
+        metavar="IMAGES",
+        help="folders, image files, lists (.txt with a path on each line; .csv with a column path) and WebDataset tars",
+    )
     _encoder(command)
     command.add_argument(
         "--output",
         type=Path,
         default=Path("features.parquet"),
-        help="FILE.parquet, or FILE.npy with the paths in FILE.txt; with --pieces a folder (default: features.parquet)",
+        help="FILE.parquet, FILE.csv, or FILE.npy with the paths in FILE.txt; with --pieces a folder (default:"
+        " features.parquet)",
     )
     command.add_argument(
         "--pieces",
@@ -177,12 +184,13 @@ def launch(options: argparse.Namespace) -> None:
 
 
 def embed(options: argparse.Namespace) -> None:
-    """Features of a folder."""
+    """Features of images."""
     from moco.cluster.machine import load_machine
     from moco.devices import compute_devices
     from moco.encoders.frozen import load_encoder
-    from moco.evaluation.embed import embed_folder, find_files
+    from moco.evaluation.embed import check_output, embed_into
     from moco.evaluation.embed_pieces import Pieces, Share, embed_pieces
+    from moco.evaluation.inputs import Skips, find_images
     from moco.files import hash_of_files
 
     share = Share.of(os.environ)
@@ -190,20 +198,24 @@ def embed(options: argparse.Namespace) -> None:
         raise MocoError(
             f"{options.output}: {share.world_size} processes cannot write one file; add --pieces, and name a folder"
         )
-    files = find_files(options.folder)  # a folder that is not there is told before the encoder is read
+    samples = Skips()
+    images = find_images(options.images, samples)  # what is not there is told before the encoder is read
     encoder = load_encoder(options.encoder, share.devices(compute_devices(load_machine().device)))
     numbers = f"{encoder.spec.feature_dim} numbers each"
     if options.pieces:
         pieces = Pieces(options.output, options.pieces)
+        pieces.prepare(options.images)
         made_by = hash_of_files(
             [options.encoder / "encoder.json", options.encoder / "encoder.safetensors"], options.encoder
         )
-        made, count = embed_pieces(encoder, made_by, options.folder, files, pieces, share)
-        written, bad = count.images, count.skipped
+        made, count = embed_pieces(encoder, made_by, images, pieces, share)
+        written, bad = count.images, count.skips.count
         said = f"{pieces.there()} of {pieces.count} pieces are there, {made} made now: {written} images"
     else:
-        written, bad = embed_folder(encoder, options.folder, options.output)
+        check_output(options.output, options.images)
+        written, bad = embed_into(encoder, images, options.output)
         said = f"{written} images"
+    bad += samples.count
     print(f"{options.output}: {said}, {numbers}" + f", {bad} skipped" * (bad > 0), flush=True)
 
 

@@ -92,9 +92,9 @@ def test_help_loads_nothing_heavy():
         (["fetch", "--set", "fetch.sauce=1"], 1, "fetch.sauce is no known key"),
         (["fetch", "--params", "no.yaml"], 1, "no.yaml: no such file"),
         (["report"], 1, "no such file; run that stage first"),
-        (["embed", "nowhere"], 1, "nowhere: no such folder"),
+        (["embed", "nowhere"], 1, "nowhere: no such file or folder; give images"),
         (["embed", "photos", "--encoder", "nowhere"], 1, "nowhere/encoder.json: no encoder there"),
-        (["embed", "photos", "--output", "x.csv"], 1, "name the output .parquet or .npy"),
+        (["embed", "photos", "--output", "x.json"], 1, "name the output .parquet, .npy or .csv"),
         (["neighbors", "no.png"], 1, "no.png: No such file or directory"),
         (["neighbors", "params.yaml"], 1, "params.yaml: not a readable image"),
         (["neighbors", "photos"], 1, "photos: Is a directory"),
@@ -169,6 +169,22 @@ def test_embed_writes_every_image_and_names_what_it_skipped(project, capsys):
     said = capsys.readouterr()
     assert "skipped photos/bad.jpg: empty file" in said.err
     assert said.out.endswith("features.parquet: 60 images, 256 numbers each, 1 skipped\n")
+
+
+def test_embed_takes_folders_files_lists_and_tars_at_once(project, capsys):
+    shard = next(Path("data/shards").glob("train-*.tar"))
+    Path("photos.csv").write_text("path,label\nphotos/warm/03.png,1\nphotos/none.png,0\n")
+    cli.main(["embed", "photos/cold", "photos/warm/01.png", "photos.csv", str(shard), "--output", "all.csv"])
+    with Path("all.csv").open() as file:
+        names = [line.split(",")[0] for line in file][1:]
+    assert names[:2] == ["photos/cold/00.png", "photos/cold/02.png"]
+    assert names[30:32] == ["photos/warm/01.png", "photos/warm/03.png"]
+    assert names[32].startswith(f"{shard}/train-") and "." not in names[32].rpartition("/")[2]
+    said = capsys.readouterr()
+    assert f"all.csv: {len(names)} images, 256 numbers each, 1 skipped" in said.out
+    assert "skipped photos/none.png: No such file or directory" in said.err
+    _, error = fails(["embed", "photos.csv", "--output", "photos.csv"], capsys)
+    assert "photos.csv: would replace photos.csv, which is read" in error
 
 
 def test_embed_in_pieces_makes_what_is_missing_and_says_how_many_are_there(project, capsys):

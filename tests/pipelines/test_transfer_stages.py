@@ -75,6 +75,8 @@ def test_scenes_weights_trials_and_the_page(project: Path, capsys: pytest.Captur
             rows = list(csv.DictReader((folder / "curves.csv").open()))
             assert {row["trial"] for row in rows} == {"0", "1"}
             assert (folder / "predictions/predictions.png").stat().st_size > 1000
+            written = sorted(path.name for path in (folder / "predictions").glob("*.json"))
+            assert written == ["results-box.json", "results-mask.json"] * (task == "instances")
     page = Path("outputs/transfer/report/report.html").read_text()
     for words in ("Detection", "Instance segmentation", "Semantic segmentation", "MoCo", "supervised", "±"):
         assert words in page
