@@ -41,6 +41,11 @@ class Network(Settings):
         return f"{self.kind}:{self.name}"
 
     @property
+    def words(self) -> str:
+        """Its name with what else tells it from others."""
+        return self.label
+
+    @property
     def source(self) -> Path | None:
         """The file or package of a person's own that it comes from; None: a library's."""
         return None
@@ -73,6 +78,10 @@ class ResNet(Network):
     @property
     def label(self) -> str:
         return self.name
+
+    @property
+    def words(self) -> str:
+        return f"{self.name} with stem {self.stem}"
 
     @field_validator("name")
     @classmethod

@@ -122,7 +122,7 @@ def _differences(paper: Published, comparison: Comparison, params: TransferParam
     compared = {
         "trained on": (paper.train, _images(comparison, "train")),
         "tested on": (paper.test, _images(comparison, "test")),
-        "network": ("resnet50 with stem imagenet", f"{params.random.architecture} with stem {params.random.stem}"),
+        "network": ("resnet50 with stem imagenet", params.random.words),
         **{key: (str(value), str(settings.get(key))) for key, value in paper.training.items()},
         **{
             key: ("the schedule's", str(value))
