@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from moco.encoders.resnet import ARCHITECTURES, ResNet
+from moco.encoders.stem import Stem
 from moco.errors import MocoError
 
 
@@ -37,12 +38,12 @@ def encoder_names() -> list[str]:
     return [name for names, _ in FAMILIES for name in names]
 
 
-def build_encoder(name: str, stem: str = "imagenet", bn_group_size: int | None = None) -> ResNet:
+def build_encoder(name: str, stem: str | Stem = "imagenet", bn_group_size: int | None = None) -> ResNet:
     """Build an encoder with fresh weights, drawn from torch's generator.
 
     Args:
         name: one of `encoder_names`.
-        stem: "imagenet", "small" or "small-stride2", where the family has a choice.
+        stem: "imagenet", "small", "small-stride2" or any `Stem`, where the family has a choice.
         bn_group_size: images that share batch-norm statistics in training; None: the whole batch.
 
     Raises:
@@ -54,7 +55,7 @@ def build_encoder(name: str, stem: str = "imagenet", bn_group_size: int | None =
     raise MocoError(f"pretrain.encoder = {name!r} is no known encoder; choose one of {', '.join(encoder_names())}")
 
 
-def size_of(name: str, stem: str = "imagenet") -> tuple[int, int]:
+def size_of(name: str, stem: str | Stem = "imagenet") -> tuple[int, int]:
     """Count an encoder's parameters and features without making its weights."""
     with torch.device("meta"):
         network = build_encoder(name, stem)
@@ -62,7 +63,7 @@ def size_of(name: str, stem: str = "imagenet") -> tuple[int, int]:
 
 
 @cache
-def shapes_of(name: str, stem: str = "imagenet") -> dict[str, tuple[int, ...]]:
+def shapes_of(name: str, stem: str | Stem = "imagenet") -> dict[str, tuple[int, ...]]:
     """Give the shape of every entry of an encoder's state dict."""
     with torch.device("meta"):
         state: dict[str, Tensor] = build_encoder(name, stem).state_dict()

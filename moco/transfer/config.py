@@ -13,6 +13,7 @@ from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, get_args
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from moco.config import Fraction, Positive, Seed, Split
+from moco.encoders.stem import stem_of
 from moco.errors import MocoError
 from moco.settings import Settings, key_in_file, read_yaml, validate
 
@@ -81,7 +82,15 @@ def _rising(factors: tuple[float, float]) -> tuple[float, float]:
     return factors
 
 
+def _stem(text: str) -> str:
+    try:
+        return str(stem_of(text))
+    except MocoError as error:
+        raise ValueError(str(error)) from None
+
+
 VocList = Annotated[str, AfterValidator(_year_and_list)]
+StemText = Annotated[str, AfterValidator(_stem)]
 
 
 class Data(Settings):
@@ -285,7 +294,7 @@ class Random(Settings):
     """Untrained weights, drawn for each trial by its seed."""
 
     architecture: Named = Field(description="As `moco encoders` lists them; that of the other initializations.")
-    stem: Literal["imagenet", "small", "small-stride2"] = Field(description="That of the others.")
+    stem: StemText = Field(description="That of the others.")
 
 
 class Trained(Settings):
@@ -307,6 +316,11 @@ class Moco(Settings):
     """Weights trained without labels."""
 
     source: Named = Field(description="An encoder's folder, or a file of others, such as the official ones.")
+    stem: StemText | None = Field(
+        default=None,
+        description="The first layers of a file's network, where its names do not tell: imagenet, small, small-stride2"
+        " or values, as 3x3-stride1-padding2-nopool. Left out: as `moco inspect` prints them.",
+    )
 
 
 class TransferParams(Settings):

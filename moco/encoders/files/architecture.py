@@ -1,0 +1,51 @@
+"""Which ResNet a state dict is of: names and shapes alone decide."""
+
+from collections.abc import Mapping
+
+from moco.encoders.build import shapes_of
+from moco.encoders.resnet import ARCHITECTURES
+
+COUNTER = "num_batches_tracked"
+Shape = tuple[int, ...]
+
+
+def architecture_of(shapes: Mapping[str, Shape]) -> tuple[str | None, str]:
+    """Find the architecture whose names and shapes are exactly these.
+
+    Args:
+        shapes: of a network with torchvision's names, the counters of its batch norms included or
+            not.
+
+    Returns:
+        Key of `ARCHITECTURES` and ""; or None and the first difference from the nearest one.
+    """
+    found = {name: shape for name, shape in shapes.items() if not name.endswith(COUNTER)}
+    kernel = shapes["conv1.weight"][2:]
+    # As many entries first: large networks are then rarely built for comparison.
+    by_count = sorted(ARCHITECTURES, key=lambda name: abs(len(_expected(name, kernel)) - len(found)))
+    best, wanted = by_count[0], _expected(by_count[0], kernel)
+    for name in by_count:
+        expected = _expected(name, kernel)
+        if expected == found:
+            return name, ""
+        if len(expected.items() ^ found.items()) < len(wanted.items() ^ found.items()):
+            best, wanted = name, expected
+    name = next(name for name in (*wanted, *found) if wanted.get(name) != found.get(name))
+    if name not in found:
+        problem = f"{name} is missing"
+    elif name not in wanted:
+        problem = f"{name} is unexpected"
+    else:
+        problem = f"{name} is {sizes(found[name])} and not {sizes(wanted[name])}"
+    return None, f"in the nearest, {best}, {problem}"
+
+
+def _expected(architecture: str, kernel: Shape) -> dict[str, Shape]:
+    shapes = shapes_of(architecture)
+    wanted = {name: shape for name, shape in shapes.items() if not name.endswith(COUNTER)}
+    return wanted | {"conv1.weight": (*wanted["conv1.weight"][:2], *kernel)}
+
+
+def sizes(shape: Shape) -> str:
+    """Write a shape for people."""
+    return " x ".join(map(str, shape)) or "a single number"
