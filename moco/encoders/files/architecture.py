@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from moco.encoders.build import shapes_of
+from moco.encoders.files.keys import Value
 from moco.encoders.resnet import ARCHITECTURES
 
 COUNTER = "num_batches_tracked"
@@ -38,6 +39,18 @@ def architecture_of(shapes: Mapping[str, Shape]) -> tuple[str | None, str]:
     else:
         problem = f"{name} is {sizes(found[name])} and not {sizes(wanted[name])}"
     return None, f"in the nearest, {best}, {problem}"
+
+
+def shapes_of_weights(weights: Mapping[str, Value]) -> dict[str, Shape]:
+    """Give shapes, those of split batch norms as if they were whole."""
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    for name, shape in shapes.items():
+        norm, _, last = name.rpartition(".")
+        scale = shapes.get(f"{norm}.weight", ())
+        one_row = len(shape) == len(scale) == 1 and scale[0] > 0
+        if last in ("running_mean", "running_var") and one_row and shape[0] % scale[0] == 0:
+            shapes[name] = scale
+    return shapes
 
 
 def _expected(architecture: str, kernel: Shape) -> dict[str, Shape]:

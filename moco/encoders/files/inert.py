@@ -35,6 +35,9 @@ class StandIn(dict[Any, Any]):
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
+    def __call__(self, *_: Any, **__: Any) -> "StandIn":
+        return StandIn()  # of a method that the file would have called
+
     def __hash__(self) -> int:  # type: ignore[override]
         return id(self)
 
@@ -119,6 +122,12 @@ _TYPES: dict[str, Any] = {
     **{f"{home}.{kind.__name__}": kind for home in ("builtins", "__builtin__") for kind in (set, frozenset, bytearray)},
     **{str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
 }
+PLAIN = {f"builtins.{kind}" for kind in ("bool", "dict", "float", "int", "list", "object", "str", "tuple")} | {
+    "argparse.Namespace",
+    "collections.Counter",
+    "collections.defaultdict",
+}
+"""Classes without consequence, which need not be named where they are left out."""
 _MADE = {name: _Maker(make) for name, make in _CALLS.items()} | _TYPES
 
 

@@ -49,6 +49,20 @@ class Keys:
         """Give what is not taken yet."""
         return {name: value for name, value in self.values.items() if name not in self.taken}
 
+    def unused(self, ignored: tuple[str, ...]) -> list[str]:
+        """Name what is left, except second names of tensors that are taken, and what may be left.
+
+        Args:
+            ignored: prefixes of what may be left.
+        """
+        places = {_place(self.values[name]) for name in self.taken}
+        left = self.free().items()
+        return [name for name, value in left if not name.startswith(ignored) and _place(value) not in places]
+
+
+def _place(value: Value) -> tuple[int, Any]:
+    return value.data_ptr() if isinstance(value, Tensor) and value.numel() else id(value), value.shape
+
 
 def keys_of(content: Mapping[str, Any]) -> Keys:
     """Gather the tensors and arrays of a file; optimizers and schedules are no weights."""

@@ -4,7 +4,7 @@ Names are those of `Keys.values`: without `module.`, `state_dict.` and their lik
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from moco.encoders.files.keys import Keys
@@ -71,6 +71,7 @@ _SOLO = Layout(
     order="pairs",
     small_stem=SOLO_STEM,
 )
+_OLD_SOLO = replace(_SOLO, backbone="encoder.", key_backbone=("momentum_encoder.",))  # as in version 1.0.2
 LAYOUTS = (
     Layout(
         "checkpoint of this project",
@@ -122,7 +123,9 @@ LAYOUTS = (
     ),
     *(_lightly_train(side, network) for side in ("teacher_", "", "student_") for network in ("_features", "_model")),
     _SOLO,
-    Layout(**{**vars(_SOLO), "seen": beside("projector.", "classifier.", root="pytorch-lightning_version")}),
+    replace(_SOLO, seen=beside("projector.", "classifier.", root="pytorch-lightning_version")),
+    replace(_OLD_SOLO, seen=beside("momentum_projector.", "momentum_classifier.")),
+    replace(_OLD_SOLO, seen=beside("projector.", "classifier.", root="pytorch-lightning_version")),
     Layout("Barlow Twins or VICReg", "backbone.", beside("projector."), head=("projector.",)),
     Layout(
         "lightly",

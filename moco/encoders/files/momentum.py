@@ -16,7 +16,12 @@ def optimizer_of(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
         found = content.get(name)
         if isinstance(found, list | tuple) and found:
             found = found[0]
-        if isinstance(found, Mapping) and "state" in found and isinstance(found.get("param_groups"), list):
+        if (
+            isinstance(found, Mapping)
+            and isinstance(found.get("state"), Mapping)
+            and isinstance(found.get("param_groups"), list)
+            and all(isinstance(group, Mapping) for group in found["param_groups"])
+        ):
             return found
     return None
 

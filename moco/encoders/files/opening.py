@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from moco.encoders.files.inert import Pickle, StandIn
+from moco.encoders.files.inert import PLAIN, Pickle, StandIn
 from moco.errors import MocoError
 from moco.files import readable
 
@@ -28,7 +28,7 @@ class Opened:
         kind: "torch", "pickle" or "safetensors".
         content: as saved; classes that are not let in are `StandIn`.
         metadata: of a safetensors file.
-        left_out: names of those classes.
+        left_out: names of those classes, but for the plainest.
     """
 
     path: Path
@@ -123,7 +123,7 @@ def _of_torch(path: Path, size: int) -> Opened:
         content = torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False)
     except Exception as error:  # damaged pickles end in errors of every kind
         raise _damaged(path, error) from None
-    return Opened(path, size, "torch", _mapping(content, path), {}, tuple(sorted(reader.left_out)))
+    return Opened(path, size, "torch", _mapping(content, path), {}, tuple(sorted(reader.left_out - PLAIN)))
 
 
 def _of_pickle(path: Path, size: int) -> Opened:
@@ -135,13 +135,13 @@ def _of_pickle(path: Path, size: int) -> Opened:
         raise _damaged(path, error) from None
     if content == _MAGIC:
         return _of_torch(path, size)
-    return Opened(path, size, "pickle", _mapping(content, path), {}, tuple(sorted(reader.left_out)))
+    return Opened(path, size, "pickle", _mapping(content, path), {}, tuple(sorted(reader.left_out - PLAIN)))
 
 
 def _mapping(content: Any, path: Path) -> Mapping[str, Any]:
     if isinstance(content, StandIn) and "_modules" in content.attributes:
         return {"model": content}  # a whole module
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping) or (isinstance(content, StandIn) and not content):
         kind = getattr(content, "made_of", None) or type(content).__name__
         raise MocoError(f"{path}: holds a {kind}, not a state dict; save model.state_dict()")
     return content

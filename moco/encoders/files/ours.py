@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from moco.encoders.files.opening import Opened
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.stem import Stem, stem_of
@@ -56,6 +58,16 @@ def described(opened: Opened) -> Described | None:
             del values["encoder"]
         return _specification(values, path, "its settings")
     return _of_others(opened)
+
+
+def epoch_of(content: Mapping[str, Any]) -> int | None:
+    """Give the epoch that a checkpoint was written in."""
+    meta = content.get("meta")  # of mmengine
+    for holder in (content, meta if isinstance(meta, Mapping) else {}):
+        epoch = holder.get("epoch")
+        if isinstance(epoch, int | np.integer) and not isinstance(epoch, bool):
+            return int(epoch)
+    return None
 
 
 def _specification(values: Mapping[str, Any], path: Path, said_by: str) -> Described:

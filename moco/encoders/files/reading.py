@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from moco.encoders.files.architecture import architecture_of
+from moco.encoders.files.architecture import architecture_of, shapes_of_weights
 from moco.encoders.files.checkpoint import Checkpoint
-from moco.encoders.files.keys import Keys, Value, keys_of
+from moco.encoders.files.keys import Keys, keys_of
 from moco.encoders.files.momentum import momentum_buffers, optimizer_of
 from moco.encoders.files.opening import Opened, open_file
-from moco.encoders.files.ours import Described, described
+from moco.encoders.files.ours import Described, described, epoch_of
 from moco.encoders.files.recognize import recognized
 from moco.encoders.files.spelling import of_network
 from moco.encoders.files.values import Values, queue_rows
@@ -84,13 +82,13 @@ class _Reading:
             queue=queue,
             pointer=pointer,
             optimizer=optimizer,
-            epoch=_epoch(self.opened.content),
+            epoch=epoch_of(self.opened.content),
             mean=said.mean,
             std=said.std,
             image_size=said.image_size,
             eval_crop_ratio=said.eval_crop_ratio,
             difference=difference,
-            unused=(*self._unused(), *left),
+            unused=(*self.keys.unused(layout.ignored), *left),
             notes=self._notes(stem, known, stated),
             cannot_tell=self._cannot_tell(stem, known),
         )
@@ -126,12 +124,14 @@ class _Reading:
         """Give the weights, the architecture or None, and why a ResNet is none of ours."""
         prefix = self.layout.backbone
         raw = {name: value for name, value in self.keys.free().items() if name.startswith(prefix)}
-        raw = {name.removeprefix(prefix): raw[name] for name in raw if not self._ignored(name)}
+        raw = {name.removeprefix(prefix): raw[name] for name in raw if not name.startswith(self.layout.ignored)}
         if self.spelling is None:
             architecture, difference = None, f"its first entry is {next(iter(raw), None)!r}"
         else:
             ours = {name: new for name, new in self.spelling.renamed_names(raw).items() if of_network(new)}
-            architecture, difference = architecture_of(_shapes({new: raw[name] for name, new in ours.items()}))
+            architecture, difference = architecture_of(
+                shapes_of_weights({new: raw[name] for name, new in ours.items()})
+            )
         if architecture is not None and self.said is not None:
             architecture, difference = self._agreed(architecture, self.said)
         if architecture is None or self.spelling is None:
@@ -201,8 +201,11 @@ class _Reading:
         if place is None:
             return rows, None
         self.keys.taken.add(place)
-        pointer = int(np.asarray(self.keys.values[place]).reshape(-1)[0])
-        return rows, pointer * (len(rows) // queue.shape[-1 if order != "rows" else 0])
+        number = self.keys.values[place].reshape(-1)
+        steps = len(rows) if order == "rows" else queue.shape[-1]
+        if len(number) != 1 or not 0 <= int(number[0]) <= steps:
+            raise MocoError(f"{self.path}: {place} is no place in a queue of {steps}; remove it from the file")
+        return rows, int(number[0]) % steps * (len(rows) // steps)
 
     def _optimizer(self) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """Give the momentum buffers, or what to name as unused."""
@@ -211,15 +214,6 @@ class _Reading:
             return {}, ()
         found = momentum_buffers(state, self.keys, self.origin)
         return (self.values.weights(found, "momentum"), ()) if found else ({}, ("optimizer",))
-
-    def _ignored(self, name: str) -> bool:
-        return name.startswith(self.layout.ignored) if self.layout.ignored else False
-
-    def _unused(self) -> list[str]:
-        """Name what is left, except other names of tensors that are used."""
-        places = {_place(self.keys.values[name]) for name in self.keys.taken}
-        left = self.keys.free().items()
-        return [name for name, value in left if not self._ignored(name) and _place(value) not in places]
 
     def _notes(self, stem: Stem | None, known: bool, stated: Stem | None) -> tuple[str, ...]:
         notes = self.values.notes
@@ -243,30 +237,6 @@ class _Reading:
         if stem is not None and self.layout.variants and self.said is None and not self._by_official_converter:
             sentences.append(VARIANTS)
         return tuple(sentences)
-
-
-def _place(value: Value) -> Any:
-    return value.data_ptr() if isinstance(value, Tensor) and value.numel() and not value.is_sparse else id(value)
-
-
-def _shapes(weights: Mapping[str, Value]) -> dict[str, tuple[int, ...]]:
-    """Give shapes, of split batch norms as if they were whole."""
-    shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    for name, shape in shapes.items():
-        norm, _, last = name.rpartition(".")
-        scale = shapes.get(f"{norm}.weight", ())
-        if last in ("running_mean", "running_var") and len(shape) == len(scale) == 1 and shape[0] % scale[0] == 0:
-            shapes[name] = scale
-    return shapes
-
-
-def _epoch(content: Mapping[str, Any]) -> int | None:
-    meta = content.get("meta")
-    for holder in (content, meta if isinstance(meta, Mapping) else {}):
-        epoch = holder.get("epoch")
-        if isinstance(epoch, int | np.integer) and not isinstance(epoch, bool):
-            return int(epoch)
-    return None
 
 
 def _words(stem: Stem) -> str:

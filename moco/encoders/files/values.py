@@ -40,7 +40,7 @@ class Values:
             integers: whether whole numbers may be among them, as tables of positions are.
 
         Raises:
-            MocoError: integers, complex or sparse numbers, NaN, infinity, or a negative variance.
+            MocoError: whole or complex numbers, NaN, infinity, or a negative variance.
         """
         return {name: self.one(value, name, part, integers) for name, value in values.items()}
 
@@ -49,8 +49,6 @@ class Values:
         tensor = self._tensor(value)
         if name.endswith(COUNTER):
             return tensor.to(torch.int64)
-        if tensor.layout != torch.strided or tensor.is_quantized:
-            raise self._error(part, name, "is a sparse or quantized tensor", "save it as a plain tensor")
         if integers and not tensor.dtype.is_floating_point and not tensor.dtype.is_complex:
             return tensor
         if not tensor.dtype.is_floating_point:
@@ -75,8 +73,8 @@ class Values:
             stem, _, last = name.rpartition(".")
             scale = weights.get(f"{stem}.weight")
             if last in ("running_mean", "running_var") and scale is not None and scale.dim() == value.dim() == 1:
-                splits, rest = divmod(len(value), len(scale))
-                if splits > 1 and not rest:
+                splits = len(value) // len(scale)  # whole, or it were another architecture
+                if splits > 1:
                     weights[name] = value.view(splits, -1).mean(dim=0)
                     self._count(f"running statistics were kept for {splits} parts of a batch and are averaged now")
         return weights
@@ -94,7 +92,10 @@ class Values:
         if isinstance(value, Tensor):
             return value
         self._count("arrays of NumPy are tensors now")
-        return torch.from_numpy(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="))).reshape(value.shape))
+        if value.dtype.kind == "f" and value.dtype.itemsize > 8:  # torch has no longer floats
+            value = value.astype(np.float64)
+        native = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("=")))
+        return torch.from_numpy(native.reshape(value.shape))
 
     def _count(self, what: str) -> None:
         self.changed[what] = self.changed.get(what, 0) + 1
