@@ -148,9 +148,9 @@ LAYOUTS = (
     Layout(
         "BYOL",
         "online_network.encoder.",
-        head=("online_network.projector.", "online_network.projetion."),
+        head=("online_network.projector.",),
         key_backbone=("target_network.encoder.",),
-        key_head=("target_network.projector.", "target_network.projetion."),
+        key_head=("target_network.projector.",),
         predictor=("predictor.",),
     ),
     Layout("BYOL", "online_encoder.", key_backbone=("target_encoder.",), predictor=("online_predictor.",)),

@@ -28,7 +28,7 @@ class Opened:
         kind: "torch", "pickle" or "safetensors".
         content: as saved; classes that are not let in are `StandIn`.
         metadata: of a safetensors file.
-        left_out: names of those classes, but for the plainest.
+        left_out: names of those classes, except the plainest.
     """
 
     path: Path

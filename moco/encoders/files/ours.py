@@ -72,20 +72,28 @@ def epoch_of(content: Mapping[str, Any]) -> int | None:
 
 def _specification(values: Mapping[str, Any], path: Path, said_by: str) -> Described:
     try:
-        named = values.get("encoder") or {"kind": "resnet", "name": values["architecture"], "stem": values["stem"]}
-        stem = named.get("stem")
+        named = (
+            values["encoder"]
+            if "encoder" in values
+            else {"kind": "resnet", "name": values["architecture"], "stem": values["stem"]}
+        )
+        if not isinstance(named, Mapping):
+            raise TypeError("names no network")
+        name, kind, stem = named["name"], named["kind"], named.get("stem")
+        if not (isinstance(name, str) and isinstance(kind, str) and isinstance(stem, str | Mapping | None)):
+            raise TypeError("names no network")
         return Described(
             said_by,
-            named["name"],
-            (Stem(**stem) if isinstance(stem, Mapping) else stem_of(stem)) if stem else None,
+            name,
+            None if stem is None else stem_of(stem) if isinstance(stem, str) else Stem(**stem),
             tuple(map(float, values["mean"])),
             tuple(map(float, values["std"])),
             int(values["image_size"]),
             float(values["eval_crop_ratio"]),
-            named["kind"],
+            kind,
         )
-    except (KeyError, TypeError, ValueError, AttributeError, MocoError) as error:
-        said = f"has no {error}" if isinstance(error, KeyError) else str(error)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, MocoError) as error:
+        said = f"has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise MocoError(f"{path}: the description of the encoder {said}; restore the file") from None
 
 

@@ -100,7 +100,8 @@ class _Reading:
 
     @property
     def _by_official_converter(self) -> bool:
-        return self.opened.content.get("__author__") == "MOCO"
+        author = self.opened.content.get("__author__")
+        return isinstance(author, str) and author == "MOCO"
 
     def _numbered_heads(self, prefix: str) -> list[str]:
         """Where a head stands within a network, in programs that put it there.

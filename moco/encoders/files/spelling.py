@@ -91,5 +91,5 @@ def resnets(names: Collection[str]) -> dict[str, Spelling]:
 
 
 def of_network(name: str) -> bool:
-    """Tell a ResNet's own layers from its classifier, a queue or a stray entry, by torchvision's names."""
+    """Tell a ResNet's own layers, by torchvision's names, from a classifier or a stray entry."""
     return _OURS.match(name) is not None

@@ -184,7 +184,7 @@ class History:
 
 
 def detectron2(state: State) -> dict[str, Any]:
-    """What the official converter makes: arrays by detectron2's names, the head and counters kept."""
+    """What the official converter makes: arrays, with the head and the counters kept."""
     model = {}
     for name, value in (state | mlp("fc.")).items():
         if "layer" not in name:

@@ -106,7 +106,7 @@ def test_networks_of_lightly_are_read_in_both_spellings(theirs, tmp_path):
 
 
 def test_the_official_demo_for_small_images_numbers_its_layers(theirs, tmp_path):
-    """Its encoder is a Sequential of a ResNet's children without max-pooling, with the head at its end."""
+    """Its encoder is a Sequential of children without max-pooling, with the head at its end."""
     children = [module for name, module in theirs.named_children() if name not in ("maxpool", "fc")]
     net = nn.Sequential(
         nn.Conv2d(3, 64, 3, padding=1, bias=False), *children[1:], nn.Flatten(1), nn.Linear(512, 8)
