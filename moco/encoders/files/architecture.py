@@ -22,15 +22,14 @@ def architecture_of(shapes: Mapping[str, Shape]) -> tuple[str | None, str]:
     """
     found = {name: shape for name, shape in shapes.items() if not name.endswith(COUNTER)}
     kernel = shapes["conv1.weight"][2:]
-    # As many entries first: large networks are then rarely built for comparison.
-    by_count = sorted(ARCHITECTURES, key=lambda name: abs(len(_expected(name, kernel)) - len(found)))
-    best, wanted = by_count[0], _expected(by_count[0], kernel)
-    for name in by_count:
-        expected = _expected(name, kernel)
-        if expected == found:
-            return name, ""
-        if len(expected.items() ^ found.items()) < len(wanted.items() ^ found.items()):
-            best, wanted = name, expected
+
+    def unlike(architecture: str) -> int:
+        return len(_expected(architecture, kernel).items() ^ found.items())
+
+    nearest = min(ARCHITECTURES, key=unlike)
+    if unlike(nearest) == 0:
+        return nearest, ""
+    wanted = _expected(nearest, kernel)
     name = next(name for name in (*wanted, *found) if wanted.get(name) != found.get(name))
     if name not in found:
         problem = f"{name} is missing"
@@ -38,7 +37,7 @@ def architecture_of(shapes: Mapping[str, Shape]) -> tuple[str | None, str]:
         problem = f"{name} is unexpected"
     else:
         problem = f"{name} is {sizes(found[name])} and not {sizes(wanted[name])}"
-    return None, f"in the nearest, {best}, {problem}"
+    return None, f"in the nearest, {nearest}, {problem}"
 
 
 def shapes_of_weights(weights: Mapping[str, Value]) -> dict[str, Shape]:

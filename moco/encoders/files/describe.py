@@ -10,6 +10,17 @@ from moco.encoders.stem import Stem, stem_of
 from moco.errors import MocoError
 from moco.files import readable
 
+_FAMILIES = (
+    ("patch_embed.proj.weight", "blocks.", "a vision transformer by timm's names"),
+    ("conv_proj.weight", "encoder.layers.", "a vision transformer by torchvision's names"),
+    (
+        "embeddings.patch_embeddings.projection.weight",
+        "encoder.layer.",
+        "a vision transformer by the names of transformers",
+    ),
+)
+"""Of networks that are no ResNets: the first layer, where the blocks are, and what to call them."""
+
 
 def described(found: Checkpoint) -> list[str]:
     """Say line by line what a file holds, what was changed and what cannot be told."""
@@ -82,7 +93,7 @@ def _network(found: Checkpoint) -> list[tuple[str, str]]:
     if found.architecture is None or found.stem is None:
         count = sum(value.numel() for value in found.backbone.values())
         size = f"{len(found.backbone)} tensors, {count / 1e6:.1f} M numbers"
-        return [("network", f"no ResNet that `moco encoders` lists ({found.difference}): {size}")]
+        return [("network", f"{_family(found.backbone)} ({found.difference}): {size}")]
     weights, features = size_of(found.architecture)
     stem = stem_of(found.stem)
     pool = "max-pooling" if stem.pool else "no max-pooling"
@@ -91,6 +102,15 @@ def _network(found: Checkpoint) -> list[tuple[str, str]]:
         ("network", f"{found.architecture}: {weights / 1e6:.1f} M weights, {features} features"),
         ("stem", f"{stem}: {words}" if str(stem) == found.stem else words),
     ]
+
+
+def _family(weights: Mapping[str, Tensor]) -> str:
+    """Say what kind of network some weights are of, by the names that its library gives."""
+    for mark, inner, words in _FAMILIES:
+        if mark in weights:
+            depth = {name.removeprefix(inner).partition(".")[0] for name in weights if name.startswith(inner)}
+            return f"{words}, {len(depth)} blocks of width {len(weights[mark])}"
+    return "no ResNet that `moco encoders` lists"
 
 
 def _layers(head: Mapping[str, Tensor]) -> str:

@@ -17,10 +17,7 @@ from moco.encoders.files.values import Values, queue_rows
 from moco.encoders.stem import STEMS, Stem
 from moco.errors import MocoError
 
-VARIANTS = (
-    "Anti-aliased, dilated and stride-in-1x1 (Caffe) networks have these names too; if this is one, load it with the"
-    " library that made it."
-)
+VARIANTS = "Anti-aliased, dilated and Caffe's ResNets (stride in the 1x1) have these names too; load such with their own library."
 
 
 def read(path: Path | str, stem: Stem | None = None) -> Checkpoint:

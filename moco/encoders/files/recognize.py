@@ -45,7 +45,8 @@ def recognized(keys: Keys, path: Path) -> tuple[Layout, Spelling | None, tuple[s
         if spelling.name:
             chosen = replace(chosen, name=spelling.name if plain else f"{chosen.name} ({spelling.name})")
         named = (chosen.backbone, *chosen.key_backbone)
-        return chosen, spelling, tuple(prefix for prefix in found if prefix not in named)
+        others = [prefix for prefix in found if prefix not in named and not prefix.startswith(chosen.ignored)]
+        return chosen, spelling, tuple(others)
     for layout in LAYOUTS:
         below = sum(name.startswith(layout.backbone) for name in keys.values) if layout.backbone else 0
         if below >= _FEW and layout.seen(keys):

@@ -6,7 +6,7 @@ from foreign_files import LAYOUTS, Expected, K, resnet18, thin, under
 from torch import nn
 
 from moco.encoders.files.checkpoint import Checkpoint
-from moco.encoders.files.describe import groups
+from moco.encoders.files.describe import described, groups
 from moco.encoders.files.reading import read
 from moco.encoders.resnet import ResNet
 from moco.encoders.stem import STEMS
@@ -134,6 +134,9 @@ def test_networks_of_timm_are_read_and_what_names_cannot_tell_is_said(tmp_path):
         found = read(tmp_path / "a")
         assert found.architecture is None and found.stem is None
         network.load_state_dict(found.backbone)
+        assert ("a vision transformer by timm's names, 12 blocks of width 192" in described(found)[2]) == (
+            "vit" in name
+        )
 
 
 def uneven_of(network: nn.Module) -> nn.Module:
