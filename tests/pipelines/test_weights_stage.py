@@ -1,4 +1,4 @@
-"""Stage weights-moco from a file: the stem, the size and the numbers of the file reach the folder."""
+"""Stage weights-moco from a file: its stem, size, mean and deviation reach the folder."""
 
 from pathlib import Path
 

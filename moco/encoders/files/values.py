@@ -29,7 +29,7 @@ class Values:
     @property
     def notes(self) -> list[str]:
         """Say what was changed."""
-        return [f"{count} {what}" for what, count in self.changed.items()]
+        return [f"{what} ({count})" for what, count in self.changed.items()]
 
     def weights(self, values: Mapping[str, Value], part: str, integers: bool = False) -> dict[str, Tensor]:
         """Convert and check the weights of one part.
@@ -56,7 +56,7 @@ class Values:
             raise self._error(part, name, f"holds {kind} numbers, not weights", "save the network in float32")
         if tensor.dtype != torch.float32:
             kind = str(tensor.dtype).removeprefix("torch.")
-            self._count(f"tensors were {kind} and are float32 now")
+            self._count(f"tensors of {kind}, now float32")
         tensor = tensor.detach().to(torch.float32)
         if not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
@@ -76,7 +76,7 @@ class Values:
                 splits = len(value) // len(scale)  # whole, or it were another architecture
                 if splits > 1:
                     weights[name] = value.view(splits, -1).mean(dim=0)
-                    self._count(f"running statistics were kept for {splits} parts of a batch and are averaged now")
+                    self._count(f"statistics of split batch norm, now the mean of {splits} parts")
         return weights
 
     def counted(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -85,13 +85,13 @@ class Values:
             counter = f"{name.removesuffix('running_var')}{COUNTER}"
             if counter not in weights:
                 weights[counter] = torch.zeros((), dtype=torch.int64)
-                self._count(f"counters ({COUNTER}) are missing and are 0 now")
+                self._count(f"missing {COUNTER}, now 0")
         return weights
 
     def _tensor(self, value: Value) -> Tensor:
         if isinstance(value, Tensor):
             return value
-        self._count("arrays of NumPy are tensors now")
+        self._count("arrays of NumPy, now tensors")
         if value.dtype.kind == "f" and value.dtype.itemsize > 8:  # torch has no longer floats
             value = value.astype(np.float64)
         native = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("=")))

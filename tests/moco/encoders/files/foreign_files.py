@@ -106,6 +106,13 @@ def solo_learn(state: State) -> dict[str, Any]:
     return {"epoch": 399, "global_step": 7, "pytorch-lightning_version": "2.1.2", "state_dict": weights}
 
 
+def old_solo_learn(state: State) -> dict[str, Any]:
+    """A checkpoint of solo-learn 1.0, which called the network `encoder`."""
+    made = solo_learn(state)
+    made["state_dict"] = {name.replace("backbone.", "encoder."): value for name, value in made["state_dict"].items()}
+    return made
+
+
 def mmselfsup(state: State) -> dict[str, Any]:
     """An epoch file of mmengine: the query encoder twice, and a history of its own class."""
     weights = under("backbone.", state) | mlp("neck.mlp.")
@@ -247,6 +254,9 @@ LAYOUTS = {
     "solo-learn": Expected("solo-learn", solo_learn, key=True, keys=2 * K, epoch=399, unused=("classifier.* (2)",)),
     "solo-learn, CIFAR": Expected(
         "solo-learn", solo_learn, SOLO, key=True, keys=2 * K, epoch=399, unused=("classifier.* (2)",)
+    ),
+    "solo-learn 1.0, CIFAR": Expected(
+        "solo-learn", old_solo_learn, SOLO, key=True, keys=2 * K, epoch=399, unused=("classifier.* (2)",)
     ),
     "mmselfsup": Expected("mmselfsup", mmselfsup, key=True, keys=K, epoch=12),
     "mmpretrain": Expected("mmselfsup or mmpretrain", mmpretrain, key=True),

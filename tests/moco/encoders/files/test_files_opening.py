@@ -141,17 +141,12 @@ def test_classes_of_others_are_left_out_and_named_and_nothing_of_them_runs(tmp_p
 
 
 def test_a_file_cannot_change_what_reads_it():
-    for target, state in (
-        ("torch._utils _rebuild_tensor_v2", "(N}X\x04\x00\x00\x00spamI1\nst"),
-        ("os system", "}X\x01\x00\x00\x00aI1\ns"),
-    ):
-        module, name = target.split()
-        built = Unpickler(io.BytesIO(f"\x80\x02c{module}\n{name}\n{state}b.".encode("latin1")))
-        try:
-            made = built.load()
-        except TypeError:
-            continue
-        assert not hasattr(made, "spam")
+    """Opcode `b` sets attributes of what stands before it: here of what a file may call."""
+    attributes = b"(N}X\x04\x00\x00\x00spamI1\nstb."
+    made = Unpickler(io.BytesIO(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + attributes)).load()
+    assert not hasattr(made, "spam")
+    with pytest.raises(TypeError):  # a stand-in is a class of its own, made for this file
+        Unpickler(io.BytesIO(b"\x80\x02cos\nsystem\n" + attributes)).load()
 
 
 def test_a_module_that_was_saved_whole_gives_its_weights(tmp_path):

@@ -136,12 +136,13 @@ def test_momentum_of_the_official_optimizer_finds_its_parameters(tmp_path):
     model(torch.randn(2, 3, 32, 32)).square().sum().backward()
     optimizer.step()
     state = {f"module.{name}": value for name, value in model.state_dict().items()}
-    torch.save({"epoch": 2, "arch": "thin", "state_dict": state, "optimizer": optimizer.state_dict()}, tmp_path / "a")
-    found = read(tmp_path / "a")
-    for name, parameter in model.encoder_q.named_parameters():
-        ours = name.replace("fc.", "head.") if name.startswith("fc.") else f"backbone.{name}"
-        assert torch.equal(found.optimizer[ours], optimizer.state[parameter]["momentum_buffer"])
-    assert len(found.optimizer) == len(list(model.encoder_q.parameters())) and found.unused == ()
+    for held in ({"optimizer": optimizer.state_dict()}, {"optimizer_states": [optimizer.state_dict()]}):
+        torch.save({"epoch": 2, "state_dict": state, **held}, tmp_path / "a")
+        found = read(tmp_path / "a")
+        for name, parameter in model.encoder_q.named_parameters():
+            ours = name.replace("fc.", "head.") if name.startswith("fc.") else f"backbone.{name}"
+            assert torch.equal(found.optimizer[ours], optimizer.state[parameter]["momentum_buffer"])
+        assert len(found.optimizer) == len(list(model.encoder_q.parameters())) and found.unused == ()
 
 
 def test_momentum_in_another_order_is_not_guessed(tmp_path):

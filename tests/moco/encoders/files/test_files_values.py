@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from foreign_files import LAYOUTS, thin
@@ -29,7 +30,7 @@ def saved(tmp_path: Path, content: Any) -> Path:
     [
         ("conv1.weight", lambda v: v * float("nan"), "conv1.weight holds 4704 of 4704 values that are NaN or infinite"),
         ("layer1.0.bn1.bias", lambda v: v / 0, "layer1.0.bn1.bias holds"),
-        ("bn1.running_var", lambda v: -v, "bn1.running_var holds a negative variance (-"),
+        ("bn1.running_var", lambda v: v - v.max() + 0.5, "bn1.running_var holds a negative variance (-0."),
         ("conv1.weight", lambda v: v.to(torch.int8), "conv1.weight holds int8 numbers, not weights"),
         ("conv1.weight", lambda v: v.to(torch.complex64), "conv1.weight holds complex64 numbers"),
     ],
@@ -53,7 +54,7 @@ def test_values_of_the_head_and_queue_are_checked_too(tmp_path, weights):
 def test_other_precisions_become_float32_and_that_is_said(tmp_path, weights, kind):
     changed = {name: v.to(getattr(torch, kind)) if v.is_floating_point() else v for name, v in weights.items()}
     found = read(saved(tmp_path, changed))
-    assert any(f"tensors were {kind} and are float32 now" in note for note in found.notes)
+    assert found.notes == (f"tensors of {kind}, now float32 ({sum(v.is_floating_point() for v in weights.values())})",)
     assert torch.equal(found.backbone["conv1.weight"], changed["conv1.weight"].float())
     ResNet("thin").load_state_dict(found.backbone)
 
@@ -61,10 +62,24 @@ def test_other_precisions_become_float32_and_that_is_said(tmp_path, weights, kin
 def test_arrays_become_tensors_and_missing_counters_zero(tmp_path, weights):
     arrays = {name: v.numpy() for name, v in weights.items() if "num_batches" not in name}
     arrays["conv1.weight"] = arrays["conv1.weight"].astype(">f4")  # the other order of bytes
+    arrays["bn1.weight"] = arrays["bn1.weight"].astype(np.longdouble)
     found = read(saved(tmp_path, arrays))
     assert torch.equal(found.backbone["conv1.weight"], weights["conv1.weight"])
     ResNet("thin").load_state_dict(found.backbone)
-    assert [note.partition(" ")[2][:8] for note in found.notes] == ["arrays o", "counters"]
+    assert found.notes == (
+        "arrays of NumPy, now tensors (60)",
+        "tensors of float64, now float32 (1)",
+        "missing num_batches_tracked, now 0 (12)",
+    )
+
+
+def test_statistics_of_split_batch_norms_are_averaged_over_their_parts(tmp_path, weights):
+    parts = torch.stack([weights["bn1.running_mean"], weights["bn1.running_mean"] + 2])
+    found = read(saved(tmp_path, {**weights, "bn1.running_mean": parts.flatten()}))
+    assert torch.allclose(found.backbone["bn1.running_mean"], weights["bn1.running_mean"] + 1)
+    assert found.notes == ("statistics of split batch norm, now the mean of 2 parts (1)",)
+    odd = {**weights, "bn1.running_mean": parts.flatten()[:-1]}
+    assert "bn1.running_mean is 63 and not 32" in read(saved(tmp_path, odd)).difference
 
 
 def test_stray_keys_are_named_and_do_no_harm(tmp_path, weights):
