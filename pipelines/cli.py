@@ -26,6 +26,7 @@ on other machines:
 with a trained encoder:
   embed        features of images, to Parquet, NumPy or CSV
   neighbors    the images of the data set that are most like a given one
+  inspect      what a file of weights holds, whoever wrote it
 
 settings and data:
   preset       write a published recipe into params.yaml
@@ -135,6 +136,19 @@ def parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("neighbors.png"), help="the picture (default: neighbors.png)"
     )
 
+    command = add(
+        "inspect",
+        inspect,
+        "What a file of weights holds: the program that wrote it, network, head, queue, what is not used and what its"
+        " names cannot tell. Files of other programs are read without running anything in them.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument("--stride", type=stage.whole(1, 8), help="of the first convolution, where you know better")
+    command.add_argument("--padding", type=stage.whole(0, 9), help="of the first convolution, likewise")
+    command.add_argument(
+        "--pool", action=argparse.BooleanOptionalAction, help="whether max-pooling follows it, likewise"
+    )
+
     command = add("preset", preset, "Write every value of a recipe into the pretrain section of params.yaml.")
     command.add_argument("name", choices=presets.NAMES, help="the demo, CIFAR, or the recipes of the two papers")
     command.add_argument("--params", type=Path, default=Path("params.yaml"), help="(default: params.yaml)")
@@ -242,6 +256,16 @@ def neighbors(options: argparse.Namespace) -> None:
     with whole_file(options.output) as part:
         draw(part, [(Shown(image, options.image.name), shown)], "query", f"nearest images of {options.split}")
     print(f"{options.output}: the picture")
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Describe a file of weights."""
+    from moco.encoders.files.describe import described, with_stem
+    from moco.encoders.files.reading import read
+
+    found = read(options.file)
+    stem = with_stem(found, options.stride, options.padding, options.pool)
+    print("\n".join(described(found if stem is None else read(options.file, stem))))
 
 
 def preset(options: argparse.Namespace) -> None:

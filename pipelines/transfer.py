@@ -64,6 +64,8 @@ def transfer(params: TransferParams, task: str, init: str) -> None:
 def _finished(trial: Trial, sets: Sets, machine: Machine) -> Path:
     """Run a trial unless it is finished, and give its folder."""
     start = trial.start()
+    if start.about:
+        print(f"transfer: {trial.weights}: {start.about}", flush=True)
     folder = stage.runs_folder() / f"transfer-{name_of(trial, sets, start)}"
     with only_writer(folder):
         prepare(folder, restart=False)

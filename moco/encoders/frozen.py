@@ -143,7 +143,7 @@ def load_encoder(folder: Path | str, devices: Sequence[torch.device] = ()) -> Fr
         weights = load_file(folder / "encoder.safetensors")
         backbone = spec.build()
         backbone.load_state_dict(weights)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise MocoError(
             f"{error.filename or folder}: no encoder there; pretrain one (`dvc repro pretrain`) or name another folder"
         ) from None

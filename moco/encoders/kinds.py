@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from moco.encoders.architectures import ARCHITECTURES
+from moco.encoders.stem import PATTERN
 from moco.errors import MocoError
 from moco.settings import Settings, describe
 
 if TYPE_CHECKING:
     from torch import nn
 
-Stem = Literal["imagenet", "small", "small-stride2"]
 Options = dict[str, bool | int | float | str]
 _FREEZE = "Parts that keep their first weights, such as patch_embed: names of modules of the network."
 
@@ -70,9 +70,10 @@ class ResNet(Network):
 
     kind: Literal["resnet"]
     name: str = Field(description="Architecture: thin, resnet18, resnet34, resnet50, … (`moco encoders` lists them).")
-    stem: Stem = Field(
+    stem: str = Field(
+        pattern=f"^({PATTERN})$",
         description="First layers. imagenet: 7x7 stride 2 and max-pooling. small: 3x3 stride 1, for images up to about"
-        " 64 pixels. small-stride2: 3x3 stride 2, a quarter of the work, for the same on a CPU."
+        " 64 pixels. small-stride2: 3x3 stride 2, a quarter of the work, for the same on a CPU. Others by their values: 3x3-stride1-padding2-nopool."
     )
 
     @property
@@ -156,7 +157,7 @@ AnyNetwork = Annotated[ResNet | Timm | Torchvision | Own, Field(discriminator="k
 _ANY: TypeAdapter[Network] = TypeAdapter(AnyNetwork)
 
 
-def network_of(values: str | Mapping[str, Any] | Network, stem: Stem = "imagenet") -> Network:
+def network_of(values: str | Mapping[str, Any] | Network, stem: str = "imagenet") -> Network:
     """Read which network is meant.
 
     Args:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from moco.config import Fraction, Positive, Seed, Split
 from moco.encoders.kinds import AnyNetwork
+from moco.encoders.stem import stem_of
 from moco.errors import MocoError
 from moco.settings import Settings, key_in_file, read_yaml, validate
 
@@ -82,7 +83,15 @@ def _rising(factors: tuple[float, float]) -> tuple[float, float]:
     return factors
 
 
+def _stem(text: str) -> str:
+    try:
+        return str(stem_of(text))
+    except MocoError as error:
+        raise ValueError(str(error)) from None
+
+
 VocList = Annotated[str, AfterValidator(_year_and_list)]
+StemText = Annotated[str, AfterValidator(_stem)]
 
 
 class Data(Settings):
@@ -301,6 +310,11 @@ class Moco(Settings):
     """Weights trained without labels."""
 
     source: Named = Field(description="An encoder's folder, or a file of others, such as the official ones.")
+    stem: StemText | None = Field(
+        default=None,
+        description="The first layers of a file's network, where its names do not tell: imagenet, small, small-stride2"
+        " or values, as 3x3-stride1-padding2-nopool. Left out: as `moco inspect` prints them.",
+    )
 
 
 class TransferParams(Settings):

@@ -95,6 +95,11 @@ def test_help_loads_nothing_heavy():
         (["embed", "nowhere"], 1, "nowhere: no such file or folder; give images"),
         (["embed", "photos", "--encoder", "nowhere"], 1, "nowhere/encoder.json: no encoder there"),
         (["embed", "photos", "--output", "x.json"], 1, "name the output .parquet, .npy or .csv"),
+        (["embed", "photos", "--encoder", "params.yaml"], 1, "params.yaml/encoder.json: no encoder there"),
+        (["inspect", "nowhere"], 1, "nowhere: No such file or directory"),
+        (["inspect", "params.yaml"], 1, "params.yaml: is a text file, not weights"),
+        (["inspect", "photos"], 1, "photos: is a folder; name a file of weights in it"),
+        (["inspect", "outputs/pretrain/encoder", "--stride", "3"], 1, "says itself that its stem is small"),
         (["neighbors", "no.png"], 1, "no.png: No such file or directory"),
         (["neighbors", "params.yaml"], 1, "params.yaml: not a readable image"),
         (["neighbors", "photos"], 1, "photos: Is a directory"),
@@ -107,6 +112,18 @@ def test_a_mistake_is_one_line_and_an_exit_code(project, capsys, arguments, code
     got, error = fails(arguments, capsys)
     assert (got, error.count("\n")) == (code, 1)
     assert error.startswith("error: ") and said in error
+
+
+def test_inspect_says_what_a_file_holds_and_takes_what_a_person_knows(project, capsys, tmp_path):
+    cli.main(["inspect", "outputs/pretrain/encoder"])
+    said = capsys.readouterr().out
+    assert "encoder of this project, by encoder.json beside it" in said and "image size   12 pixels" in said
+    torch.save({"state_dict": ResNet("thin", "small").state_dict(), "epoch": 3}, tmp_path / "a.pth")
+    cli.main(["inspect", str(tmp_path / "a.pth")])
+    assert "A 3x3 stem does not tell its stride" in capsys.readouterr().out
+    cli.main(["inspect", str(tmp_path / "a.pth"), "--stride", "2", "--padding", "1", "--no-pool"])
+    said = capsys.readouterr().out
+    assert "small-stride2: 3x3, stride 2, padding 1, no max-pooling" in said and "does not tell" not in said
 
 
 def test_set_reaches_the_stage_and_the_file_stays(project, monkeypatch):

@@ -57,6 +57,7 @@ def test_the_files_of_the_project_are_allowed_and_hold_no_null_but_for_a_set_tha
             "classification.data.test=tests",
             "classification.data.test = 'tests': input should be 'train', 'val' or 'test'",
         ),
+        ("moco.stem=tiny", "moco.stem: stem = 'tiny' is no known stem; choose one of imagenet, small"),
         ("supervised.kind=file", "supervised.training is no known key; remove it"),
         ("supervised.kind=weights", "supervised.kind = weights: choose one of trained, file"),
     ],
