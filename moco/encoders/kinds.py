@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from moco.encoders.architectures import ARCHITECTURES
-from moco.encoders.stem import PATTERN
+from moco.encoders.stem import stem_of
 from moco.errors import MocoError
 from moco.settings import Settings, describe
 
@@ -71,7 +71,6 @@ class ResNet(Network):
     kind: Literal["resnet"]
     name: str = Field(description="Architecture: thin, resnet18, resnet34, resnet50, … (`moco encoders` lists them).")
     stem: str = Field(
-        pattern=f"^({PATTERN})$",
         description="First layers. imagenet: 7x7 stride 2 and max-pooling. small: 3x3 stride 1, for images up to about"
         " 64 pixels. small-stride2: 3x3 stride 2, a quarter of the work, for the same on a CPU. Others by their values: 3x3-stride1-padding2-nopool."
     )
@@ -90,6 +89,14 @@ class ResNet(Network):
         if name not in ARCHITECTURES:
             raise ValueError(f"{name!r} is no known ResNet; choose one of {', '.join(ARCHITECTURES)}")
         return name
+
+    @field_validator("stem")
+    @classmethod
+    def _is_a_stem(cls, stem: str) -> str:
+        try:
+            return str(stem_of(stem))
+        except MocoError as error:
+            raise ValueError(str(error)) from None
 
 
 class Timm(Network):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, get_args
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from moco.config import Fraction, Positive, Seed, Split
 from moco.encoders.kinds import AnyNetwork
@@ -334,6 +334,13 @@ class TransferParams(Settings):
     keypoints: Comparison[CocoKeypoints, Keypoints] | None = None
     semantic: Comparison[Annotated[VocMaps | Cityscapes, BY_FORMAT], Semantic] | None = None
     classification: Comparison[Shards, Classification] | None = None
+
+    @field_validator("random", mode="before")
+    @classmethod
+    def _network_is_of_a_kind(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "architecture" in values:
+            raise ValueError(f"architecture has moved; write kind: resnet, name: {values['architecture']}")
+        return values
 
     @model_validator(mode="after")
     def _tasks_have_sections(self) -> "TransferParams":

@@ -117,7 +117,7 @@ def test_a_mistake_is_one_line_and_an_exit_code(project, capsys, arguments, code
 def test_inspect_says_what_a_file_holds_and_takes_what_a_person_knows(project, capsys, tmp_path):
     cli.main(["inspect", "outputs/pretrain/encoder"])
     said = capsys.readouterr().out
-    assert "encoder of this project, by encoder.json beside it" in said and "image size   12 pixels" in said
+    assert "encoder of this project, by its metadata" in said and "image size   12 pixels" in said
     torch.save({"state_dict": ResNet("thin", "small").state_dict(), "epoch": 3}, tmp_path / "a.pth")
     cli.main(["inspect", str(tmp_path / "a.pth")])
     assert "A 3x3 stem does not tell its stride" in capsys.readouterr().out

@@ -99,6 +99,9 @@ def test_what_the_line_asks_for_makes_an_earlier_file_a_valid_one():
     with pytest.raises(MocoError) as refused:
         load_transfer_params(path)
     values["supervised"]["kind"] = "trained"
+    with pytest.raises(MocoError, match="random: architecture has moved; write kind: resnet, name: thin"):
+        validate(values, "params.yaml", TransferParams)
+    values["random"] = {"kind": "resnet", "name": values["random"]["architecture"], "stem": values["random"]["stem"]}
     for section in ("instances", "classification"):
         values[section]["data"] |= {side: values[section]["data"][side][0] for side in ("train", "test")}
     for part in str(refused.value).split("; delete from ")[1:]:

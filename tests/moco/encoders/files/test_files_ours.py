@@ -14,6 +14,7 @@ from moco.config import Pretrain, load_params
 from moco.encoders.files import read
 from moco.encoders.files.describe import described, in_one_line, with_stem
 from moco.encoders.frozen import EncoderSpec, save_encoder
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN
 from moco.encoders.resnet import ResNet
 from moco.encoders.stem import Stem, stem_of
@@ -21,9 +22,10 @@ from moco.errors import MocoError
 from moco.runs import checkpoints
 from moco.training import setup
 
-SPEC = EncoderSpec("thin", "small-stride2", 28, 0.875, (0.1,) * 3, (0.9,) * 3, D, "abc")
-NEW = {
-    "encoder": {"kind": "resnet", "name": "thin", "stem": "small-stride2"},
+SPEC = EncoderSpec(network_of("thin", "small-stride2"), 28, 0.875, (0.1,) * 3, (0.9,) * 3, D, "abc")
+OLD = {
+    "architecture": "thin",
+    "stem": "small-stride2",
     "image_size": 28,
     "eval_crop_ratio": 0.875,
     "mean": [0.1] * 3,
@@ -35,7 +37,9 @@ NEW = {
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    save_encoder(tmp_path, ResNet("thin", "small-stride2"), SPEC)
+    """As earlier versions left it."""
+    save_file(ResNet("thin", "small-stride2").state_dict(), tmp_path / "encoder.safetensors", {"format": "pt"})
+    (tmp_path / "encoder.json").write_text(json.dumps(OLD))
     return tmp_path
 
 
@@ -47,12 +51,12 @@ def with_metadata(folder: Path, description: object) -> Path:
 
 
 def test_a_single_file_of_ours_says_what_it_is_by_its_metadata_or_by_what_lies_beside_it(folder):
-    old = json.loads((folder / "encoder.json").read_text())
+    save_encoder(folder / "new", ResNet("thin", "small-stride2"), SPEC)
     for path, said in (
         (folder, "encoder.json beside it"),
         (folder / "encoder.safetensors", "encoder.json beside it"),
-        (with_metadata(folder, old), "its metadata"),
-        (with_metadata(folder, NEW), "its metadata"),
+        (with_metadata(folder, OLD), "its metadata"),
+        (folder / "new/encoder.safetensors", "its metadata"),
     ):
         found = read(path)
         assert found.layout == f"encoder of this project, by {said}"
@@ -71,9 +75,8 @@ def test_a_single_file_of_ours_says_what_it_is_by_its_metadata_or_by_what_lies_b
     ],
 )
 def test_a_description_that_does_not_fit_its_weights_is_refused(folder, change, said):
-    values = json.loads((folder / "encoder.json").read_text()) | change
     with pytest.raises(MocoError, match=said):
-        read(with_metadata(folder, values))
+        read(with_metadata(folder, OLD | change))
     (folder / "encoder.json").write_text("[")
     with pytest.raises(MocoError, match="no JSON object"):
         read(folder)
@@ -95,14 +98,14 @@ def settings(**changes: object) -> Pretrain:
 def test_a_checkpoint_of_a_run_of_ours_brings_its_settings_queue_and_momentum(tmp_path):
     run = settings()
     model = setup.build(run, 64)
-    optimizer = setup.sgd(model, run)
+    optimizer = setup.optimizer_of(model, run)
     model(torch.randn(8, 3, 16, 16), torch.randn(8, 3, 16, 16)).loss.backward()
     optimizer.step()
     about = {"epoch": 1, "position": 0, "settings": run.model_dump(mode="json")}
     state = {"model": model.state_dict(), "running_statistics": torch.ones(1, 5), "optimizer": optimizer.state_dict()}
     found = read(checkpoints.save(tmp_path, 7, {"step": 7, **about, **state}, keep=1))
     assert found.layout == "checkpoint of this project"
-    assert (found.architecture, found.stem, found.epoch) == (run.encoder, run.stem, 1)
+    assert (found.architecture, found.stem, found.epoch) == (run.encoder.name, run.encoder.stem, 1)
     assert (found.mean, found.image_size) == (IMAGENET_MEAN, 16)
     assert found.unused == () and found.pointer == 8
     assert torch.equal(found.queue, model.dictionary.keys)
