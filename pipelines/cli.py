@@ -30,6 +30,7 @@ with a trained encoder:
 
 settings and data:
   preset       write a published recipe into params.yaml
+  start        fetch the registered model that pretraining is to begin with
   encoders     list the networks: ours, timm's or torchvision's
   verify       check the shards against their checksums
 """
@@ -85,6 +86,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--restart", action="store_true", help="train from the start; checkpoints are set aside"
             )
+
+    stage.with_parameters(add("start", run_stage, "Fetch the registered model that pretrain.init names (data/start)."))
 
     command = add(
         "launch",

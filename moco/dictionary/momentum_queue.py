@@ -61,6 +61,14 @@ class MomentumQueue(MomentumEncoder):
         return self.keys[:filled]
 
     @torch.no_grad()
+    def restart(self, keys: Tensor, pointer: int) -> None:
+        """Take over real keys K x C, and the row that the next one overwrites."""
+        self.keys.copy_(keys)
+        self.pointer.fill_(pointer)
+        if self.filled is not None:
+            self.filled.fill_(len(keys))
+
+    @torch.no_grad()
     def enqueue(self, batch: Batch, keys: Sequence[Tensor], queries: Tensor) -> None:
         """Put the step's keys where the oldest ones are."""
         for new in keys:

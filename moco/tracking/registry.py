@@ -3,6 +3,7 @@
 import importlib.metadata
 import math
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
@@ -134,6 +135,47 @@ def register_encoder(
     except Exception as error:
         print(describe(error, is_passing(error)), flush=True)
         return None
+
+
+def download_encoder(uri: str, folder: Path) -> dict[str, str] | None:
+    """Copy the encoder of a registered model into a folder.
+
+    Args:
+        uri: models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN/encoder.
+        folder: is filled with encoder.safetensors and encoder.json.
+
+    Returns:
+        What the model is: uri, version, training_hash; None: the registry has none of that name.
+
+    Raises:
+        MocoError: tracking is off or out of reach, or the model holds no encoder of ours.
+    """
+    if not enabled():
+        raise MocoError(
+            f"{uri}: MLflow is not installed or tracking is off (MOCO_TRACKING); set pretrain.init.kind: file"
+        )
+    from mlflow.exceptions import MlflowException
+
+    mlflow = import_mlflow()
+    try:
+        connect()
+        model = mlflow.models.get_model_info(uri)
+        place = mlflow.artifacts.download_artifacts(uri)
+    except MlflowException as error:
+        if is_passing(error):
+            raise MocoError(describe(error, True)) from None
+        return None
+    found = next(Path(place).glob("data/*/encoder.json"), None)
+    if found is None:
+        raise MocoError(f"{uri}: holds no encoder of this project; name a model that stage pretrain registered")
+    for name in ("encoder.json", "encoder.safetensors"):
+        shutil.copyfile(found.with_name(name), folder / name)
+    version = getattr(model, "registered_model_version", None)
+    return {
+        "uri": uri,
+        "version": str(version or ""),
+        "training_hash": str((model.metadata or {}).get("training_hash")),
+    }
 
 
 def promote(

@@ -3,7 +3,7 @@
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -121,12 +121,16 @@ def micro_batch_size(settings: Pretrain, world_size: int, max_batch: int | None)
     return max_batch // settings.bn_group_size * settings.bn_group_size
 
 
-def build(settings: Pretrain, images: int) -> MoCo:
-    """Make the model with its first weights and keys, which depend on the seed alone.
+def build(
+    settings: Pretrain, images: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> MoCo:
+    """Make the model with weights and keys that depend on the seed alone.
 
     Args:
         settings: of the run.
         images: number of training images, for a memory bank.
+        mean: per-channel mean of values in [0, 1].
+        std: per-channel deviation of values in [0, 1].
     """
     group, dictionary = settings.bn_group_size, settings.dictionary
     with torch.random.fork_rng(devices=[]):
@@ -134,9 +138,9 @@ def build(settings: Pretrain, images: int) -> MoCo:
         backbone = build_encoder(settings.encoder, bn_group_size=group, image_size=settings.image_size)
         head = projection_head(settings.head, backbone.feature_dim, settings.dim, group)
         predictor = prediction_head(settings.dim, backbone.feature_dim, group) if dictionary.about.predictor else None
-        encoder, generator = Encoder(backbone, head), torch.Generator().manual_seed(settings.seed)
+        encoder, generator = Encoder(backbone, head, None, mean, std), torch.Generator().manual_seed(settings.seed)
         keys = dictionary.build(encoder, settings.dim, images, settings.seed, generator)
-        encoder_q = Encoder(backbone, head, predictor) if predictor else encoder
+        encoder_q = Encoder(backbone, head, predictor, mean, std) if predictor else encoder
         return MoCo(encoder_q, keys, settings.temperature, symmetric=settings.symmetric)
 
 
@@ -200,8 +204,8 @@ def specification(settings: Pretrain, model: MoCo, training_hash: str) -> Encode
         network=settings.encoder,
         image_size=settings.image_size,
         eval_crop_ratio=settings.eval_crop_ratio,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        mean=model.encoder_q.mean,
+        std=model.encoder_q.std,
         feature_dim=model.encoder_q.backbone.feature_dim,  # type: ignore[arg-type]
         training_hash=training_hash,
     )
