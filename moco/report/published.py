@@ -33,6 +33,8 @@ class Published:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
+NETWORK = ["resnet50", "imagenet"]
+"""Its name and its stem, in each table."""
 C4 = {"neck": "c4", "batch_size": 16, "batch_norm": "synchronized", "precise_bn_batches": 200}
 FCN = {"batch_size": 16, "batch_norm": "synchronized"}
 PUBLISHED: dict[tuple[str, str], Published] = {
@@ -119,10 +121,11 @@ def metric_of(comparison: Comparison) -> str:
 def _differences(paper: Published, comparison: Comparison, params: TransferParams) -> list[tuple[str, str, str]]:
     """List what differs beside the metric: its name, in the paper, here."""
     settings = comparison.training.model_dump(mode="json", exclude_none=True)
+    network = [str(value) for value in params.random.model_dump(mode="json", exclude_none=True).values()]
     compared = {
         "trained on": (paper.train, _images(comparison, "train")),
         "tested on": (paper.test, _images(comparison, "test")),
-        "network": ("resnet50 with stem imagenet", f"{params.random.architecture} with stem {params.random.stem}"),
+        "network": (", ".join(NETWORK), ", ".join(NETWORK if set(NETWORK) <= set(network) else network)),
         **{key: (str(value), str(settings.get(key))) for key, value in paper.training.items()},
         **{
             key: ("the schedule's", str(value))
