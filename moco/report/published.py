@@ -33,6 +33,8 @@ class Published:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
+NETWORK = ["resnet50", "imagenet"]
+"""Its name and its stem, in each table."""
 C4 = {"neck": "c4", "batch_size": 16, "batch_norm": "synchronized", "precise_bn_batches": 200}
 FCN = {"batch_size": 16, "batch_norm": "synchronized"}
 PUBLISHED: dict[tuple[str, str], Published] = {
@@ -94,14 +96,13 @@ def published_beside(task: str, params: TransferParams) -> str | None:
     paper = PUBLISHED.get((task, comparison.training.schedule))
     if paper is None:
         return None
-    ours = metric_of(comparison)
-    differences = _differences(paper, comparison, params)
+    ours, differences = metric_of(comparison), _differences(paper, comparison, params)
     if paper.metric == ours and not differences:
         return f"The paper's figures, measured in the same way ({ours}), as {paper.named}: {paper.figures}."
-    metrics = f"its metric is {paper.metric}, that of this table {ours}" if paper.metric != ours else f"both are {ours}"
+    metrics = f"both are {ours}" if paper.metric == ours else f"its metric is {paper.metric}, that of this table {ours}"
     return (
         f"The paper's figures for {comparison.training.schedule} are another measurement and not shown: "
-        + "; ".join([metrics, *(f"{what}: {theirs} there, {here} here" for what, theirs, here in differences)])
+        + "; ".join([metrics, *differences])
         + "."
     )
 
@@ -116,21 +117,19 @@ def metric_of(comparison: Comparison) -> str:
     return "LVIS's AP" if data.format == "lvis" else "COCO's AP"
 
 
-def _differences(paper: Published, comparison: Comparison, params: TransferParams) -> list[tuple[str, str, str]]:
-    """List what differs beside the metric: its name, in the paper, here."""
+def _differences(paper: Published, comparison: Comparison, params: TransferParams) -> list[str]:
+    """List what differs beside the metric, in the paper and here."""
     settings = comparison.training.model_dump(mode="json", exclude_none=True)
+    network = [str(value) for value in params.random.model_dump(mode="json", exclude_none=True).values()]
     compared = {
         "trained on": (paper.train, _images(comparison, "train")),
         "tested on": (paper.test, _images(comparison, "test")),
-        "network": ("resnet50 with stem imagenet", params.random.words),
+        "network": (", ".join(NETWORK), ", ".join(NETWORK if set(NETWORK) <= set(network) else network)),
         **{key: (str(value), str(settings.get(key))) for key, value in paper.training.items()},
-        **{
-            key: ("the schedule's", str(value))
-            for key, value in settings.items()
-            if key not in LEFT_OUT | paper.training.keys()
-        },
     }
-    return [(what, theirs, here) for what, (theirs, here) in compared.items() if theirs != here]
+    found = [f"{what}: {theirs} there, {here} here" for what, (theirs, here) in compared.items() if theirs != here]
+    own = [key for key in settings if key not in LEFT_OUT | paper.training.keys()]
+    return [*found, f"only here the schedule is changed in {', '.join(own)}"] if own else found
 
 
 def _images(comparison: Comparison, side: str) -> str:

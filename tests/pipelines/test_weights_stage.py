@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from moco.encoders.kinds import network_of
 from moco.encoders.frozen import EncoderSpec, load_encoder, save_encoder
 from moco.encoders.resnet import ResNet, Stem
 from moco.transfer.config import Random
@@ -31,7 +32,7 @@ def test_a_stem_without_a_name_is_stated_kept_and_built(capsys):
 
 
 def test_a_single_file_of_ours_keeps_its_size_mean_and_deviation():
-    spec = EncoderSpec("thin", "small", 28, 0.875, (0.1,) * 3, (0.9,) * 3, 256, "abc")
+    spec = EncoderSpec(network_of("thin", "small"), 28, 0.875, (0.1,) * 3, (0.9,) * 3, 256, "abc")
     save_encoder("here", ResNet("thin", "small"), spec)
     keep("here/encoder.safetensors", "supervised", Random(architecture="thin", stem="small"))
     kept = load_encoder(Path("outputs/transfer/weights/supervised")).spec
