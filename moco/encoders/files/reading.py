@@ -35,7 +35,10 @@ def read(path: Path | str, stem: Stem | None = None) -> Checkpoint:
             cannot be right, or a stem that does not fit.
     """
     opened = open_file(Path(path))
-    keys = keys_of(opened.content)
+    try:
+        keys = keys_of(opened.content)
+    except RecursionError:
+        raise MocoError(f"{path}: holds itself; save model.state_dict()") from None
     if not keys.values:
         first = next(iter(opened.content), None)
         raise MocoError(f"{path}: holds no tensors (its first entry is {first!r}); save model.state_dict()")
