@@ -74,7 +74,7 @@ def start_from(source: str, architecture: str | None, stem: str | None, seed: in
         spec = encoder.spec
         network = _fitting(source, spec.architecture, spec.stem, architecture, stem, encoder.backbone.state_dict())
         return Start(network, spec.mean, spec.std, fingerprint(network), spec.image_size, spec.eval_crop_ratio)
-    found = read(path, None if stated is None else stem_of(stated))
+    found = read(path, stated)
     if found.architecture is None or found.stem is None:
         raise MocoError(
             f"{path}: fits none of the known architectures ({found.layout}); {found.difference}; `moco encoders` lists them"
