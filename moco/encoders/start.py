@@ -106,7 +106,7 @@ def read_as(path: Path, network: Network | None, stated: str | None = None) -> C
     Raises:
         MocoError: no readable file, or one of another network.
     """
-    found = read(path, None if stated is None else stem_of(stated))
+    found = read(path, stated)
     if found.architecture is None:
         if network is None or isinstance(network, ResNet):
             raise MocoError(

@@ -33,7 +33,7 @@ class Published:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
-NETWORK = ["resnet50", "imagenet"]
+NETWORK = "resnet50 with stem imagenet"
 """Its name and its stem, in each table."""
 C4 = {"neck": "c4", "batch_size": 16, "batch_norm": "synchronized", "precise_bn_batches": 200}
 FCN = {"batch_size": 16, "batch_norm": "synchronized"}
@@ -120,11 +120,10 @@ def metric_of(comparison: Comparison) -> str:
 def _differences(paper: Published, comparison: Comparison, params: TransferParams) -> list[str]:
     """List what differs beside the metric, in the paper and here."""
     settings = comparison.training.model_dump(mode="json", exclude_none=True)
-    network = [str(value) for value in params.random.model_dump(mode="json", exclude_none=True).values()]
     compared = {
         "trained on": (paper.train, _images(comparison, "train")),
         "tested on": (paper.test, _images(comparison, "test")),
-        "network": (", ".join(NETWORK), ", ".join(NETWORK if set(NETWORK) <= set(network) else network)),
+        "network": (NETWORK, params.random.words),
         **{key: (str(value), str(settings.get(key))) for key, value in paper.training.items()},
     }
     found = [f"{what}: {theirs} there, {here} here" for what, (theirs, here) in compared.items() if theirs != here]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from moco.encoders.kinds import network_of
 from moco.encoders.frozen import EncoderSpec, load_encoder, save_encoder
+from moco.encoders.kinds import network_of
 from moco.encoders.resnet import ResNet, Stem
 from moco.transfer.config import Random
 from pipelines.weights import keep

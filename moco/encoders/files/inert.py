@@ -98,6 +98,8 @@ def _first(value: Any, *_: Any) -> Any:
 _CALLS: dict[str, Any] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_device_tensor_from_numpy": _first,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
     "torch._utils._rebuild_parameter": _first,
     "torch._utils._rebuild_parameter_with_state": _first,
     "torch._tensor._rebuild_from_type": lambda make, kind, arguments, *_: make(*arguments),
@@ -113,6 +115,7 @@ _CALLS: dict[str, Any] = {
         }.items()
     },
 }
+# Types that no file can set attributes of: all are written in C.
 _TYPES: dict[str, Any] = {
     "collections.OrderedDict": OrderedDict,
     "torch.Size": torch.Size,

@@ -99,7 +99,7 @@ def _unwrapped(parts: tuple[str, ...]) -> list[str]:
     """Drop what frameworks put before names and between the names of whole networks."""
     kept: list[str] = []
     for number, part in enumerate(parts[:-1]):
-        if part in _MODULES or (part in _ROOTS and not kept):
+        if part in _MODULES or part in _ROOTS:
             continue
         kept.append(part)
         if not _NETWORKS.fullmatch(part):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from moco.encoders.files.architecture import architecture_of, shapes_of_weights
+from moco.encoders.files.architecture import COUNTER, architecture_of, shapes_of_weights
 from moco.encoders.files.checkpoint import Checkpoint
 from moco.encoders.files.keys import Keys, keys_of
 from moco.encoders.files.momentum import momentum_buffers, optimizer_of
@@ -14,13 +14,13 @@ from moco.encoders.files.ours import Described, described, epoch_of
 from moco.encoders.files.recognize import recognized
 from moco.encoders.files.spelling import of_network
 from moco.encoders.files.values import Values, queue_rows
-from moco.encoders.stem import STEMS, Stem
+from moco.encoders.stem import STEMS, Stem, stem_of
 from moco.errors import MocoError
 
 VARIANTS = "Anti-aliased, dilated and Caffe's ResNets (stride in the 1x1) have these names too; load such with their own library."
 
 
-def read(path: Path | str, stem: Stem | None = None) -> Checkpoint:
+def read(path: Path | str, stem: Stem | str | None = None) -> Checkpoint:
     """Read a file of weights of any layout that `layouts` names; docs/files.md lists them.
 
     Nothing in the file is run: classes other than tensors, arrays and plain containers are left
@@ -35,11 +35,14 @@ def read(path: Path | str, stem: Stem | None = None) -> Checkpoint:
             cannot be right, or a stem that does not fit.
     """
     opened = open_file(Path(path))
-    keys = keys_of(opened.content)
+    try:
+        keys = keys_of(opened.content)
+    except RecursionError:
+        raise MocoError(f"{path}: holds itself; save model.state_dict()") from None
     if not keys.values:
         first = next(iter(opened.content), None)
         raise MocoError(f"{path}: holds no tensors (its first entry is {first!r}); save model.state_dict()")
-    return _Reading(opened, keys).checkpoint(stem)
+    return _Reading(opened, keys).checkpoint(None if stem is None else stem_of(stem))
 
 
 class _Reading:
@@ -52,6 +55,8 @@ class _Reading:
         self.values = Values(opened.path)
         self.origin: dict[str, str] = {}
         """Names in the file of what is trained, and ours."""
+        self.left_out: list[str] = []
+        """Sentences on what could have been read."""
 
     def checkpoint(self, stated: Stem | None) -> Checkpoint:
         layout, said = self.layout, self.said or Described("")
@@ -60,7 +65,7 @@ class _Reading:
         key_head = self._part("key head", (*layout.key_head, *key_heads))
         predictor = self._part("predictor", layout.predictor)
         backbone, architecture, difference = self._backbone()
-        key_backbone = self._key_backbone() if architecture else {}
+        key_backbone = self._key_backbone(backbone) if architecture else {}
         stem, known = self._stem(backbone, architecture, stated)
         queue, pointer = self._queue()
         optimizer, left = self._optimizer()
@@ -151,14 +156,20 @@ class _Reading:
             " that belongs there"
         )
 
-    def _key_backbone(self) -> dict[str, Tensor]:
+    def _key_backbone(self, backbone: Mapping[str, Tensor]) -> dict[str, Tensor]:
         prefix = next((prefix for prefix in self.layout.key_backbone if self.keys.has(prefix)), None)
         if prefix is None or self.spelling is None:
             return {}
         below = [name.removeprefix(prefix) for name in self.keys.free() if name.startswith(prefix)]
         ours = {name: new for name, new in self.spelling.renamed_names(below).items() if of_network(new)}
-        self.keys.taken |= {f"{prefix}{name}" for name in ours}
         raw = {new: self.keys.values[f"{prefix}{name}"] for name, new in ours.items()}
+        wanted = {name: tuple(value.shape) for name, value in backbone.items() if not name.endswith(COUNTER)}
+        found = {name: shape for name, shape in shapes_of_weights(raw).items() if not name.endswith(COUNTER)}
+        if found != wanted:
+            first = min(name for name in (*wanted, *found) if wanted.get(name) != found.get(name))
+            self.left_out.append(f"the key encoder {prefix}* is unlike the encoder ({first}) and is not read")
+            return {}
+        self.keys.taken |= {f"{prefix}{name}" for name in ours}
         return self.values.counted(self.values.joined(self.values.weights(raw, "key encoder")))
 
     def _stem(
@@ -214,7 +225,7 @@ class _Reading:
         return (self.values.weights(found, "momentum"), ()) if found else ({}, ("optimizer",))
 
     def _notes(self, stem: Stem | None, known: bool, stated: Stem | None) -> tuple[str, ...]:
-        notes = self.values.notes
+        notes = [*self.values.notes, *self.left_out]
         if stem is not None and known and stem != STEMS["imagenet"] and self.said is None and stated is None:
             notes.append(f"the stem is that of {self.layout.name} for small images: {_words(stem)}")
         if self.others:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from moco.encoders.kinds import network_of
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder, random_encoder
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
@@ -16,7 +16,9 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), dtype=np.uint
 @pytest.fixture(scope="module")
 def encoder() -> FrozenEncoder:
     dim = ResNet("thin", "small").feature_dim
-    return random_encoder(EncoderSpec(network_of("thin", "small"), 12, 1.0, IMAGENET_MEAN, IMAGENET_STD, dim, "test"), 0)
+    return random_encoder(
+        EncoderSpec(network_of("thin", "small"), 12, 1.0, IMAGENET_MEAN, IMAGENET_STD, dim, "test"), 0
+    )
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])

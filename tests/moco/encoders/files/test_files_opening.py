@@ -149,6 +149,13 @@ def test_a_file_cannot_change_what_reads_it():
         Unpickler(io.BytesIO(b"\x80\x02cos\nsystem\n" + attributes)).load()
 
 
+def test_a_file_that_holds_itself_is_refused(tmp_path):
+    content: dict[str, Any] = {"a": torch.ones(1)}
+    content["b"] = content
+    torch.save(content, tmp_path / "a")
+    assert "holds itself" in refused(tmp_path / "a")
+
+
 def test_a_module_that_was_saved_whole_gives_its_weights(tmp_path):
     network = thin()
     torch.save({"model": network, "epoch": 2}, tmp_path / "a")

@@ -148,9 +148,12 @@ def test_momentum_of_the_official_optimizer_finds_its_parameters(tmp_path):
         assert len(found.optimizer) == len(list(model.encoder_q.parameters())) and found.unused == ()
 
 
-def test_momentum_in_another_order_is_not_guessed(tmp_path):
+@pytest.mark.parametrize("listed", [2, 2 * (36 + 4)])
+def test_momentum_in_another_order_is_not_guessed(tmp_path, listed):
+    """Another number of parameters, or the right one with a buffer of another shape."""
     content = official(thin().state_dict())
-    content["optimizer"] = {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"params": [0, 1]}]}
+    group = {"params": list(range(listed))}
+    content["optimizer"] = {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [group]}
     torch.save(content, tmp_path / "a")
     found = read(tmp_path / "a")
     assert found.optimizer == {} and found.unused == ("optimizer",)

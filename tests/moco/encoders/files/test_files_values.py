@@ -99,6 +99,14 @@ def test_a_network_that_fits_nothing_says_its_first_difference(tmp_path, weights
         assert found.architecture is None and expected in found.difference
 
 
+def test_a_key_encoder_that_does_not_fit_is_left_out_and_that_is_said(tmp_path, weights):
+    made = LAYOUTS["official v2"].make(weights)
+    del made["state_dict"]["module.encoder_k.layer3.0.bn2.bias"]
+    found = read(saved(tmp_path, made))
+    assert found.architecture == "thin" and found.key_backbone == {} and groups(found.unused) == ["encoder_k.* (59)"]
+    assert "the key encoder encoder_k.* is unlike the encoder (layer3.0.bn2.bias) and is not read" in found.notes
+
+
 def test_two_encoders_in_no_known_layout_are_refused_and_in_a_known_one_the_choice_is_said(tmp_path, weights):
     both = {f"{prefix}{n}": v for n, v in weights.items() for prefix in ("left.", "right.")}
     with pytest.raises(MocoError, match=r"holds 2 ResNets, left\.\* and right\.\*, in no known layout"):
