@@ -142,7 +142,7 @@ def _command(arguments: list[str]) -> list[str]:
 
 
 def fetch_first_weights(folder: Path, env: Mapping[str, str]) -> None:
-    """Fetch the registered model that `pretrain.init` names, if any, before the stages look at it."""
+    """Fetch the registered model that `pretrain.init` names, before the stages look at it."""
     if load_params(folder / "params.yaml").pretrain.init.kind in ("model", "champion"):
         log = get_run_logger()
         result = children.run([sys.executable, "-m", "pipelines.start"], folder, env, log.info)

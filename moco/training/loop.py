@@ -73,6 +73,7 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
     before = str(found["loader"]["views"]) if found else None
     backend = feed.view_backend(before, machine.views, processes, lambda: rates().gpu_pays)
     if processes.first:
+        print(f"pretrain: {setup.norms_said(model, settings)}", flush=True)
         if begins and not first:
             print(f"pretrain: {begins}", flush=True)
         print(

@@ -21,6 +21,7 @@ from moco.encoders.build import build_encoder
 from moco.encoders.frozen import EncoderSpec
 from moco.encoders.heads import prediction_head, projection_head
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
+from moco.encoders.split_batch_norm import norms_in_groups
 from moco.errors import MocoError
 from moco.images.index import ShardSet
 from moco.images.plan import EpochPlan
@@ -142,6 +143,15 @@ def build(
         keys = dictionary.build(encoder, settings.dim, images, settings.seed, generator)
         encoder_q = Encoder(backbone, head, predictor, mean, std) if predictor else encoder
         return MoCo(encoder_q, keys, settings.temperature, symmetric=settings.symmetric)
+
+
+def norms_said(model: MoCo, settings: Pretrain) -> str:
+    """Say how many of the query encoder's batch norms work in groups, and what that means."""
+    grouped, norms = norms_in_groups(model.encoder_q)
+    if norms:
+        return f"{settings.encoder.label}: {grouped} of {norms} batch norms work in groups of {settings.bn_group_size} images"
+    nothing = ", so that shuffle_bn has nothing to do" if settings.shuffle_bn else ""
+    return f"{settings.encoder.label} has no batch norm{nothing}"
 
 
 def optimizer_of(model: MoCo, settings: Pretrain) -> Optimizer:

@@ -55,7 +55,7 @@ def test_another_metric_or_setting_shows_none_of_its_figures_and_says_which(chan
 
 def test_the_demo_compares_itself_with_no_figure_of_the_paper():
     text = sentence("params.yaml", "detection")
-    assert "network: resnet50 with stem imagenet there, " in text and "thin, small-stride2 here" in text
+    assert "network: resnet50 with stem imagenet there, " in text and "thin with stem small-stride2 here" in text
     assert "81.5" not in text
     assert sentence("params.yaml", "classification") is None
 

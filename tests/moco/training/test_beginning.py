@@ -1,4 +1,4 @@
-"""What a run begins with: drawn weights, a file of others or of ours, a folder, published weights."""
+"""What a run begins with: drawn weights, a file, a folder, published weights."""
 
 from pathlib import Path
 
