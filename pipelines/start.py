@@ -35,7 +35,8 @@ def start(params: Params) -> None:
         if FETCHED.is_symlink():  # of a worktree, to the workspace's
             FETCHED.unlink()
         with whole_folder(FETCHED) as part:
-            shutil.copytree(name, part, dirs_exist_ok=True)
+            for file in Path(name).iterdir():
+                shutil.copyfile(file, part / file.name)
             write_json(part / "origin.json", about)
     version = f", version {about['version']}" if about["version"] else ""
     print(f"start: {uri}{version} is in {FETCHED}")
