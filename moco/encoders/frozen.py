@@ -123,9 +123,17 @@ def save_encoder(folder: Path | str, backbone: nn.Module, spec: EncoderSpec) -> 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
     # The description is in the weights' file too, so that it can be passed on alone. `save_file`
     # would make it readable by its owner only.
-    metadata = {"format": "pt", "encoder": json.dumps(spec.values(), sort_keys=True)}
-    write_bytes(folder / "encoder.safetensors", save(weights, metadata=metadata))
+    described = _with_metadata(save(weights), {"format": "pt", "encoder": json.dumps(spec.values(), sort_keys=True)})
+    write_bytes(folder / "encoder.safetensors", described)
     write_json(folder / "encoder.json", spec.values())
+
+
+def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
+    """Add metadata to the bytes of a safetensors file; the library writes them in a random order."""
+    length = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps({"__metadata__": metadata, **json.loads(data[8:length])}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format's alignment
+    return len(header).to_bytes(8, "little") + header + data[length:]
 
 
 def load_encoder(folder: Path | str, devices: Sequence[torch.device] = ()) -> FrozenEncoder:

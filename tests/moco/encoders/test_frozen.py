@@ -1,10 +1,12 @@
 """A frozen encoder on several devices of one process."""
 
+import json
+
 import pytest
 import torch
 
 from moco.devices import full_precision
-from moco.encoders.frozen import EncoderSpec, random_encoder
+from moco.encoders.frozen import EncoderSpec, load_encoder, random_encoder, save_encoder
 from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
@@ -45,3 +47,21 @@ def test_encoding_uses_no_tf32_and_leaves_the_setting_as_it_was():
     with pytest.raises(RuntimeError), full_precision():
         raise RuntimeError
     assert [operation.fp32_precision for operation in OPERATIONS] == before
+
+
+def test_the_weights_file_describes_itself_and_has_the_same_bytes_each_time(tmp_path):
+    from safetensors import safe_open
+
+    encoder = random_encoder(SPEC, 3)
+    written = set()
+    for name in "abcdefgh":
+        save_encoder(tmp_path / name, encoder.backbone, SPEC)
+        written.add((tmp_path / name / "encoder.safetensors").read_bytes())
+    assert len(written) == 1
+    with safe_open(tmp_path / "a/encoder.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"
+        assert EncoderSpec.of(json.loads(file.metadata()["encoder"])) == SPEC
+    loaded = load_encoder(tmp_path / "a")
+    assert all(
+        torch.equal(value, loaded.backbone.state_dict()[name]) for name, value in encoder.backbone.state_dict().items()
+    )
