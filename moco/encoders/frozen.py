@@ -129,7 +129,7 @@ def save_encoder(folder: Path | str, backbone: nn.Module, spec: EncoderSpec) -> 
 
 
 def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
-    """Add metadata to the bytes of a safetensors file; the library writes them in a random order."""
+    """Add metadata to a safetensors file's bytes; the library writes it in a random order."""
     length = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps({"__metadata__": metadata, **json.loads(data[8:length])}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the format's alignment
