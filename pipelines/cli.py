@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 from moco import presets
 from moco.config import Params, load_params
 from moco.encoders.architectures import ARCHITECTURES
+from moco.encoders.export import TARGETS
 from moco.errors import MocoError
 from pipelines import stage
 
@@ -26,6 +28,7 @@ on other machines:
 with a trained encoder:
   embed        features of a folder of images, to Parquet or NumPy
   neighbors    the images of the data set that are most like a given one
+  export       the encoder as other programs load it
 
 settings and data:
   preset       write a published recipe into params.yaml
@@ -39,6 +42,7 @@ examples:
   moco pretrain --set pretrain.epochs=3   this once; params.yaml stays as it is
   moco embed photos --output photos.npy
   moco neighbors photos/cat.jpg --k 12
+  moco export --to onnx encoder.onnx
 
 `moco COMMAND --help` says more.
 Exit codes: 0 done, 1 an error, 2 wrong usage, 130 stopped (the same command resumes).
@@ -128,6 +132,28 @@ def parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("neighbors.png"), help="the picture (default: neighbors.png)"
     )
 
+    command = add(
+        "export",
+        export,
+        "An encoder as other programs load it. What is written is loaded back, and its features are compared, before"
+        " the file takes its name.",
+    )
+    command.add_argument("output", type=Path, metavar="OUTPUT", help="a file; for hub a folder")
+    command.add_argument(
+        "--to",
+        required=True,
+        choices=tuple(TARGETS),
+        help="; ".join(f"{name}: {text}" for name, text in TARGETS.items()),
+    )
+    command.add_argument(
+        "--from",
+        dest="source",
+        default=str(stage.ENCODER),
+        metavar="SOURCE",
+        help="an encoder's folder, a step-*.pt of runs/pretrain-*, or champion: the best registered encoder"
+        f" (default: {stage.ENCODER})",
+    )
+
     command = add("preset", preset, "Write every value of a recipe into the pretrain section of params.yaml.")
     command.add_argument("name", choices=presets.NAMES, help="the demo, CIFAR, or the recipes of the two papers")
     command.add_argument("--params", type=Path, default=Path("params.yaml"), help="(default: params.yaml)")
@@ -195,9 +221,9 @@ def embed(options: argparse.Namespace) -> None:
     numbers = f"{encoder.spec.feature_dim} numbers each"
     if options.pieces:
         pieces = Pieces(options.output, options.pieces)
-        made_by = hash_of_files(
-            [options.encoder / "encoder.json", options.encoder / "encoder.safetensors"], options.encoder
-        )
+        folder = options.encoder if options.encoder.is_dir() else options.encoder.parent
+        files_of = (folder / "encoder.json", folder / "encoder.safetensors")
+        made_by = hash_of_files(files_of if folder == options.encoder else [options.encoder], folder)
         made, count = embed_pieces(encoder, made_by, options.folder, files, pieces, share)
         written, bad = count.images, count.skipped
         said = f"{pieces.there()} of {pieces.count} pieces are there, {made} made now: {written} images"
@@ -230,6 +256,16 @@ def neighbors(options: argparse.Namespace) -> None:
     with whole_file(options.output) as part:
         draw(part, [(Shown(image, options.image.name), shown)], "query", f"nearest images of {options.split}")
     print(f"{options.output}: the picture")
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write the encoder in another program's form."""
+    from moco.encoders.export.run import export as write
+    from moco.encoders.export.source import read_source
+    from moco.tracking.registry import CHAMPION, champion_folder
+
+    with champion_folder() if options.source == CHAMPION else nullcontext(Path(options.source)) as source:
+        print("\n".join(write(options.to, read_source(source), options.output)), flush=True)
 
 
 def preset(options: argparse.Namespace) -> None:

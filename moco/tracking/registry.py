@@ -3,8 +3,10 @@
 import importlib.metadata
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from moco.errors import MocoError
 from moco.files import file_sha256
-from moco.tracking.connection import connect, database_lock, describe, enabled, import_mlflow, is_passing
+from moco.tracking.connection import connect, database_lock, describe, enabled, import_mlflow, is_passing, public_uri
 from moco.tracking.runs import TrackedRun
 
 if TYPE_CHECKING:
@@ -182,6 +184,32 @@ def promote(
     except Exception as error:
         print(describe(error, is_passing(error)), flush=True)
         return f"{CHAMPION}: not decided, see the line above"
+
+
+@contextmanager
+def champion_folder() -> Iterator[Path]:
+    """Download the champion's encoder folder, for as long as the context lasts.
+
+    Raises:
+        MocoError: nothing is tracked here, there is no champion, or it cannot be downloaded.
+    """
+    if not enabled():
+        raise MocoError(
+            f"{CHAMPION}: is in the MLflow registry, which is off or not installed; set MOCO_TRACKING=on, or name a folder"
+        )
+    with TemporaryDirectory() as folder:
+        try:
+            connect()
+            uri = f"models:/{MODEL_NAME}@{CHAMPION}"
+            model = import_mlflow().artifacts.download_artifacts(uri, dst_path=folder)
+            found = next(Path(model).glob("data/*/encoder.json")).parent
+        except Exception as error:  # MLflow's are of every kind
+            text = " ".join(str(error).split())[:160] or type(error).__name__
+            raise MocoError(
+                f"{CHAMPION}: no such encoder in the registry of {public_uri()} ({text}); `dvc repro linear` registers"
+                " one, or name a folder"
+            ) from None
+        yield found
 
 
 def _champion(client: "MlflowClient") -> "ModelVersion | None":
