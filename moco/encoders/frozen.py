@@ -118,11 +118,12 @@ def save_encoder(folder: Path | str, backbone: nn.Module, spec: EncoderSpec) -> 
 
 
 def weights_file(backbone: nn.Module, spec: EncoderSpec) -> bytes:
-    """Give encoder.safetensors: the weights, with the description, so that it can be passed on alone."""
+    """Give encoder.safetensors: weights and description, so that it can be passed on alone."""
     from safetensors.torch import save  # `save_file` would make it readable by its owner only
 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-    return save(weights, metadata={"format": "pt", "encoder": json.dumps(spec.values(), sort_keys=True)})
+    data: bytes = save(weights, metadata={"format": "pt", "encoder": json.dumps(spec.values(), sort_keys=True)})
+    return data
 
 
 def load_encoder(folder: Path | str, devices: Sequence[torch.device] = ()) -> FrozenEncoder:

@@ -128,4 +128,5 @@ def where_to_look(experiment: str, run_id: str) -> str:
 
 
 def public_uri() -> str:
-    return re.sub(r"//[^/@]*@", "//", tracking_uri())  # without a password
+    """Say where runs are recorded, without a password."""
+    return re.sub(r"//[^/@]*@", "//", tracking_uri())

@@ -79,9 +79,7 @@ def _figures(known: Evidence) -> str:
     ]
     tables = []
     if rows and all(len(row) == 1 + len(_FIGURES) for row in rows):
-        tables.append(
-            "Of the frozen features, on the test split:\n\n" + _table(("features", *_FIGURES.values()), rows)
-        )
+        tables.append("Of the frozen features, on the test split:\n\n" + _table(("features", *_FIGURES.values()), rows))
     if training:
         tables.append("At the end of training:\n\n" + _table(("reading", "value"), _flat(training)))
     return "## Figures\n\n" + ("\n\n".join(tables) or "None were measured of these weights.")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from moco.encoders.architectures import ARCHITECTURES
 from moco.encoders.build import build_encoder
 from moco.encoders.export.source import Source
 from moco.encoders.export.target import Features, Target, plain_resnet
@@ -61,9 +62,17 @@ def read(source: Source, path: Path) -> Features:
 def how(source: Source, path: Path) -> str:
     """Give the settings that detectron2 needs with these weights."""
     mean, std = ([round(255 * value, 3) for value in values] for values in (source.spec.mean, source.spec.std))
+    about = ARCHITECTURES[plain_resnet(source, "detectron2").name]
+    resnets = {"DEPTH": (3 if about.bottleneck else 2) * sum(about.blocks) + 2, "STRIDE_IN_1X1": False}
+    if not about.bottleneck:
+        resnets["RES2_OUT_CHANNELS"] = 64
+    if about.groups > 1:
+        resnets["NUM_GROUPS"] = about.groups
+    if about.group_width != 64:
+        resnets["WIDTH_PER_GROUP"] = about.group_width
+    settings = [f"MODEL.RESNETS.{name} {value}" for name, value in resnets.items()]
     return (
-        f"MODEL.WEIGHTS: {path}, with INPUT.FORMAT: RGB, MODEL.PIXEL_MEAN: {mean}, MODEL.PIXEL_STD: {std},"
-        " MODEL.RESNETS.STRIDE_IN_1X1: False"
+        f'MODEL.WEIGHTS {path} INPUT.FORMAT RGB MODEL.PIXEL_MEAN "{mean}" MODEL.PIXEL_STD "{std}" {" ".join(settings)}'
     )
 
 

@@ -53,7 +53,9 @@ def evidence(source: Source, project: Path) -> Evidence:
         if not settings and (found.get("encoder"), found.get("image_size")) == _network(source):
             settings = found
         elif not settings:
-            print(f"{file}: pretrain is not of {spec.network.label} at {spec.image_size} pixels; the card has no recipe")
+            print(
+                f"{file}: pretrain is not of {spec.network.label} at {spec.image_size} pixels; the card has no recipe"
+            )
     metrics = {stage: found for stage in STAGES if (found := _json(project / f"outputs/{stage}/metrics.json"))}
     return Evidence(settings, data, metrics)
 

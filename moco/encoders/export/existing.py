@@ -1,4 +1,4 @@
-"""What stands where an export is to be written: only an earlier one of the same kind is replaced."""
+"""What stands where an export is to be written: only one of the same kind is replaced."""
 
 import json
 from collections.abc import Mapping

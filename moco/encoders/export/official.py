@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moco.encoders.export.library import from_torchvision
+from moco.encoders.export.library import of_library
 from moco.encoders.export.source import Source
 from moco.encoders.export.target import Features, Target, plain_resnet
 from moco.encoders.frozen import FrozenEncoder
@@ -20,14 +20,15 @@ from moco.encoders.kinds import network_of
 from moco.errors import MocoError
 
 QUERY, KEY = "module.encoder_q.", "module.encoder_k."
+_NAME = "the official file"
 _HEADS = ({"weight", "bias"}, {"0.weight", "0.bias", "2.weight", "2.bias"})
 """Entries of the heads of v1 and v2, which are there called fc."""
 
 
 def write(source: Source, path: Path) -> None:
-    """Write the file; from an encoder alone it has neither head, key encoder, queue nor optimizer."""
-    network = plain_resnet(source, "the official file")
-    theirs = from_torchvision(network.name, source)
+    """Write the file; an encoder alone has neither head, key encoder, queue nor optimizer."""
+    network = plain_resnet(source, _NAME)
+    theirs = of_library("torchvision", source, _NAME)
     state = {QUERY + name: value for name, value in source.weights.items()}
     content: dict[str, Any] = {"epoch": 0, "arch": network.name, "state_dict": state}
     if source.checkpoint is not None:
@@ -83,7 +84,7 @@ def _check(source: Source, model: Mapping[str, Tensor]) -> None:
 
 
 def _renamed(model: Mapping[str, Tensor], ours: str, theirs: str) -> dict[str, Tensor]:
-    """Give an encoder of a run in the official names: the backbone's as they are, the head's as fc."""
+    """Give an encoder of a run in the official names: the backbone's its own, the head's fc."""
     found = {}
     for place, there in ((f"{ours}backbone.", theirs), (f"{ours}head.", f"{theirs}fc.")):
         for name, value in model.items():

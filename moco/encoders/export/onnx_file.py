@@ -34,7 +34,12 @@ def write(source: Source, path: Path) -> None:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet():
             warnings.simplefilter("ignore")
             made = torch.onnx.export(
-                program, dynamo=True, input_names=["images"], output_names=["features"], verbose=False
+                program,
+                dynamo=True,
+                dynamic_shapes={"images": {0: "N"}},
+                input_names=["images"],
+                output_names=["features"],
+                verbose=False,
             )
             assert made is not None
             made.model.metadata_props.update(

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from moco.devices import full_precision
 from moco.encoders.export.deployed import traced
 from moco.encoders.export.source import Source
 from moco.encoders.export.target import Features, Target, description
-from moco.devices import full_precision
 
 METADATA = "encoder.json"
 """Name of the description among the program's extra files."""

@@ -41,8 +41,9 @@ class Source:
     def label(self) -> str:
         """Name its network for a person."""
         network = self.spec.network
-        plain = not isinstance(network, ResNet) or network.stem == "imagenet"
-        return network.label if plain else f"{network.label} with the stem {network.stem}"
+        if isinstance(network, ResNet) and network.stem != "imagenet":
+            return f"{network.label} with the stem {network.stem}"
+        return network.label
 
     @property
     def weights(self) -> dict[str, Tensor]:

@@ -84,8 +84,13 @@ def plain_resnet(source: Source, target: str) -> ResNet:
             other = network.label
         else:
             return found
-    raise MocoError(
-        f"{source.path}: {target} has no place for {other or network.label}; take --to onnx, pt2 or safetensors, which"
+    raise no_place(source, target, other)
+
+
+def no_place(source: Source, target: str, what: str = "") -> MocoError:
+    """Make the error of a network that a target has no name for."""
+    return MocoError(
+        f"{source.path}: {target} has no place for {what or source.label}; take --to onnx, pt2 or safetensors, which"
         " hold any network"
     )
 
