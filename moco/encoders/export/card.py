@@ -72,13 +72,13 @@ def _recipe(known: Evidence) -> str:
 
 def _figures(known: Evidence) -> str:
     scores, training = known.metrics.get("linear", {}), known.metrics.get("pretrain", {})
-    rows = [
-        (words, *(f"{value:.1%}" for value in (scores[name].get(figure) for figure in _FIGURES) if value is not None))
-        for name, words in _FEATURES.items()
-        if isinstance(scores.get(name), Mapping)
-    ]
+    rows = []
+    for name, words in _FEATURES.items():
+        values = [(scores.get(name) or {}).get(figure) for figure in _FIGURES]
+        if all(isinstance(value, float | int) for value in values):
+            rows.append([words, *(f"{value:.1%}" for value in values)])
     tables = []
-    if rows and all(len(row) == 1 + len(_FIGURES) for row in rows):
+    if rows:
         tables.append("Of the frozen features, on the test split:\n\n" + _table(("features", *_FIGURES.values()), rows))
     if training:
         tables.append("At the end of training:\n\n" + _table(("reading", "value"), _flat(training)))

@@ -23,11 +23,13 @@ class Evidence:
         settings: `pretrain`, of the run.
         data: kind of the source, from `fetch`.
         metrics: of each stage that has some.
+        lacking: what the card is without, and why; empty if nothing.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: str = ""
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    lacking: str = ""
 
     @property
     def measured(self) -> bool:
@@ -44,8 +46,8 @@ def evidence(source: Source, project: Path) -> Evidence:
     """
     settings = dict(source.checkpoint["settings"]) if source.checkpoint is not None else {}
     if not _same_weights(source, project / "outputs/pretrain/encoder/encoder.safetensors"):
-        return Evidence(settings)
-    file, data = project / "params.yaml", ""
+        return Evidence(settings, lacking="no figures, for outputs/pretrain/encoder has other weights, or is not there")
+    file, data, lacking = project / "params.yaml", "", ""
     if file.exists():
         values = read_yaml(file)
         found, spec = values.get("pretrain", {}), source.spec
@@ -53,11 +55,9 @@ def evidence(source: Source, project: Path) -> Evidence:
         if not settings and (found.get("encoder"), found.get("image_size")) == _network(source):
             settings = found
         elif not settings:
-            print(
-                f"{file}: pretrain is not of {spec.network.label} at {spec.image_size} pixels; the card has no recipe"
-            )
+            lacking = f"no recipe, for {file} is not of {spec.network.label} at {spec.image_size} pixels"
     metrics = {stage: found for stage in STAGES if (found := _json(project / f"outputs/{stage}/metrics.json"))}
-    return Evidence(settings, data, metrics)
+    return Evidence(settings, data, metrics, lacking)
 
 
 def _network(source: Source) -> tuple[dict[str, Any], int]:

@@ -26,8 +26,8 @@ def read(source: Source, path: Path) -> Features:
 
 def how(source: Source, path: Path) -> str:
     """Give the call, and what a person has to add."""
-    known = evidence(source, Path())
-    without = "" if known.measured else "; outputs/ is of other weights, so the card has no figures"
+    lacking = evidence(source, Path()).lacking
+    without = f"; it has {lacking}" if lacking else ""
     return f'moco.encoders.load_encoder("{path}"); add a license to {path / "README.md"}{without}'
 
 

@@ -54,12 +54,13 @@ def largest_difference(source: Source, features: Features) -> float:
             raise MocoError(f"{source.path}: gives features that are not finite; export another checkpoint or encoder")
         if wanted.shape != found.shape:
             raise MocoError(f"{source.label}: gives {tuple(found.shape)} there and {tuple(wanted.shape)} here")
-        largest = max(largest, float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12)))
-    if not largest <= MOST:
-        raise MocoError(
-            f"{source.label}: the features there differ by {largest:.1e} of the largest, more than rounding does"
-            f" ({MOST:g}); another network has this name there, so take --to onnx, pt2 or safetensors"
-        )
+        difference = float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
+        if not difference <= MOST:  # nor if it is not a number
+            raise MocoError(
+                f"{source.label}: the features there differ by {difference:.1e} of the largest, more than rounding does"
+                f" ({MOST:g}); another network has this name there, so take --to onnx, pt2 or safetensors"
+            )
+        largest = max(largest, difference)
     return largest
 
 
