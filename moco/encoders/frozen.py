@@ -123,7 +123,13 @@ def weights_file(backbone: nn.Module, spec: EncoderSpec) -> bytes:
 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
     data: bytes = save(weights, metadata={"format": "pt", "encoder": json.dumps(spec.values(), sort_keys=True)})
-    return data
+    # safetensors writes the metadata in an order that changes from call to call
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def load_encoder(folder: Path | str, devices: Sequence[torch.device] = ()) -> FrozenEncoder:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from moco.devices import full_precision
-from moco.encoders.frozen import EncoderSpec, random_encoder
+from moco.encoders.frozen import EncoderSpec, load_encoder, random_encoder, save_encoder
 from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
@@ -28,6 +28,14 @@ def test_devices_take_turns_with_copies_of_the_weights_and_give_the_same_feature
     for seed in range(6):
         assert torch.equal(several.launch(images(seed)), one.embed(images(seed)))
     assert used[:3] == used[3:] and len(set(used)) == 3
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    encoder = random_encoder(SPEC, 0)
+    for number in range(8):  # of two orders of the metadata, chance would take both
+        save_encoder(tmp_path / str(number), encoder.backbone, SPEC)
+    assert len({(tmp_path / str(number) / "encoder.safetensors").read_bytes() for number in range(8)}) == 1
+    assert torch.equal(load_encoder(tmp_path / "0").embed(images(0)), encoder.embed(images(0)))
 
 
 def test_an_encoder_stays_where_its_backbone_is_unless_devices_are_named():
