@@ -304,7 +304,11 @@ def verify(options: argparse.Namespace) -> None:
 
 def _encoder(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--encoder", type=Path, default=stage.ENCODER, metavar="FOLDER", help=f"the encoder (default: {stage.ENCODER})"
+        "--encoder",
+        type=Path,
+        default=stage.ENCODER,
+        metavar="FOLDER",
+        help=f"the encoder's folder, or its encoder.safetensors alone (default: {stage.ENCODER})",
     )
 
 
