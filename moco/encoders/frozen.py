@@ -159,7 +159,7 @@ def load_encoder(folder: Path | str, devices: Sequence[torch.device] = ()) -> Fr
         spec = EncoderSpec.of(json.loads(text))
         weights = load_file(file)
         backbone = spec.build()
-        backbone.load_state_dict(weights)
+        _fill(backbone, weights, spec.network)
     except FileNotFoundError as error:
         raise MocoError(
             f"{error.filename or folder}: no encoder there; pretrain one (`dvc repro pretrain`) or name another folder"
@@ -169,6 +169,14 @@ def load_encoder(folder: Path | str, devices: Sequence[torch.device] = ()) -> Fr
             f"{folder}: not a readable encoder ({str(error).splitlines()[0]}); restore it with `dvc checkout`"
         ) from None
     return FrozenEncoder(backbone, spec, devices)
+
+
+def _fill(backbone: nn.Module, weights: dict[str, Tensor], network: Network) -> None:
+    try:
+        backbone.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()[:160]
+        raise ValueError(f"its weights are not of {network.label}: {first}") from None
 
 
 def random_encoder(spec: EncoderSpec, seed: int, devices: Sequence[torch.device] = ()) -> FrozenEncoder:

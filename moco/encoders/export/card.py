@@ -5,6 +5,7 @@ from typing import Any
 
 from moco.encoders.export.evidence import Evidence
 from moco.encoders.frozen import EncoderSpec
+from moco.encoders.kinds import Network
 
 _FIGURES = {"linear_top1": "linear top-1", "linear_top5": "linear top-5", "knn_top1": "kNN top-1"}
 _FEATURES = {"moco": "this encoder", "random": "the same network, untrained", "pixels": "raw pixels"}
@@ -48,7 +49,17 @@ features = encoder.embed(images)  # uint8 N x 3 x {size} x {size}, RGB, to float
 ```
 
 Bring an image to this size by a resize of its short side to {short} pixels and the {size} x {size} center.
-The encoder normalizes by mean {_numbers(spec.mean)} and deviation {_numbers(spec.std)} of values in [0, 1]."""
+The encoder normalizes by mean {_numbers(spec.mean)} and deviation {_numbers(spec.std)} of values in [0, 1].{_needs(spec.network)}"""
+
+
+def _needs(network: Network) -> str:
+    """Say what must be there beside this project."""
+    if network.kind == "module":
+        file = network.name.partition(":")[0].replace(".", "/")
+        return f"\n\nThe network is a function of the project's own: {file}.py must be where it is loaded."
+    return (
+        f"\n\nThe network is of the library {network.kind}, which must be installed." if network.kind == "timm" else ""
+    )
 
 
 def _data(known: Evidence) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from moco.encoders.export.source import Source
+from moco.encoders.kinds import network_of
 from moco.errors import MocoError
 from moco.settings import read_yaml
 
@@ -52,7 +53,7 @@ def evidence(source: Source, project: Path) -> Evidence:
         values = read_yaml(file)
         found, spec = values.get("pretrain", {}), source.spec
         data = str(values.get("fetch", {}).get("source", ""))
-        if not settings and (found.get("encoder"), found.get("image_size")) == _network(source):
+        if not settings and _is_of(found, source):
             settings = found
         elif not settings:
             lacking = f"no recipe, for {file} is not of {spec.network.label} at {spec.image_size} pixels"
@@ -60,8 +61,12 @@ def evidence(source: Source, project: Path) -> Evidence:
     return Evidence(settings, data, metrics, lacking)
 
 
-def _network(source: Source) -> tuple[dict[str, Any], int]:
-    return source.spec.network.model_dump(mode="json", exclude_defaults=True), source.spec.image_size
+def _is_of(settings: Mapping[str, Any], source: Source) -> bool:
+    try:
+        network = network_of(settings.get("encoder", {}))
+    except MocoError:
+        return False
+    return network == source.spec.network and settings.get("image_size") == source.spec.image_size
 
 
 def _same_weights(source: Source, file: Path) -> bool:
