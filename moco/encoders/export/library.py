@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from moco.encoders.export.source import Source
-from moco.encoders.export.target import Features, Target, no_place, plain_resnet
+from moco.encoders.export.target import Features, Target, no_place, plain_resnet, saved
 from moco.encoders.frozen import FrozenEncoder
 from moco.encoders.kinds import Network, network_of
 from moco.encoders.others import classifier_of, names, timm_options, torchvision_options
@@ -71,8 +71,7 @@ def _theirs(library: Library, network: Network, image_size: int) -> nn.Module:
 def write(library: Library, source: Source, path: Path) -> None:
     """Write the state dict, once it is seen to load strictly into the library's own network."""
     made = of_library(library, source)
-    with path.open("wb") as file:
-        torch.save({name: value.contiguous() for name, value in made.state_dict().items()}, file)
+    saved({name: value.contiguous() for name, value in made.state_dict().items()}, path)
 
 
 def read(library: Library, source: Source, path: Path) -> Features:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from moco.encoders.export.library import of_library
 from moco.encoders.export.source import Source
-from moco.encoders.export.target import Features, Target, plain_resnet
+from moco.encoders.export.target import Features, Target, plain_resnet, saved
 from moco.encoders.frozen import FrozenEncoder
 from moco.encoders.kinds import network_of
 from moco.errors import MocoError
@@ -40,8 +40,7 @@ def write(source: Source, path: Path) -> None:
         content["epoch"] = int(source.checkpoint["epoch"])
         if _is_sgd(source):
             content["optimizer"] = _optimizer(source, [name for name, _ in theirs.named_parameters()], state)
-    with path.open("wb") as file:
-        torch.save(content, file)
+    saved(content, path)
 
 
 def read(source: Source, path: Path) -> Features:

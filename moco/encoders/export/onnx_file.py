@@ -46,6 +46,8 @@ def write(source: Source, path: Path) -> None:
                 description(source.spec) | {"encoder": json.dumps(source.spec.values(), sort_keys=True)}
             )
             made.save(path, external_data=False)
+    except OSError:
+        raise
     except Exception as error:  # of the converter, which names its own rules
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise MocoError(

@@ -1,5 +1,6 @@
 """One program of torch.export: runs where torch is, without this project."""
 
+import io
 import json
 from pathlib import Path
 
@@ -18,7 +19,9 @@ METADATA = "encoder.json"
 def write(source: Source, path: Path) -> None:
     """Write the program and its description."""
     text = json.dumps(description(source.spec) | source.spec.values(), indent=2)
-    torch.export.save(traced(source), path, extra_files={METADATA: text})
+    made = io.BytesIO()  # torch does not name a full disk
+    torch.export.save(traced(source), made, extra_files={METADATA: text})
+    path.write_bytes(made.getbuffer())
 
 
 def read(source: Source, path: Path) -> Features:

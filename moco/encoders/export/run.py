@@ -1,6 +1,5 @@
 """The one way out: checked, written beside its final name, loaded back, compared, then named."""
 
-import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from moco.encoders.export.existing import EMPTY, kind_of_file
 from moco.encoders.export.source import Source
 from moco.encoders.export.target import Target, largest_difference
 from moco.errors import MocoError
-from moco.files import whole_file, whole_folder
+from moco.files import require_free, whole_file, whole_folder
 
 _LIBRARIES = ("torchvision", "timm")
 
@@ -39,6 +38,7 @@ def export(name: str, source: Source, output: Path) -> list[str]:
     """
     target = target_of(name)
     _may_write(name, target, source, output)
+    require_free(output, source.size, f"the file for {name}")  # torch names no full disk
     try:
         with whole_file(output) if target.suffixes else whole_folder(output) as part:
             target.write(source, part)
@@ -49,11 +49,7 @@ def export(name: str, source: Source, output: Path) -> list[str]:
                 difference = largest_difference(source, features)
                 compared = f"loaded back, largest difference of features {f'{difference:.1e}' if difference else 0}"
     except OSError as error:
-        _forget(output)
         raise MocoError(f"{output}: cannot be written ({error.strerror or error}); name another place") from None
-    except BaseException:
-        _forget(output)
-        raise
     return [f"{output}: {source.label} for {name}, {compared}", f"load it: {target.how(source, output)}"]
 
 
@@ -67,8 +63,3 @@ def _may_write(name: str, target: Target, source: Source, output: Path) -> None:
     same = _LIBRARIES if name in _LIBRARIES else (name,) if target.suffixes else (name, EMPTY)
     if (found := kind_of_file(output)) not in (None, *same):
         raise MocoError(f"{output}: is {found}, which is not replaced by a file for {name}; name another output")
-
-
-def _forget(output: Path) -> None:
-    """Remove the folder that a half-written export may have beside it; files remove themselves."""
-    shutil.rmtree(output.with_name(output.name + ".part"), ignore_errors=True)

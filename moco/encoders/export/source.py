@@ -50,6 +50,12 @@ class Source:
         """The backbone's state dict, contiguous."""
         return {name: value.contiguous() for name, value in self.encoder.backbone.state_dict().items()}
 
+    @property
+    def size(self) -> int:
+        """Count the bytes of all weights, and of a checkpoint's."""
+        model = self.weights if self.checkpoint is None else self.checkpoint["model"]
+        return sum(value.nbytes for value in model.values()) * (1 if self.checkpoint is None else 2)
+
 
 def read_source(path: Path) -> Source:
     """Read an encoder's folder, its one file of weights, or a checkpoint `step-*.pt` of a run.

@@ -1,8 +1,10 @@
 """The shape of a target, and what every one of them shares."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,6 +64,13 @@ def largest_difference(source: Source, features: Features) -> float:
             )
         largest = max(largest, difference)
     return largest
+
+
+def saved(content: Any, path: Path) -> None:
+    """Write what torch.save makes of it; by way of memory, for torch does not name a full disk."""
+    made = io.BytesIO()
+    torch.save(content, made)
+    path.write_bytes(made.getbuffer())
 
 
 def plain_resnet(source: Source, target: str) -> ResNet:
