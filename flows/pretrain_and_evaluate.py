@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 
 from flows import result, worktree
 from flows.running import MOST_RETRIES, Retries, no_child_left, run_stages, tracked
-from flows.stages import environment, save_experiment
+from flows.stages import environment, fetch_first_weights, save_experiment
 from moco.config import Params, load_params
 from moco.errors import MocoError
 from pipelines.stage import errors_in_one_line, whole
@@ -60,6 +60,7 @@ def pretrain_and_evaluate(
     run_id = str(flow_run.get_id())
     with _place(workspace, name, changes) as folder, tracked(name, run_id) as pipeline_run, no_child_left():
         env = environment(workspace, run_id, pipeline_run)
+        fetch_first_weights(folder, env)
         stages = run_stages(folder, env, retries)
         if changes:
             save_experiment(name, stages, folder, env | worktree.identity(folder))

@@ -18,6 +18,7 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from flows import children
 from moco import tracking
+from moco.config import load_params
 from moco.errors import MocoError
 
 SECONDS_BETWEEN_PROGRESS = 2.0
@@ -138,6 +139,15 @@ def environment(workspace: Path, flow_run: str, pipeline_run: str | None) -> dic
 def _command(arguments: list[str]) -> list[str]:
     # --wait-for-lock: else a lock that is held as a stage ends loses hours of work.
     return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+
+
+def fetch_first_weights(folder: Path, env: Mapping[str, str]) -> None:
+    """Fetch the registered model that `pretrain.init` names, before the stages look at it."""
+    if load_params(folder / "params.yaml").pretrain.init.kind in ("model", "champion"):
+        log = get_run_logger()
+        result = children.run([sys.executable, "-m", "pipelines.start"], folder, env, log.info)
+        if result.code:
+            raise StageFailedError(f"start: {result.error or ' | '.join(result.tail[-3:])}", again=result.error is None)
 
 
 def _dvc(stage: str, arguments: list[str], folder: Path, env: Mapping[str, str], bar: str | None = None) -> bool:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, Field, model_validator
 
 from moco.dictionary.kinds import AnyKind
+from moco.encoders.init import NONE, AnyInit
 from moco.encoders.kinds import AnyNetwork
 from moco.optimizers import AnyOptimizer
 from moco.settings import Settings, read_yaml, validate
@@ -140,6 +141,11 @@ class Pretrain(Settings):
     )
     encoder: AnyNetwork = Field(
         description="The network that is trained. resnet: the paper's family. timm, torchvision: any of theirs. module: your own."
+    )
+    init: AnyInit = Field(
+        NONE,
+        description="The first weights. random: drawn by the seed. file: any that `moco inspect` reads. model, champion: of the"
+        " MLflow registry. published: timm's or torchvision's own.",
     )
     image_size: int = Field(ge=8, le=1024, description="Side of a view in pixels.")
     eval_crop_ratio: Annotated[float, Field(gt=0, le=1)] = Field(

@@ -41,6 +41,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.head, self.predictor = backbone, head, predictor
+        self.mean, self.std = tuple(mean), tuple(std)
         scale, shift = scale_and_shift(mean, std)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)

@@ -1,4 +1,4 @@
-"""The optimizers as settings, and the way to build each; torch is imported by the builders alone."""
+"""The optimizers as settings, and the way to build each, which imports torch."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal

@@ -26,12 +26,14 @@ on other machines:
   launch       print the line that starts a run there (torchrun), or a Kubernetes manifest
 
 with a trained encoder:
-  embed        features of a folder of images, to Parquet or NumPy
+  embed        features of images, to Parquet, NumPy or CSV
   neighbors    the images of the data set that are most like a given one
   export       the encoder as other programs load it
+  inspect      what a file of weights holds, whoever wrote it
 
 settings and data:
   preset       write a published recipe into params.yaml
+  start        fetch the registered model that pretraining is to begin with
   encoders     list the networks: ours, timm's or torchvision's
   verify       check the shards against their checksums
 """
@@ -89,6 +91,8 @@ def parser() -> argparse.ArgumentParser:
                 "--restart", action="store_true", help="train from the start; checkpoints are set aside"
             )
 
+    stage.with_parameters(add("start", run_stage, "Fetch the registered model that pretrain.init names (data/start)."))
+
     command = add(
         "launch",
         launch,
@@ -104,15 +108,22 @@ def parser() -> argparse.ArgumentParser:
     )
 
     command = add(
-        "embed", embed, "Features of every image below a folder. What is no readable image is named and skipped."
+        "embed", embed, "Features of images, wherever they are. What is no readable image is named and skipped."
     )
-    command.add_argument("folder", type=Path, metavar="FOLDER")
+    command.add_argument(
+        "images",
+        type=Path,
+        nargs="+",
+        metavar="IMAGES",
+        help="folders, image files, lists (.txt with a path on each line; .csv with a column path) and WebDataset tars",
+    )
     _encoder(command)
     command.add_argument(
         "--output",
         type=Path,
         default=Path("features.parquet"),
-        help="FILE.parquet, or FILE.npy with the paths in FILE.txt; with --pieces a folder (default: features.parquet)",
+        help="FILE.parquet, FILE.csv, or FILE.npy with the paths in FILE.txt; with --pieces a folder (default:"
+        " features.parquet)",
     )
     command.add_argument(
         "--pieces",
@@ -152,6 +163,19 @@ def parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="an encoder's folder, a step-*.pt of runs/pretrain-*, or champion: the best registered encoder"
         f" (default: {stage.ENCODER})",
+    )
+
+    command = add(
+        "inspect",
+        inspect,
+        "What a file of weights holds: the program that wrote it, network, head, queue, what is not used and what its"
+        " names cannot tell. Files of other programs are read without running anything in them.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument("--stride", type=stage.whole(1, 8), help="of the first convolution, where you know better")
+    command.add_argument("--padding", type=stage.whole(0, 9), help="of the first convolution, likewise")
+    command.add_argument(
+        "--pool", action=argparse.BooleanOptionalAction, help="whether max-pooling follows it, likewise"
     )
 
     command = add("preset", preset, "Write every value of a recipe into the pretrain section of params.yaml.")
@@ -203,12 +227,13 @@ def launch(options: argparse.Namespace) -> None:
 
 
 def embed(options: argparse.Namespace) -> None:
-    """Features of a folder."""
+    """Features of images."""
     from moco.cluster.machine import load_machine
     from moco.devices import compute_devices
     from moco.encoders.frozen import load_encoder
-    from moco.evaluation.embed import embed_folder, find_files
+    from moco.evaluation.embed import check_output, embed_into
     from moco.evaluation.embed_pieces import Pieces, Share, embed_pieces
+    from moco.evaluation.inputs import Skips, find_images
     from moco.files import hash_of_files
 
     share = Share.of(os.environ)
@@ -216,20 +241,24 @@ def embed(options: argparse.Namespace) -> None:
         raise MocoError(
             f"{options.output}: {share.world_size} processes cannot write one file; add --pieces, and name a folder"
         )
-    files = find_files(options.folder)  # a folder that is not there is told before the encoder is read
+    samples = Skips()
+    images = find_images(options.images, samples)  # what is not there is told before the encoder is read
     encoder = load_encoder(options.encoder, share.devices(compute_devices(load_machine().device)))
     numbers = f"{encoder.spec.feature_dim} numbers each"
     if options.pieces:
         pieces = Pieces(options.output, options.pieces)
+        pieces.prepare(options.images)
         folder = options.encoder if options.encoder.is_dir() else options.encoder.parent
-        files_of = (folder / "encoder.json", folder / "encoder.safetensors")
-        made_by = hash_of_files(files_of if folder == options.encoder else [options.encoder], folder)
-        made, count = embed_pieces(encoder, made_by, options.folder, files, pieces, share)
-        written, bad = count.images, count.skipped
+        files = (folder / "encoder.json", folder / "encoder.safetensors")
+        made_by = hash_of_files(files if folder == options.encoder else [options.encoder], folder)
+        made, count = embed_pieces(encoder, made_by, images, pieces, share)
+        written, bad = count.images, count.skips.count
         said = f"{pieces.there()} of {pieces.count} pieces are there, {made} made now: {written} images"
     else:
-        written, bad = embed_folder(encoder, options.folder, options.output)
+        check_output(options.output, options.images)
+        written, bad = embed_into(encoder, images, options.output)
         said = f"{written} images"
+    bad += samples.count
     print(f"{options.output}: {said}, {numbers}" + f", {bad} skipped" * (bad > 0), flush=True)
 
 
@@ -266,6 +295,16 @@ def export(options: argparse.Namespace) -> None:
 
     with champion_folder() if options.source == CHAMPION else nullcontext(Path(options.source)) as source:
         print("\n".join(write(options.to, read_source(source), options.output)), flush=True)
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Describe a file of weights."""
+    from moco.encoders.files.describe import described, with_stem
+    from moco.encoders.files.reading import read
+
+    found = read(options.file)
+    stem = with_stem(found, options.stride, options.padding, options.pool)
+    print("\n".join(described(found if stem is None else read(options.file, stem))))
 
 
 def preset(options: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ from moco.runs.folder import FINISHED, held, only_writer, prepare
 from moco.runs.job import Job, write_job
 from moco.tracking.follow import followed
 from moco.training.run import Run
-from moco.training.setup import build, specification
+from moco.training.setup import specification
 from moco.worker import train
 from pipelines import stage
 
@@ -85,7 +85,7 @@ def write_outputs(run: Run, tracked: tracking.TrackedRun) -> None:
     state = checkpoints.load_newest(run.folder)
     if state is None or not run.done():
         raise MocoError(f"{run.folder}: holds no checkpoint of the run's end; run the same command again")
-    model = build(run.settings, len(run.images))
+    model = run.model()
     model.load_state_dict(state["model"])
     outputs = stage.outputs("pretrain")
     save_encoder(stage.ENCODER, model.encoder_q.backbone, specification(run.settings, model, run.name))

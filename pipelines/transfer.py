@@ -12,13 +12,14 @@ from moco.cluster.launcher import Work
 from moco.cluster.machine import Machine, load_machine
 from moco.devices import compute_devices
 from moco.errors import MocoError
+from moco.features.extract import Labelled
 from moco.files import whole_file, write_json
 from moco.processes import join
 from moco.runs.curves import read_rows
 from moco.runs.folder import FINISHED, only_writer, prepare
 from moco.transfer.config import PARAMS, Comparison, Init, TransferParams, load_transfer_params
 from moco.transfer.sets import Sets
-from moco.transfer.trial import PICTURES, QUARANTINE, RESULT, Trial, name_of, run_trial, write_job
+from moco.transfer.trial import PICTURES, QUARANTINE, RESULT, RESULTS, Trial, name_of, run_trial, write_job
 from pipelines import stage
 
 
@@ -39,6 +40,9 @@ def transfer(params: TransferParams, task: str, init: str) -> None:
     machine, outputs = load_machine(), stage.outputs("transfer") / "results" / name
     quarantine = stage.runs_folder() / f"transfer-{name}.{QUARANTINE}"
     sets = Sets.of(comparison, quarantine)
+    left_out = [] if isinstance(sets.test, Labelled) else [bad for bad in sets.test.problems if not bad.stays]
+    if left_out:
+        print(f"transfer: {name}: no figure counts {len(left_out)} bad images or objects of the test set", flush=True)
     with tracking.stage_run(f"transfer-{name}", comparison.model_dump()) as tracked:
         folders = []
         for number in range(comparison.training.trials):
@@ -60,6 +64,8 @@ def transfer(params: TransferParams, task: str, init: str) -> None:
 def _finished(trial: Trial, sets: Sets, machine: Machine) -> Path:
     """Run a trial unless it is finished, and give its folder."""
     start = trial.start()
+    if start.about:
+        print(f"transfer: {trial.weights}: {start.about}", flush=True)
     folder = stage.runs_folder() / f"transfer-{name_of(trial, sets, start)}"
     with only_writer(folder):
         prepare(folder, restart=False)
@@ -138,8 +144,10 @@ def _write_outputs(outputs: Path, folders: list[Path], results: list[dict[str, A
     )
     pictures = outputs / "predictions"
     pictures.mkdir(exist_ok=True)
-    if (folders[0] / PICTURES).exists():  # of the first trial; classification has none
-        shutil.copyfile(folders[0] / PICTURES, pictures / PICTURES)
+    for path in pictures.iterdir():  # maybe of another format's
+        path.unlink()
+    for path in sorted([*folders[0].glob(PICTURES), *folders[0].glob(RESULTS)]):  # of the first trial
+        shutil.copyfile(path, pictures / path.name)
 
 
 def _write_rows(path: Path, head: list[str], rows: list[list[Any]]) -> None:

@@ -20,21 +20,25 @@ IMAGENET = 224, 256
 
 def weights(params: TransferParams, init: Init) -> None:
     """Run the stage for random or MoCo weights."""
-    keep(RANDOM if init == "random" else params.moco.source, init, params.random)
+    if init == "random":
+        keep(RANDOM, init, params.random)
+    else:
+        keep(params.moco.source, init, params.random, params.moco.stem)
 
 
-def keep(source: str, init: Init, network: Network) -> None:
+def keep(source: str, init: Init, network: Network, stated: str | None = None) -> None:
     """Write weights that exist as an encoder's folder; of random ones only the description.
 
     Args:
         source: as for `start_from`.
         init: the name of the folder.
         network: what the weights must be of.
+        stated: what the stem of a file is, where its names do not tell.
 
     Raises:
         MocoError: as `start_from`.
     """
-    start = start_from(source, network, 0)
+    start = start_from(source, network, 0, stated)
     name = RANDOM if source == RANDOM else start.fingerprint
     with whole_folder(place(init)) as folder:
         if source == RANDOM:
@@ -42,7 +46,12 @@ def keep(source: str, init: Init, network: Network) -> None:
         elif Path(source).is_dir():
             shutil.copytree(source, folder, dirs_exist_ok=True)
         else:
-            save_encoder(folder, start.network, specification(start, name, *IMAGENET))
+            crop, short = start.image_size or IMAGENET[0], IMAGENET[1]
+            if start.image_size and start.eval_crop_ratio:
+                short = round(crop / start.eval_crop_ratio)
+            save_encoder(folder, start.network, specification(start, name, crop, short))
+    if start.about:
+        print(f"weights: {init}: {start.about}", flush=True)
     print(f"weights: {init}: {source} in {place(init)}", flush=True)
 
 

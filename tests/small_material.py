@@ -42,7 +42,7 @@ def smooth_photo(height: int, width: int) -> np.ndarray:
 
 
 def photographs() -> list[np.ndarray]:
-    """Two real photographs of 427 x 640; smooth ones where scikit-learn is not installed (a machine for GPUs alone)."""
+    """Two real photographs of 427 x 640; smooth ones where scikit-learn is not installed."""
     try:
         from sklearn.datasets import load_sample_images
     except ImportError:

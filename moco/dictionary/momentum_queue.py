@@ -53,12 +53,20 @@ class MomentumQueue(MomentumEncoder):
         return self.usable()
 
     def usable(self) -> Tensor:
-        """Give the whole queue; before it is full, and without a random start, what of it is real."""
+        """Give the whole queue; without a random start, what of it is real so far."""
         if self._full or self.filled is None:
             return self.keys
         filled = int(self.filled)  # waits for a GPU, in the first steps
         self._full = filled == len(self.keys)
         return self.keys[:filled]
+
+    @torch.no_grad()
+    def restart(self, keys: Tensor, pointer: int) -> None:
+        """Take over real keys K x C, and the row that the next one overwrites."""
+        self.keys.copy_(keys)
+        self.pointer.fill_(pointer)
+        if self.filled is not None:
+            self.filled.fill_(len(keys))
 
     @torch.no_grad()
     def enqueue(self, batch: Batch, keys: Sequence[Tensor], queries: Tensor) -> None:

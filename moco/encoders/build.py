@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from moco.encoders.encode import features_of
-from moco.encoders.kinds import Network, ResNet, Stem, network_of
+from moco.encoders.kinds import Network, ResNet, network_of
 from moco.encoders.split_batch_norm import split_batch_norm
 from moco.errors import MocoError
 
@@ -26,7 +26,7 @@ class Backbone(nn.Module):
 
 def build_encoder(
     network: str | Mapping[str, Any] | Network,
-    stem: Stem = "imagenet",
+    stem: str = "imagenet",
     bn_group_size: int | None = None,
     image_size: int | None = None,
 ) -> Backbone:
@@ -89,13 +89,13 @@ def _empty(description: str) -> Backbone:
         return build_encoder(network)
 
 
-def size_of(network: str | Network, stem: Stem = "imagenet") -> tuple[int, int]:
+def size_of(network: str | Network, stem: str = "imagenet") -> tuple[int, int]:
     """Count an encoder's parameters and features without making its weights."""
     made = _empty(network_of(network, stem).model_dump_json())
     return sum(parameter.numel() for parameter in made.parameters()), made.feature_dim
 
 
-def shapes_of(network: str | Network, stem: Stem = "imagenet") -> dict[str, tuple[int, ...]]:
+def shapes_of(network: str | Network, stem: str = "imagenet") -> dict[str, tuple[int, ...]]:
     """Give the shape of every entry of an encoder's state dict."""
     return {
         key: tuple(value.shape)

@@ -98,7 +98,12 @@ class FrozenEncoder:
 
         Returns:
             float32, N x D, on the device that encoded them; each independent of the other images.
+
+        Raises:
+            ValueError: the images are no bytes.
         """
+        if images.dtype != torch.uint8:
+            raise ValueError(f"images are {images.dtype} and not uint8 of 0 to 255; give them as they were decoded")
         device, backbone = next(self._turns)
         with full_precision():
             x = normalize(images.to(device), self.spec.mean, self.spec.std)
@@ -160,7 +165,7 @@ def load_encoder(folder: Path | str, devices: Sequence[torch.device] = ()) -> Fr
         weights = load_file(file)
         backbone = spec.build()
         _fill(backbone, weights, spec.network)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise MocoError(
             f"{error.filename or folder}: no encoder there; pretrain one (`dvc repro pretrain`) or name another folder"
         ) from None

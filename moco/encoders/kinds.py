@@ -5,20 +5,23 @@ a class here, and a module beside this one that builds it; nothing else names it
 """
 
 import importlib
+import importlib.util
 import re
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from moco.encoders.architectures import ARCHITECTURES
+from moco.encoders.stem import stem_of
 from moco.errors import MocoError
 from moco.settings import Settings, describe
 
 if TYPE_CHECKING:
     from torch import nn
 
-Stem = Literal["imagenet", "small", "small-stride2"]
 Options = dict[str, bool | int | float | str]
 _FREEZE = "Parts that keep their first weights, such as patch_embed: names of modules of the network."
 
@@ -36,6 +39,16 @@ class Network(Settings):
     def label(self) -> str:
         """Its name among all networks."""
         return f"{self.kind}:{self.name}"
+
+    @property
+    def words(self) -> str:
+        """Its name with what else tells it from others."""
+        return self.label
+
+    @property
+    def source(self) -> Path | None:
+        """The file or package of a person's own that it comes from; None: a library's."""
+        return None
 
     def build(self, image_size: int | None = None) -> "nn.Module":
         """Make the network with fresh weights, without its classifier: images to features.
@@ -57,14 +70,18 @@ class ResNet(Network):
 
     kind: Literal["resnet"]
     name: str = Field(description="Architecture: thin, resnet18, resnet34, resnet50, … (`moco encoders` lists them).")
-    stem: Stem = Field(
+    stem: str = Field(
         description="First layers. imagenet: 7x7 stride 2 and max-pooling. small: 3x3 stride 1, for images up to about"
-        " 64 pixels. small-stride2: 3x3 stride 2, a quarter of the work, for the same on a CPU."
+        " 64 pixels. small-stride2: 3x3 stride 2, a quarter of the work, for the same on a CPU. Others by their values: 3x3-stride1-padding2-nopool."
     )
 
     @property
     def label(self) -> str:
         return self.name
+
+    @property
+    def words(self) -> str:
+        return f"{self.name} with stem {self.stem}"
 
     @field_validator("name")
     @classmethod
@@ -72,6 +89,14 @@ class ResNet(Network):
         if name not in ARCHITECTURES:
             raise ValueError(f"{name!r} is no known ResNet; choose one of {', '.join(ARCHITECTURES)}")
         return name
+
+    @field_validator("stem")
+    @classmethod
+    def _is_a_stem(cls, stem: str) -> str:
+        try:
+            return str(stem_of(stem))
+        except MocoError as error:
+            raise ValueError(str(error)) from None
 
 
 class Timm(Network):
@@ -117,17 +142,33 @@ class Own(Network):
             raise ValueError(f"{name!r} is not package.file:function, such as networks:small")
         return name
 
+    @property
+    def source(self) -> Path | None:
+        look_here()
+        package, _, _ = self.name.partition(":")[0].partition(".")
+        found = importlib.util.find_spec(package)
+        if found is None or not found.origin:
+            return None
+        path = Path(found.origin)
+        return path.parent if path.name == "__init__.py" else path
+
+
+def look_here() -> None:
+    """Let modules of this folder be imported; an installed command does not look there."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+
 
 AnyNetwork = Annotated[ResNet | Timm | Torchvision | Own, Field(discriminator="kind")]
 """`pretrain.encoder`: the network that is trained."""
 _ANY: TypeAdapter[Network] = TypeAdapter(AnyNetwork)
 
 
-def network_of(values: str | Mapping[str, Any] | Network, stem: Stem = "imagenet") -> Network:
+def network_of(values: str | Mapping[str, Any] | Network, stem: str = "imagenet") -> Network:
     """Read which network is meant.
 
     Args:
-        values: settings, or a label: `resnet50`, `timm:convnext_tiny`, `torchvision:regnet_y_400mf`,
+        values: settings, or a label: `resnet50`, `timm:NAME`, `torchvision:NAME` or
             `module:package.file:function`.
         stem: of a ResNet that is named by its label.
 

@@ -3,16 +3,14 @@
 import difflib
 import importlib
 import inspect
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from moco.encoders.encode import features_of
-from moco.encoders.kinds import Network
+from moco.encoders.kinds import Network, look_here
 from moco.errors import MocoError
 
 
@@ -121,8 +119,7 @@ def classifier_of(network: nn.Module) -> str | None:
 def _own(settings: Network, image_size: int | None, pretrained: bool) -> nn.Module:
     name = settings.name
     file, _, function = name.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:  # an installed command does not look there
-        sys.path.insert(0, here)
+    look_here()
     try:
         make = getattr(importlib.import_module(file), function)
     except ModuleNotFoundError as error:
@@ -141,16 +138,8 @@ def _options(settings: Network) -> dict[str, Any]:
     return dict(getattr(settings, "options", {}))
 
 
-def source_of(settings: Network) -> Path | None:
-    """Find the file that a network of a person's own comes from; None for other kinds."""
-    if settings.kind != "module":
-        return None
-    found = importlib.util.find_spec(settings.name.partition(":")[0])
-    return Path(found.origin) if found is not None and found.origin else None
-
-
 def _feature_dim(network: nn.Module, image_size: int | None) -> int:
-    """Count the features by encoding nothing but zeros, unless the network says how many they are."""
+    """Count the features by encoding zeros, unless the network says how many they are."""
     if isinstance(stated := getattr(network, "feature_dim", None), int):
         return stated
     side, training = image_size or 224, network.training

@@ -12,7 +12,9 @@ from moco.encoders import kinds
 from moco.encoders.architectures import ARCHITECTURES, Architecture
 from moco.encoders.batch_norm import GroupBatchNorm2d
 from moco.encoders.stages import Stages
+from moco.encoders.stem import STEMS, Stem, stem_of
 
+__all__ = ["ARCHITECTURES", "STEMS", "Architecture", "ResNet", "Stem"]
 Norm = Callable[[int], nn.Module]
 
 
@@ -76,17 +78,18 @@ class ResNet(nn.Module):
 
     Args:
         name: a key of `ARCHITECTURES`.
-        stem: "imagenet" (7x7 stride 2, max-pooling), "small" (3x3 stride 1, no pooling) or
-            "small-stride2".
+        stem: "imagenet" (7x7 stride 2, max-pooling), "small" (3x3 stride 1, no pooling),
+            "small-stride2", or any other as a `Stem`.
         bn_group_size: images that share batch-norm statistics in training; None: the whole batch.
 
     Attributes:
         feature_dim: D, length of the feature vector.
     """
 
-    def __init__(self, name: str, stem: str = "imagenet", bn_group_size: int | None = None) -> None:
+    def __init__(self, name: str, stem: str | Stem = "imagenet", bn_group_size: int | None = None) -> None:
         super().__init__()
         architecture = ARCHITECTURES[name]
+        first = stem_of(stem)
 
         def norm(channels: int) -> nn.Module:
             return GroupBatchNorm2d(channels, bn_group_size)
@@ -94,12 +97,8 @@ class ResNet(nn.Module):
         block = Bottleneck if architecture.bottleneck else BasicBlock
         planes = round(64 * architecture.width)
         self.relu = nn.ReLU(inplace=True)
-        if stem == "imagenet":
-            self.conv1 = nn.Conv2d(3, planes, 7, stride=2, padding=3, bias=False)
-            self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
-        else:
-            self.conv1 = nn.Conv2d(3, planes, 3, stride=2 if stem == "small-stride2" else 1, padding=1, bias=False)
-            self.maxpool = nn.Identity()
+        self.conv1 = nn.Conv2d(3, planes, first.kernel, first.stride, first.padding, bias=False)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if first.pool else nn.Identity()
         self.bn1 = norm(planes)
         self.depth = len(architecture.blocks)
         channels = planes

@@ -36,9 +36,8 @@ def split_batch_norm(model: nn.Module, group_size: int) -> nn.Module:
 
     One device then computes what several would, and keys that are shuffled over the groups do not
     give themselves away (paper, section 3.3). Converted are torch's norms of all dimensions,
-    `SyncBatchNorm`, subclasses that compute as torch's do, and timm's with an activation. Statistics
-    that a norm keeps as it is told to (`affine`, `track_running_stats`, `momentum`) stay so.
-    `norms_in_groups` counts them.
+    `SyncBatchNorm`, subclasses that compute as torch's do, and timm's with an activation; each
+    keeps its options. `norms_in_groups` counts them.
 
     Args:
         model: any module; changed in place.
@@ -48,7 +47,7 @@ def split_batch_norm(model: nn.Module, group_size: int) -> nn.Module:
         The model, or its replacement where it is itself a batch norm.
 
     Raises:
-        MocoError: a norm over the batch of a kind that is not known, by its name; nothing was changed.
+        MocoError: names a norm over the batch whose kind is not known; nothing was changed.
     """
     for name, module in model.named_modules():
         if _over_a_batch(module) and not isinstance(module, GroupBatchNorm2d) and _kind(module) is None:

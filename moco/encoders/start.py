@@ -5,16 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from moco.encoders.build import Backbone, build_encoder
-from moco.encoders.foreign import read_encoder
+from moco.encoders.files.checkpoint import Checkpoint
+from moco.encoders.files.describe import in_one_line
+from moco.encoders.files.reading import read
 from moco.encoders.frozen import load_encoder
-from moco.encoders.kinds import Network, ResNet, Stem, network_of
+from moco.encoders.kinds import Network, ResNet, network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
+from moco.encoders.stem import stem_of
 from moco.errors import MocoError
 
 RANDOM = "random"
+_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,9 @@ class Start:
         mean: per-channel mean of values in [0, 1].
         std: per-channel deviation of values in [0, 1].
         fingerprint: 16 hexadecimal digits of the SHA-256 of the weights.
+        image_size: side of the images it was trained on, pixels, if a file says.
+        eval_crop_ratio: share of the short side that the center view keeps, if a file says.
+        about: what was read of a file and what was not, one line; empty without a file.
     """
 
     network: Backbone
@@ -34,18 +41,23 @@ class Start:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+    image_size: int | None = None
+    eval_crop_ratio: float | None = None
+    about: str = ""
 
 
-def start_from(source: str, network: Network | None, seed: int) -> Start:
+def start_from(source: str, network: Network | None, seed: int, stated: str | None = None) -> Start:
     """Read or draw the weights that a source names.
 
     Args:
         source: "random"; or an encoder's folder (encoder.safetensors and encoder.json); or a file
-            that `moco.encoders.foreign.read_encoder` reads. Files of others are taken to be trained
-            with ImageNet's mean and deviation on RGB, as torchvision's and the official ones are.
-        network: what it must be; needed for random weights. A file of others with a 3x3 stem does
-            not tell its stride, and is "small" unless this says "small-stride2".
+            that `moco.encoders.files` reads. A file that does not say its mean and deviation is
+            taken to be trained with ImageNet's on RGB, as torchvision's and the official ones are.
+        network: what it must be; needed for random weights, and for files of networks that are no
+            ResNets. A file that does not tell its stem has this one's, if the first convolution
+            fits.
         seed: of random weights, which depend on nothing else.
+        stated: what the stem of a file is, where a person knows better than its names.
 
     Raises:
         MocoError: no such file, another network than was asked for, or no readable encoder.
@@ -58,33 +70,82 @@ def start_from(source: str, network: Network | None, seed: int) -> Start:
             made = build_encoder(network)
         return Start(made, network, IMAGENET_MEAN, IMAGENET_STD, fingerprint(made))
     path = Path(source)
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    size = None
     if path.is_dir():
         encoder = load_encoder(path)
-        weights, found = encoder.backbone.state_dict(), encoder.spec.network
-        mean, std, size = encoder.spec.mean, encoder.spec.std, encoder.spec.image_size
-    else:
-        weights, found = _of_others(path, network)
-    if network not in (None, found):
-        raise MocoError(f"{source}: is {_words(found)}, not {_words(network)}; name that one, or other weights")
-    made = build_encoder(found, image_size=size)
-    made.load_state_dict(weights)
-    return Start(made, found, mean, std, fingerprint(made))
+        spec = encoder.spec
+        if network not in (None, spec.network):
+            raise _another(source, spec.network, network)
+        made = spec.build()
+        made.load_state_dict(encoder.backbone.state_dict())
+        return Start(made, spec.network, spec.mean, spec.std, fingerprint(made), spec.image_size, spec.eval_crop_ratio)
+    found = read_as(path, network, stated)
+    kind = network if found.architecture is None else network_of(found.architecture, str(found.stem))
+    assert kind is not None
+    made = build_encoder(kind, image_size=found.image_size)
+    load_exactly(made, found, kind)
+    return Start(
+        made,
+        kind,
+        found.mean or IMAGENET_MEAN,
+        found.std or IMAGENET_STD,
+        fingerprint(made),
+        found.image_size,
+        found.eval_crop_ratio,
+        in_one_line(found),
+    )
 
 
-def _of_others(path: Path, wanted: Network | None) -> tuple[dict[str, Tensor], Network]:
-    foreign = read_encoder(path)
-    stem: Stem = foreign.stem
-    if isinstance(wanted, ResNet) and (stem, wanted.stem) == ("small", "small-stride2"):
-        stem = wanted.stem
-    return foreign.weights, network_of({"kind": "resnet", "name": foreign.architecture, "stem": stem})
+def read_as(path: Path, network: Network | None, stated: str | None = None) -> Checkpoint:
+    """Read a file of weights that must be of a network.
+
+    Args:
+        path: the file.
+        network: which; None: any ResNet.
+        stated: as for `start_from`.
+
+    Raises:
+        MocoError: no readable file, or one of another network.
+    """
+    found = read(path, stated)
+    if found.architecture is None:
+        if network is None or isinstance(network, ResNet):
+            raise MocoError(
+                f"{path}: fits none of the known architectures ({found.layout}); {found.difference}; `moco encoders` lists"
+                " them"
+            )
+        return found
+    assert found.stem is not None
+    if isinstance(network, ResNet):
+        asked = stem_of(network.stem)
+        if not found.stem_known and asked.kernel == stem_of(found.stem).kernel:
+            found = read(path, asked)
+    held = network_of(found.architecture or "", str(found.stem))
+    if network is not None and (not isinstance(network, ResNet) or network != held):
+        raise _another(str(path), held, network)
+    return found
 
 
-def _words(network: Network | None) -> str:
-    assert network is not None
-    return f"{network.label} with the stem {network.stem}" if isinstance(network, ResNet) else network.label
+def load_exactly(backbone: nn.Module, found: Checkpoint, network: Network) -> None:
+    """Load a file's weights into a network; norms that count no batches get counters of 0.
+
+    Raises:
+        MocoError: a weight is missing, unexpected or of another shape; nothing was loaded.
+    """
+    own = backbone.state_dict()
+    weights = {name: value for name, value in found.backbone.items() if name in own or not name.endswith(_COUNTER)}
+    for name, value in own.items():
+        if name.endswith(_COUNTER):  # absent from old files
+            weights.setdefault(name, torch.zeros_like(value))
+    for name in (*own, *weights):
+        if name not in weights or name not in own or own[name].shape != weights[name].shape:
+            what = "is missing" if name not in weights else "is unexpected" if name not in own else "has another shape"
+            raise MocoError(f"{found.path}: is no {network.words}: {name} {what}; name the network that it is of")
+    backbone.load_state_dict(weights)
+
+
+def _another(source: str, held: Network, wanted: Network | None) -> MocoError:
+    assert wanted is not None
+    return MocoError(f"{source}: is {held.words}, not {wanted.words}; name that one, or other weights")
 
 
 def fingerprint(network: nn.Module) -> str:

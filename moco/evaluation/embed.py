@@ -1,10 +1,10 @@
-"""Features of any folder of images, streamed to a Parquet or NumPy file."""
+"""Features of any images, streamed to a Parquet, NumPy or CSV file."""
 
-import sys
+import csv
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder
 from moco.errors import MocoError
+from moco.evaluation.inputs import Image, Skipped, Skips
 from moco.features.extract import Features
 from moco.features.placing import fetched
 from moco.files import whole_file
@@ -26,99 +27,78 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Embedded:
-    """Some images: paths relative to the folder, with "/" between parts, and features N x D."""
+    """Some images: names, and features N x D."""
 
-    paths: list[str]
+    names: list[str]
     features: Features
 
 
 @dataclass
 class Count:
-    """Counts images as they are embedded, shows progress, and names unreadable files on stderr.
+    """Counts images as they are embedded, shows progress, and names unreadable ones on stderr.
 
     Attributes:
         progress: in files.
         images: embedded.
-        skipped: files that are not readable images.
+        skips: those that are not readable.
     """
 
     progress: Progress
     images: int = 0
-    skipped: int = 0
+    skips: Skips = field(default_factory=Skips)
 
-    def embed(self, encoder: FrozenEncoder, folder: Path, files: list[Path]) -> Iterator[Embedded]:
-        """Encode files as `embed_files` does."""
-        for batch in embed_files(encoder, folder, files, self._skip):
+    def embed(self, encoder: FrozenEncoder, images: Sequence[Image]) -> Iterator[Embedded]:
+        """Encode images as `embed_files` does."""
+        for batch in embed_files(encoder, images, self.skips):
             yield batch
-            self.images += len(batch.paths)
-            self.progress.update(self.images + self.skipped, f"{self.images} images")
-
-    def _skip(self, path: Path, reason: str) -> None:
-        self.skipped += 1
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+            self.images += len(batch.names)
+            self.progress.update(self.images + self.skips.count, f"{self.images} images")
 
 
-def embed_folder(encoder: FrozenEncoder, folder: Path, output: Path) -> tuple[int, int]:
-    """Write the features of every image below a folder; name unreadable files on stderr.
+def embed_into(encoder: FrozenEncoder, images: Sequence[Image], output: Path) -> tuple[int, int]:
+    """Write the features of images; name unreadable ones on stderr.
 
     Args:
         encoder: frozen.
-        folder: of images, at any depth; hidden files and folders are left out.
-        output: a .parquet or .npy file, as in `write_features`.
+        images: of `moco.evaluation.inputs.find_images`.
+        output: a .parquet, .npy or .csv file, as in `write_features`.
 
     Returns:
-        Images written, files skipped.
+        Images written, images skipped.
 
     Raises:
-        MocoError: there is no such folder, no image in it, or the output cannot be written.
+        MocoError: not one image can be read, the output cannot be written, or it is one of the
+            files that are read.
     """
-    files = find_files(folder)
-    count = Count(Progress("embed", len(files)))
-    return write_features(output, count.embed(encoder, folder, files), encoder.spec.feature_dim), count.skipped
+    count = Count(Progress("embed", len(images)))
+    return write_features(output, count.embed(encoder, images), encoder.spec.feature_dim), count.skips.count
 
 
-def find_files(folder: Path) -> list[Path]:
-    """List every file below a folder, sorted, without hidden files and folders.
-
-    Raises:
-        MocoError: there is no such folder, or no file in it.
-    """
-    if not folder.is_dir():
-        raise MocoError(f"{folder}: no such folder; give a folder of images")
-    files = [path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder))]
-    if not files:
-        raise MocoError(f"{folder}: holds no file; give a folder of images")
-    return sorted(files)
-
-
-def embed_files(
-    encoder: FrozenEncoder, folder: Path, files: list[Path], skipped: Callable[[Path, str], None]
-) -> Iterator[Embedded]:
+def embed_files(encoder: FrozenEncoder, images: Sequence[Image], skipped: Skipped) -> Iterator[Embedded]:
     """Encode the center views of image files, a batch at a time.
 
     Args:
         encoder: frozen.
-        folder: that the paths are relative to.
-        files: of any image format.
-        skipped: called with each file that is not a readable image, and the reason.
+        images: of any format.
+        skipped: is called with the place of each that is not readable, and the reason.
     """
     names: deque[list[str]] = deque()
 
-    def view(path: Path) -> Pixels | str:
-        return _view(path, encoder.spec)
+    def view(image: Image) -> Pixels | str:
+        return _view(image, encoder.spec)
 
     def launched(threads: ThreadPoolExecutor) -> Iterator[Tensor]:
-        for first in range(0, len(files), BATCH):
-            batch = files[first : first + BATCH]
-            paths, views = [], []
-            for path, result in zip(batch, threads.map(view, batch), strict=True):
+        for first in range(0, len(images), BATCH):
+            batch = images[first : first + BATCH]
+            there, views = [], []
+            for image, result in zip(batch, threads.map(view, batch), strict=True):
                 if isinstance(result, str):
-                    skipped(path, result)
+                    skipped(image.place, result)
                 else:
-                    paths.append(path.relative_to(folder).as_posix())
+                    there.append(image.name)
                     views.append(result)
             if views:
-                names.append(paths)
+                names.append(there)
                 yield encoder.launch(torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2))
 
     with ThreadPoolExecutor() as threads:
@@ -126,11 +106,23 @@ def embed_files(
             yield Embedded(names.popleft(), features.numpy())
 
 
+def check_output(output: Path, arguments: Sequence[Path]) -> None:
+    """Refuse an output that would replace one of the files that are read, such as a list.
+
+    Raises:
+        MocoError: it would.
+    """
+    for written in (output, _names_file(output)) if output.suffix == ".npy" else (output,):
+        if any(written.exists() and written.samefile(argument) for argument in arguments if argument.exists()):
+            raise MocoError(f"{output}: would replace {written}, which is read; name another file with --output")
+
+
 def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
     """Write features as a whole or not at all, a batch at a time.
 
     `.parquet`: columns path (string) and features (fixed-size list of D float32). `.npy`: float32
-    N x D, and beside it a `.txt` with the path of each row.
+    N x D, and beside it a `.txt` with the name of each row. `.csv`: columns path, f0 … f(D - 1),
+    with nine digits, which are all that float32 has.
 
     Returns:
         The number of images written.
@@ -138,9 +130,9 @@ def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) ->
     Raises:
         MocoError: another suffix, no folder to write into, or not one readable image.
     """
-    writers = {".parquet": write_parquet, ".npy": _write_npy}
+    writers = {".parquet": write_parquet, ".npy": _write_npy, ".csv": _write_csv}
     if path.suffix not in writers:
-        raise MocoError(f"{path}: cannot write {path.suffix or 'no suffix'!r}; name the output .parquet or .npy")
+        raise MocoError(f"{path}: cannot write {path.suffix or 'no suffix'!r}; name the output .parquet, .npy or .csv")
     if not path.parent.is_dir():
         raise MocoError(f"{path.parent}: no such folder; make it first, or write elsewhere with --output")
     with whole_file(path) as part:
@@ -149,9 +141,10 @@ def write_features(path: Path, batches: Iterator[Embedded], feature_dim: int) ->
             if not written:
                 raise MocoError("not one of the files is a readable image; nothing was written")
             if path.suffix == ".npy":
-                _paths_file(part).replace(_paths_file(path))
+                _names_file(part).replace(_names_file(path))
         finally:
-            _paths_file(part).unlink(missing_ok=True)
+            if path.suffix == ".npy":
+                _names_file(part).unlink(missing_ok=True)
     return written
 
 
@@ -167,22 +160,34 @@ def write_parquet(
     with pq.ParquetWriter(path, pa.schema([("path", pa.string()), ("features", kind)], metadata)) as writer:
         for batch in batches:
             features = pa.FixedSizeListArray.from_arrays(batch.features.ravel(), type=kind)
-            writer.write_batch(pa.record_batch([pa.array(batch.paths), features], schema=writer.schema))
-            written += len(batch.paths)
+            writer.write_batch(pa.record_batch([pa.array(batch.names), features], schema=writer.schema))
+            written += len(batch.names)
     return written
 
 
 def _write_npy(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
     """Write row by row; the padded header is rewritten at the end, when the rows are counted."""
     written = 0
-    with path.open("wb") as file, _paths_file(path).open("w", encoding="utf-8") as names:
+    with path.open("wb") as file, _names_file(path).open("w", encoding="utf-8") as names:
         _npy_header(file, written, feature_dim)
         for batch in batches:
             file.write(np.ascontiguousarray(batch.features, dtype="<f4").tobytes())
-            names.writelines(f"{name}\n" for name in batch.paths)
-            written += len(batch.paths)
+            names.writelines(f"{name}\n" for name in batch.names)
+            written += len(batch.names)
         file.seek(0)
         _npy_header(file, written, feature_dim)
+    return written
+
+
+def _write_csv(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
+    written = 0
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["path", *(f"f{column}" for column in range(feature_dim))])
+        for batch in batches:
+            for name, features in zip(batch.names, batch.features.tolist(), strict=True):
+                rows.writerow([name, *(f"{value:.9g}" for value in features)])
+            written += len(batch.names)
     return written
 
 
@@ -191,18 +196,14 @@ def _npy_header(file: object, rows: int, columns: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
 
 
-def _paths_file(path: Path) -> Path:
+def _names_file(path: Path) -> Path:
     return path.with_suffix(".txt")
 
 
-def _view(path: Path, spec: EncoderSpec) -> NDArray[np.uint8] | str:
+def _view(image: Image, spec: EncoderSpec) -> NDArray[np.uint8] | str:
     try:
-        return center_view(decode(path.read_bytes()), spec.image_size, spec.eval_crop_ratio)
+        return center_view(decode(image.read()), spec.image_size, spec.eval_crop_ratio)
     except UndecodableError as error:
         return str(error)
     except OSError as error:
         return error.strerror or str(error)
-
-
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)

@@ -1,11 +1,11 @@
-"""Features of a folder in pieces: many processes make them, and the same command resumes.
+"""Features in pieces: many processes make them, and the same command resumes.
 
 Each piece is a Parquet file that names what it was made of, so that no process needs to know of
 another, and nothing needs to be kept beside the pieces.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from moco.config import settings_hash
 from moco.encoders.frozen import FrozenEncoder
 from moco.errors import MocoError
 from moco.evaluation.embed import Count, write_parquet
+from moco.evaluation.inputs import Image
 from moco.files import whole_file
 from moco.progress import Progress
 
@@ -74,14 +75,20 @@ class Pieces:
         """Count the pieces that exist."""
         return sum(self.path(number).exists() for number in range(self.count))
 
-    def prepare(self, images: Path) -> None:
+    def prepare(self, arguments: Sequence[Path]) -> None:
         """Make the folder.
+
+        Args:
+            arguments: what is embedded, as files and folders.
 
         Raises:
             MocoError: it cannot be made, is among the images, or holds pieces of another number.
         """
-        if self.folder.resolve().is_relative_to(images.resolve()):
-            raise MocoError(f"{self.folder}: lies in {images}, whose files are embedded; name another with --output")
+        for argument in arguments:
+            if argument.is_dir() and self.folder.resolve().is_relative_to(argument.resolve()):
+                raise MocoError(
+                    f"{self.folder}: lies in {argument}, whose files are embedded; name another with --output"
+                )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -97,20 +104,19 @@ class Pieces:
 
 
 def embed_pieces(
-    encoder: FrozenEncoder, made_by: str, folder: Path, files: list[Path], pieces: Pieces, share: Share
+    encoder: FrozenEncoder, made_by: str, images: Sequence[Image], pieces: Pieces, share: Share
 ) -> tuple[int, Count]:
     """Write this process's pieces, each whole or not at all, and keep those that are there.
 
-    A piece is there if its file names the same encoder, and the same images by path and size; a
+    A piece is there if its file names the same encoder, and the same images by name and size; a
     file that names others is removed at once. The columns are those of `write_features`; a piece
     without one readable image has no row.
 
     Args:
         encoder: frozen.
         made_by: names the encoder.
-        folder: that the paths are relative to.
-        files: all images, the same list in every process.
-        pieces: where to write.
+        images: all of them, the same list in every process.
+        pieces: where to write, prepared.
         share: takes every `world_size`-th piece.
 
     Returns:
@@ -119,12 +125,10 @@ def embed_pieces(
     Raises:
         MocoError: a piece cannot be written.
     """
-    pieces.prepare(folder)
     mine = {}
     for number in range(share.rank, pieces.count, share.world_size):
-        part = files[len(files) * number // pieces.count : len(files) * (number + 1) // pieces.count]
-        images = [[path.relative_to(folder).as_posix(), path.stat().st_size] for path in part]
-        made_of = settings_hash(made_by, images).encode()
+        part = images[len(images) * number // pieces.count : len(images) * (number + 1) // pieces.count]
+        made_of = settings_hash(made_by, [[image.name, image.bytes_there()] for image in part]).encode()
         if _made_of(pieces.path(number)) != made_of:
             pieces.path(number).unlink(missing_ok=True)
             mine[number] = part, made_of
@@ -132,7 +136,7 @@ def embed_pieces(
     for number, (part, made_of) in mine.items():
         try:
             with whole_file(pieces.path(number)) as path:
-                batches = count.embed(encoder, folder, part)
+                batches = count.embed(encoder, part)
                 write_parquet(path, batches, encoder.spec.feature_dim, {MADE_OF: made_of})
         except OSError as error:
             raise MocoError(

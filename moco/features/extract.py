@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from moco.config import Views, settings_hash
 from moco.encoders.frozen import FrozenEncoder
+from moco.errors import MocoError
 from moco.features.placing import fetched
 from moco.files import whole_file
 from moco.images import fused_views
@@ -191,15 +193,45 @@ class Extractor:
                 features.flush()
 
 
-def embed_images(encoder: FrozenEncoder, images: Sequence[Pixels]) -> Features:
-    """Encode decoded images of any sizes (uint8 H x W x 3), float32 N x D."""
+def embed_images(encoder: FrozenEncoder, images: Sequence[NDArray[Any]]) -> Features:
+    """Encode decoded images of any sizes.
+
+    Args:
+        encoder: frozen.
+        images: H x W x 3 each, RGB; uint8, or floats from 0 to 1, which are rounded to 8 bits.
+
+    Returns:
+        float32, N x D.
+
+    Raises:
+        MocoError: an image has another shape or type, or floats beyond 0 … 1, such as 0 … 255 or
+            normalized ones.
+    """
     spec = encoder.spec
     parts = []
     for first in range(0, len(images), BATCH):
-        chunk = images[first : first + BATCH]
+        chunk = [_in_8_bits(image, n) for n, image in enumerate(images[first : first + BATCH], start=first)]
         views = np.stack([center_view(image, spec.image_size, spec.eval_crop_ratio) for image in chunk])
         parts.append(encoder.embed(torch.from_numpy(views).permute(0, 3, 1, 2)).numpy())
     return np.concatenate(parts) if parts else np.zeros((0, spec.feature_dim), dtype=np.float32)
+
+
+def _in_8_bits(image: NDArray[Any], n: int) -> Pixels:
+    """Give a decoded image as uint8; a wrong range would be features of noise, in silence."""
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise MocoError(f"image {n}: is of shape {image.shape}; give height x width x 3, RGB")
+    if image.dtype == np.uint8:
+        return image
+    if not np.issubdtype(image.dtype, np.floating):
+        raise MocoError(f"image {n}: is of {image.dtype}; give uint8, or floats from 0 to 1")
+    low, high = float(image.min()), float(image.max())
+    if not (low >= 0 and high <= 1):
+        raise MocoError(
+            f"image {n}: has {image.dtype} from {low:g} to {high:g}; give floats from 0 to 1, or uint8 from 0 to 255"
+            " (.astype(np.uint8))"
+        )
+    return np.rint(image * 255).astype(np.uint8)
 
 
 def pixels(images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from moco.files import write_text
 from moco.settings import read_yaml, validate
 
 FOLDER = Path(__file__).parent
-NAMES = ("small", "cifar", "v1", "v2")
+NAMES = ("small", "cifar", "v1", "v2", "vit")
 
 
 def apply(name: str, path: Path) -> list[str]:

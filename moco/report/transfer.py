@@ -13,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from moco.drawing import BLUE, CHART, GREEN, ORANGE, picture
 from moco.errors import MocoError
 from moco.report.page import render_html, render_markdown
+from moco.report.published import metric_of, published_beside
 from moco.runs.curves import read_rows
 from moco.transfer.config import Classification, Comparison, Detector, TransferParams
 from moco.transfer.schedules import schedule_of, timetable
@@ -34,27 +35,6 @@ COLUMNS = {
     "classification": [("label", "top1"), ("label", "top5")],
 }
 """The figures of each task's table: kind and name. Initializations are compared by the first."""
-
-PUBLISHED: dict[tuple[str, str], dict[str, str]] = {
-    ("detection", "voc-24k"): {
-        "data": "VOC07+12 trainval, 07 test, ResNet-50 C4, as AP50 / AP / AP75",
-        "text": "random 60.2 / 33.8 / 33.1 (second-hand), supervised 81.3 / 53.5 / 58.8, MoCo v1 81.5 / 55.9 / 62.6, v2 82.4 / 57.0 / 63.6",
-    },
-    ("instances", "coco-2x"): {
-        "data": "COCO val2017, ResNet-50 C4, 2x, as AP of boxes / of masks",
-        "text": "random 35.6 / 31.4, supervised 40.0 / 34.7, MoCo v1 40.9 / 35.5, v2 41.0 / 35.6",
-    },
-    ("semantic", "voc-seg"): {"data": "VOC 2012 val, mIoU", "text": "supervised 74.4, MoCo 72.5 (second-hand), a loss"},
-    ("semantic", "cityscapes"): {
-        "data": "Cityscapes val, mIoU",
-        "text": "random 65.3, supervised 74.6, MoCo 75.3 (from memory)",
-    },
-    ("instances", "lvis-2x"): {"data": "LVIS, AP of masks", "text": "supervised 24.4, MoCo 24.1 (second-hand)"},
-    ("classification", "inat"): {
-        "data": "iNaturalist 2018, top-1",
-        "text": "random 61.8, supervised 66.1, MoCo 65.6 (second-hand)",
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -112,7 +92,7 @@ def write_transfer_report(folder: Path, results: Path, params: TransferParams) -
         assert comparison is not None  # the schema checks it
         found: dict[str, Found] = {init: Found.read(results / f"{task}-{init}") for init in params.inits}
         _draw(folder, task, found)
-        tasks.append(_described(task, comparison, found))
+        tasks.append(_described(task, comparison, found) | {"published": published_beside(task, params)})
     several = any(params.of(task).training.trials > 1 for task in params.tasks)  # type: ignore[union-attr]
     text = render_markdown({"tasks": tasks, "several": several}, "transfer.md.jinja")
     (folder / "report.md").write_text(text, encoding="utf-8")
@@ -136,9 +116,6 @@ def _described(task: str, comparison: Comparison, found: dict[str, Found]) -> di
         "head": " | ".join(["weights", *names, f"{names[0]}, points over random"]),
         "rows": rows,
         "sentences": _verdicts(found, lead, names[0]),
-        "published": PUBLISHED.get((task, comparison.training.schedule))
-        if comparison.training.iterations is None
-        else None,
         "pictures": [(init, NAMES[init]) for init, one in found.items() if one.picture],
     }
 
@@ -161,7 +138,7 @@ def _about(comparison: Comparison) -> str:
     train, test = (part if isinstance(part, str) else ", ".join(part) for part in (data.train, data.test))
     return (
         f"{train} to train, {test} to test ({data.format}); schedule {training.schedule}{network}, {length} of"
-        f" {training.batch_size} images, learning rate {times.learning_rate:g}, batch norm {training.batch_norm}, {trials}."
+        f" {training.batch_size} images, learning rate {times.learning_rate:g}, batch norm {training.batch_norm}, {trials}. The metric is {metric_of(comparison)}."
     )
 
 

@@ -37,8 +37,16 @@ _CODE = "code"
 
 
 def training_hash(settings: Pretrain, data_hash: str) -> str:
-    """Names a training run by what decides its result: settings and data, 16 hex digits."""
-    return settings_hash(settings, data_hash)
+    """Names a training run by what decides its result: settings and data, 16 hex digits.
+
+    So is the code of a network of a person's own, which is no part of the library, and the file of
+    its first weights.
+    """
+    own, weights = settings.encoder.source, settings.init.place
+    parts = [] if own is None else [hash_of_files([own], own.parent, (".py",))]
+    if weights is not None and weights.exists():  # where it is missing, the run says so
+        parts.append(hash_of_files([weights], weights.parent))
+    return settings_hash(settings, data_hash, *parts)
 
 
 def decides_nothing(module: str) -> bool:

@@ -15,13 +15,14 @@ other than 0, and with MOCO_TRACKING=off, every function here does nothing. Envi
 
 from moco.tracking.connection import enabled, tracking_uri
 from moco.tracking.pipeline import add_to_run, end_pipeline_run, start_pipeline_run
-from moco.tracking.registry import MODEL_NAME, log_encoder, promote, register_encoder
+from moco.tracking.registry import MODEL_NAME, download_encoder, log_encoder, promote, register_encoder
 from moco.tracking.runs import TrackedRun, dvc_digest, flat, stage_run
 
 __all__ = [
     "MODEL_NAME",
     "TrackedRun",
     "add_to_run",
+    "download_encoder",
     "dvc_digest",
     "enabled",
     "end_pipeline_run",

@@ -3,6 +3,7 @@
 import importlib.metadata
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,9 @@ REQUIREMENTS = (
     "pyyaml",
     "safetensors",
 )
+
+LIBRARIES = {"timm": ("timm",)}
+"""What further kinds of networks import."""
 
 
 def log_encoder(run: TrackedRun, encoder_folder: Path | str, example_images: Sequence[NDArray[np.uint8]]) -> str | None:
@@ -79,13 +83,15 @@ def log_encoder(run: TrackedRun, encoder_folder: Path | str, example_images: Seq
             run_id=run.id,
             loader_module="moco.tracking.serving",
             data_path=str(folder),
-            code_paths=[str(Path(__file__).parents[1])],
+            code_paths=[str(Path(__file__).parents[1]), *([str(own)] if (own := spec.network.source) else [])],
             signature=ModelSignature(
                 inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
                 outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, spec.feature_dim))]),
             ),
             input_example=np.stack([np.asarray(example_images[0])]),
-            pip_requirements=[f"{name}=={_public_version(name)}" for name in REQUIREMENTS],
+            pip_requirements=[
+                f"{name}=={_public_version(name)}" for name in (*REQUIREMENTS, *LIBRARIES.get(spec.network.kind, ()))
+            ],
             metadata={"training_hash": spec.training_hash, "image_size": spec.image_size},
             tags={"weights": weights, "training_hash": spec.training_hash},
         )
@@ -131,6 +137,47 @@ def register_encoder(
     except Exception as error:
         print(describe(error, is_passing(error)), flush=True)
         return None
+
+
+def download_encoder(uri: str, folder: Path) -> dict[str, str] | None:
+    """Copy the encoder of a registered model into a folder.
+
+    Args:
+        uri: models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN/encoder.
+        folder: is filled with encoder.safetensors and encoder.json.
+
+    Returns:
+        What the model is: uri, version, training_hash; None: the registry has none of that name.
+
+    Raises:
+        MocoError: tracking is off or out of reach, or the model holds no encoder of ours.
+    """
+    if not enabled():
+        raise MocoError(
+            f"{uri}: MLflow is not installed or tracking is off (MOCO_TRACKING); set pretrain.init.kind: file"
+        )
+    from mlflow.exceptions import MlflowException
+
+    mlflow = import_mlflow()
+    try:
+        connect()
+        model = mlflow.models.get_model_info(uri)
+        place = mlflow.artifacts.download_artifacts(uri)
+    except MlflowException as error:
+        if is_passing(error):
+            raise MocoError(describe(error, True)) from None
+        return None
+    found = next(Path(place).glob("data/*/encoder.json"), None)
+    if found is None:
+        raise MocoError(f"{uri}: holds no encoder of this project; name a model that stage pretrain registered")
+    for name in ("encoder.json", "encoder.safetensors"):
+        shutil.copyfile(found.with_name(name), folder / name)
+    version = getattr(model, "registered_model_version", None)
+    return {
+        "uri": uri,
+        "version": str(version or ""),
+        "training_hash": str((model.metadata or {}).get("training_hash")),
+    }
 
 
 def promote(
@@ -188,28 +235,22 @@ def promote(
 
 @contextmanager
 def champion_folder() -> Iterator[Path]:
-    """Download the champion's encoder folder, for as long as the context lasts.
+    """Hold a copy of the champion's encoder folder for as long as the context lasts.
 
     Raises:
-        MocoError: nothing is tracked here, there is no champion, or it cannot be downloaded.
+        MocoError: tracking is off or out of reach, or there is no champion.
     """
     if not enabled():
         raise MocoError(
-            f"{CHAMPION}: is in the MLflow registry, which is off or not installed; set MOCO_TRACKING=on, or name a folder"
+            f"{CHAMPION}: is in the MLflow registry, which is off (MOCO_TRACKING) or not installed; name a folder"
         )
     with TemporaryDirectory() as folder:
-        try:
-            connect()
-            uri = f"models:/{MODEL_NAME}@{CHAMPION}"
-            model = import_mlflow().artifacts.download_artifacts(uri, dst_path=folder)
-            found = next(Path(model).glob("data/*/encoder.json")).parent
-        except Exception as error:  # MLflow's are of every kind
-            text = " ".join(str(error).split())[:160] or type(error).__name__
+        if download_encoder(f"models:/{MODEL_NAME}@{CHAMPION}", Path(folder)) is None:
             raise MocoError(
-                f"{CHAMPION}: no such encoder in the registry of {public_uri()} ({text}); `dvc repro linear` registers"
-                " one, or name a folder"
-            ) from None
-        yield found
+                f"{CHAMPION}: no such encoder in the registry of {public_uri()}; `dvc repro linear` registers one, or"
+                " name a folder"
+            )
+        yield Path(folder)
 
 
 def _champion(client: "MlflowClient") -> "ModelVersion | None":

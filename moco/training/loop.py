@@ -20,6 +20,7 @@ from moco.processes import Processes, keep_freed_memory
 from moco.runs import state
 from moco.runs.steps import Steps
 from moco.training import feed, setup
+from moco.training.beginning import begin
 from moco.training.leak import LeakProbe
 from moco.training.log import Log
 from moco.training.memory import shortage_named
@@ -56,9 +57,10 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
     size = setup.micro_batch_size(settings, processes.world_size, machine.max_batch_per_process)
 
     precision = compute_in(settings.precision, device)
-    model = setup.build(settings, len(run.images)).to(device)
+    model = run.model().to(device)
     model.to(memory_format=torch.channels_last)
     optimizer = setup.optimizer_of(model, settings)
+    begins = begin(model, optimizer, settings, run.beginning)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     compiled = setup.compile_encoders(model, machine, processes, total)
     in_bf16 = machine.gradients == "bf16"
@@ -71,6 +73,9 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
     before = str(found["loader"]["views"]) if found else None
     backend = feed.view_backend(before, machine.views, processes, lambda: rates().gpu_pays)
     if processes.first:
+        print(f"pretrain: {setup.norms_said(model, settings)}", flush=True)
+        if begins and not first:
+            print(f"pretrain: {begins}", flush=True)
         print(
             f"pretrain: step {first} of {total}, {settings.epochs} epochs of {plan.steps_per_epoch} steps"
             f" on {processes.world_size} process(es), views {backend}, in {run.folder.name}",
@@ -85,7 +90,7 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
     views.compiled = painted = painted and backend != feed.PLAIN
     probe = LeakProbe.of(settings, run.monitor.val, painted)
     log = Log(run, plan, first, processes, writer, setup.remedy_for_waiting(machine, painted, streams is not None))
-    about = partial(setup.about, settings=settings, plan=plan, backend=backend, precision=precision)
+    about = partial(setup.about, settings=settings, model=model, plan=plan, backend=backend, precision=precision)
 
     def save(done: int) -> None:
         log.check(done)

@@ -1,6 +1,7 @@
 """One pretraining run: what decides its result, where it stands, whether it can work here."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from moco.cluster.machine import Machine
@@ -12,11 +13,13 @@ from moco.images.plan import EpochPlan
 from moco.images.stream import TarStreams
 from moco.images.stream_plan import StreamPlan
 from moco.images.subset import subset
+from moco.momentum_contrast import MoCo
 from moco.processes import Processes
 from moco.runs import checkpoints
 from moco.runs.folder import training_hash
+from moco.training.beginning import Beginning, beginning_of
 from moco.training.monitor import Monitor
-from moco.training.setup import check, micro_batch_size
+from moco.training.setup import build, check, micro_batch_size
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,15 @@ class Run:
             )
         name = training_hash(settings, images.data_hash)
         return cls(settings, images, Monitor(train, val, settings.seed), name, runs / f"pretrain-{name}", machine)
+
+    @cached_property
+    def beginning(self) -> Beginning:
+        """What its first weights are, read once."""
+        return beginning_of(self.settings)
+
+    def model(self) -> MoCo:
+        """Make its model with drawn weights and keys."""
+        return build(self.settings, len(self.images), self.beginning.mean, self.beginning.std)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,6 +21,7 @@ from moco.encoders.build import build_encoder
 from moco.encoders.frozen import EncoderSpec
 from moco.encoders.heads import prediction_head, projection_head
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
+from moco.encoders.split_batch_norm import norms_in_groups
 from moco.errors import MocoError
 from moco.images.index import ShardSet
 from moco.images.plan import EpochPlan
@@ -121,12 +122,16 @@ def micro_batch_size(settings: Pretrain, world_size: int, max_batch: int | None)
     return max_batch // settings.bn_group_size * settings.bn_group_size
 
 
-def build(settings: Pretrain, images: int) -> MoCo:
-    """Make the model with its first weights and keys, which depend on the seed alone.
+def build(
+    settings: Pretrain, images: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> MoCo:
+    """Make the model with weights and keys that depend on the seed alone.
 
     Args:
         settings: of the run.
         images: number of training images, for a memory bank.
+        mean: per-channel mean of values in [0, 1].
+        std: per-channel deviation of values in [0, 1].
     """
     group, dictionary = settings.bn_group_size, settings.dictionary
     with torch.random.fork_rng(devices=[]):
@@ -134,10 +139,19 @@ def build(settings: Pretrain, images: int) -> MoCo:
         backbone = build_encoder(settings.encoder, bn_group_size=group, image_size=settings.image_size)
         head = projection_head(settings.head, backbone.feature_dim, settings.dim, group)
         predictor = prediction_head(settings.dim, backbone.feature_dim, group) if dictionary.about.predictor else None
-        encoder, generator = Encoder(backbone, head), torch.Generator().manual_seed(settings.seed)
+        encoder, generator = Encoder(backbone, head, None, mean, std), torch.Generator().manual_seed(settings.seed)
         keys = dictionary.build(encoder, settings.dim, images, settings.seed, generator)
-        encoder_q = Encoder(backbone, head, predictor) if predictor else encoder
+        encoder_q = Encoder(backbone, head, predictor, mean, std) if predictor else encoder
         return MoCo(encoder_q, keys, settings.temperature, symmetric=settings.symmetric)
+
+
+def norms_said(model: MoCo, settings: Pretrain) -> str:
+    """Say how many of the query encoder's batch norms work in groups, and what that means."""
+    grouped, norms = norms_in_groups(model.encoder_q)
+    if norms:
+        return f"{settings.encoder.label}: {grouped} of {norms} batch norms work in groups of {settings.bn_group_size} images"
+    nothing = ", so that shuffle_bn has nothing to do" if settings.shuffle_bn else ""
+    return f"{settings.encoder.label} has no batch norm{nothing}"
 
 
 def optimizer_of(model: MoCo, settings: Pretrain) -> Optimizer:
@@ -200,8 +214,8 @@ def specification(settings: Pretrain, model: MoCo, training_hash: str) -> Encode
         network=settings.encoder,
         image_size=settings.image_size,
         eval_crop_ratio=settings.eval_crop_ratio,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        mean=model.encoder_q.mean,
+        std=model.encoder_q.std,
         feature_dim=model.encoder_q.backbone.feature_dim,  # type: ignore[arg-type]
         training_hash=training_hash,
     )
@@ -249,12 +263,15 @@ def average_gradients(
     return wrapped
 
 
-def about(done: int, settings: Pretrain, plan: EpochPlan | StreamPlan, backend: str, precision: str) -> dict[str, Any]:
+def about(
+    done: int, settings: Pretrain, model: MoCo, plan: EpochPlan | StreamPlan, backend: str, precision: str
+) -> dict[str, Any]:
     """Give what a checkpoint needs beside the model's state: where the run stands, how it computes.
 
     Args:
         done: steps done.
         settings: of the run.
+        model: of the run, which knows what its images are normalized by.
         plan: of the run.
         backend: of the views, from `view_backend`.
         precision: of the encoders, which `precision: auto` leaves to the processor.
@@ -265,5 +282,7 @@ def about(done: int, settings: Pretrain, plan: EpochPlan | StreamPlan, backend: 
         "position": position * settings.global_batch,
         "loader": {"order": "stream" if settings.stream else "index", "views": backend},
         "precision": precision,
+        "mean": list(model.encoder_q.mean),
+        "std": list(model.encoder_q.std),
         "settings": settings.model_dump(mode="json"),
     }

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, get_args
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from moco.config import Fraction, Positive, Seed, Split
 from moco.encoders.kinds import AnyNetwork
+from moco.encoders.stem import stem_of
 from moco.errors import MocoError
 from moco.settings import Settings, key_in_file, read_yaml, validate
 
@@ -82,7 +83,15 @@ def _rising(factors: tuple[float, float]) -> tuple[float, float]:
     return factors
 
 
+def _stem(text: str) -> str:
+    try:
+        return str(stem_of(text))
+    except MocoError as error:
+        raise ValueError(str(error)) from None
+
+
 VocList = Annotated[str, AfterValidator(_year_and_list)]
+StemText = Annotated[str, AfterValidator(_stem)]
 
 
 class Data(Settings):
@@ -301,6 +310,11 @@ class Moco(Settings):
     """Weights trained without labels."""
 
     source: Named = Field(description="An encoder's folder, or a file of others, such as the official ones.")
+    stem: StemText | None = Field(
+        default=None,
+        description="The first layers of a file's network, where its names do not tell: imagenet, small, small-stride2"
+        " or values, as 3x3-stride1-padding2-nopool. Left out: as `moco inspect` prints them.",
+    )
 
 
 class TransferParams(Settings):
@@ -320,6 +334,13 @@ class TransferParams(Settings):
     keypoints: Comparison[CocoKeypoints, Keypoints] | None = None
     semantic: Comparison[Annotated[VocMaps | Cityscapes, BY_FORMAT], Semantic] | None = None
     classification: Comparison[Shards, Classification] | None = None
+
+    @field_validator("random", mode="before")
+    @classmethod
+    def _network_is_of_a_kind(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "architecture" in values:
+            raise ValueError(f"architecture has moved; write kind: resnet, name: {values['architecture']}")
+        return values
 
     @model_validator(mode="after")
     def _tasks_have_sections(self) -> "TransferParams":

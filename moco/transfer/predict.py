@@ -154,10 +154,10 @@ def segment(
     progress = Progress("predict", len(mine))
     with closing(steps(_TestImages(images, mine, None), 0, len(mine), num_workers, processes.device)) as data:
         for done, (n, (image, truth)) in enumerate(zip(mine.tolist(), data, strict=True), start=1):
-            predicted = model(image).argmax(dim=1)[0].byte().cpu().numpy()
+            predicted = model(image).argmax(dim=1)[0].short().cpu().numpy()
             counts += confusion(truth[0].cpu().numpy(), predicted, classes)
             if n in shown:
-                maps[n] = predicted
+                maps[n] = predicted.astype(np.uint8)
             if processes.first:
                 progress.update(done, f"{done} of {len(mine)} images of {images.name}")
     parts = processes.gather_objects((counts, maps))

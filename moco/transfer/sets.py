@@ -13,8 +13,9 @@ from moco.transfer.data.annotations import AnnotatedSet, Detections, data_hash
 from moco.transfer.data.cityscapes import read_cityscapes
 from moco.transfer.data.coco import read_coco, read_lvis
 from moco.transfer.data.problems import Checks
+from moco.transfer.data.results import Kind, write_results
 from moco.transfer.data.voc import VOC_CLASSES, read_voc, read_voc_segmentation
-from moco.transfer.metrics.coco import Kind, coco_ap
+from moco.transfer.metrics.coco import coco_ap
 from moco.transfer.metrics.lvis import lvis_ap
 from moco.transfer.metrics.voc import voc_ap
 
@@ -30,11 +31,18 @@ class Sets:
 
     @classmethod
     def of(cls, comparison: Comparison, quarantine: Path | None = None) -> "Sets":
-        """Read both; errors as in `open_data`."""
+        """Read both; errors as in `open_data`.
+
+        Args:
+            comparison: says where they are.
+            quarantine: where to list what is bad in the training set; what is bad in the test set
+                goes into a file beside it whose name begins with `test-`.
+        """
         data, task = comparison.data, comparison.training.task
         train = open_data(data, task, "train", quarantine)
         classes = train.classes if isinstance(train, AnnotatedSet) else None
-        sets = cls(train, open_data(data, task, "test", classes=classes))
+        quarantine = quarantine and quarantine.with_name(f"test-{quarantine.name}")
+        sets = cls(train, open_data(data, task, "test", quarantine, classes))
         trained, tested = _classes_of(train), _classes_of(sets.test)
         if trained != tested:
             raise MocoError(
@@ -71,7 +79,7 @@ def open_data(
         data: where they are.
         task: what they are for.
         side: which of them.
-        quarantine: where to list what was left out, one JSON object a line.
+        quarantine: where to list what is bad, one JSON object a line.
         classes: of boxes; a test set has those of its training set. None: those of the files.
 
     Raises:
@@ -81,7 +89,7 @@ def open_data(
     if isinstance(data, Shards):
         return Labelled.of(open_split(data.path, part))
     assert isinstance(data, AnnotatedImages)
-    checks, masks = Checks(data.max_bad_fraction, quarantine), task == "instances"
+    checks, masks = Checks(data.max_bad_fraction, quarantine, tested=side == "test"), task == "instances"
     if isinstance(data, Cityscapes):
         return read_cityscapes(data.path, part, checks=checks)
     if isinstance(data, Voc):
@@ -97,6 +105,16 @@ def open_data(
     return read_coco(part, named if named.is_dir() else folder, masks=masks, checks=checks)
 
 
+def kinds_of(task: TaskName) -> dict[str, Kind]:
+    """Name what a detector of a task finds, and how COCO calls it."""
+    kinds: dict[str, Kind] = {"box": "bbox"}
+    if task == "instances":
+        kinds["mask"] = "segm"
+    if task == "keypoints":
+        kinds["keypoints"] = "keypoints"
+    return kinds
+
+
 def average_precisions(data: Data, task: TaskName, truth: AnnotatedSet, found: Detections) -> dict[str, dict[str, Any]]:
     """Compute the metrics that the data are published with: of boxes, masks, keypoints.
 
@@ -106,13 +124,19 @@ def average_precisions(data: Data, task: TaskName, truth: AnnotatedSet, found: D
         truth: the test images.
         found: what was detected in them.
     """
-    kinds: dict[str, Kind] = {"box": "bbox"}
-    if task == "instances":
-        kinds["mask"] = "segm"
-    if task == "keypoints":
-        kinds["keypoints"] = "keypoints"
+    kinds = kinds_of(task)
     if data.format == "lvis":
         return {name: lvis_ap(truth, found, kind) for name, kind in kinds.items()}  # type: ignore[arg-type]
     if isinstance(data, VocBoxes):
         return {"box": voc_ap(truth, found, eleven_points=data.eleven_points)}
     return {name: coco_ap(truth, found, kind) for name, kind in kinds.items()}
+
+
+def write_detections(folder: Path, task: TaskName, truth: AnnotatedSet, found: Detections) -> None:
+    """Write results-box.json, -mask or -keypoints as evaluation servers take them.
+
+    Sets that are not read from COCO's or LVIS's files have no such servers, and get none.
+    """
+    if truth.category_ids:
+        for name, kind in kinds_of(task).items():
+            write_results(folder / f"results-{name}.json", truth, found, kind)

@@ -17,7 +17,8 @@ from moco.permutation import Integers
 from moco.processes import Processes
 from moco.transfer.config import Classification, Detector, Semantic, Training
 from moco.transfer.data.annotations import AnnotatedSet
-from moco.transfer.data.loader import BoxBatches, LabelBatches, PixelBatches, Share, trainable, with_objects
+from moco.transfer.data.loader import BoxBatches, LabelBatches, PixelBatches, Share
+from moco.transfer.data.trainable import trainable, with_objects
 from moco.transfer.networks.classification import Classifier, share_of_labels
 from moco.transfer.networks.detectors import detector
 from moco.transfer.networks.fcn import FCN, IGNORED

@@ -28,9 +28,11 @@ from moco.transfer.networks.classification import accuracies
 from moco.transfer.pictures import detections_sheet, label_maps_sheet
 from moco.transfer.predict import detect, segment
 from moco.transfer.schedules import BoxSizes, LabelSizes, sizes_of
-from moco.transfer.sets import Sets, TrainingSet, average_precisions, hash_of
+from moco.transfer.sets import Sets, TrainingSet, average_precisions, hash_of, write_detections
 
 JOB, RESULT, PICTURES, QUARANTINE = "transfer.yaml", "result.json", "predictions.png", "quarantine.jsonl"
+RESULTS = "results-*.json"
+"""Detections in COCO's and LVIS's sets, in the form that evaluation servers take."""
 SHOWN = 6
 """Test images in the pictures, the same for every initialization and trial."""
 LEAST_SCORE = 0.5
@@ -66,6 +68,21 @@ class Trial:
         return start_from(self.weights, None, self.seed)
 
 
+@dataclass(frozen=True)
+class Tested:
+    """What a test gave.
+
+    Attributes:
+        metrics: kind -> figure -> value.
+        picture: a PNG of a few predictions; None for classification.
+        found: by detectors.
+    """
+
+    metrics: dict[str, Any]
+    picture: bytes | None = None
+    found: Detections | None = None
+
+
 def name_of(trial: Trial, sets: Sets, start: Start) -> str:
     """Name a trial by all that decides its result: 16 hexadecimal digits."""
     alone = Processes(0, 1, torch.device("cpu"))  # who computes is no part of the name
@@ -75,7 +92,7 @@ def name_of(trial: Trial, sets: Sets, start: Start) -> str:
 
 
 def run_trial(trial: Trial, sets: Sets, start: Start, folder: Path, machine: Machine, processes: Processes) -> None:
-    """Train from the newest checkpoint in the folder, test, and write result and pictures there.
+    """Train from the newest checkpoint in the folder, test, and write there what that gave.
 
     Raises:
         MocoError: as `moco.transfer.finetune.finetune`.
@@ -84,37 +101,40 @@ def run_trial(trial: Trial, sets: Sets, start: Start, folder: Path, machine: Mac
     settings = trial.comparison.training
     run = FineTune(settings, start, sets.train, trial.seed, folder / "training", machine, processes)
     model = finetune(run)
-    metrics, picture = evaluate(trial.comparison, model, sets.test, machine, processes)
+    tested = evaluate(trial.comparison, model, sets.test, machine, processes)
     if processes.first:
-        if picture is not None:
-            write_bytes(folder / PICTURES, picture)
-        write_json(folder / RESULT, metrics)
+        if tested.picture is not None:
+            write_bytes(folder / PICTURES, tested.picture)
+        if tested.found is not None:
+            assert isinstance(sets.test, AnnotatedSet)
+            write_detections(folder, settings.task, sets.test, tested.found)
+        write_json(folder / RESULT, tested.metrics)
         (folder / FINISHED).touch()
     processes.barrier()
 
 
 def evaluate(
     comparison: Comparison, model: nn.Module, images: TrainingSet, machine: Machine, processes: Processes
-) -> tuple[dict[str, Any], bytes | None]:
-    """Measure the task on the test images, and draw a few predictions beside ground truth as a PNG.
+) -> Tested:
+    """Measure the task on the test images, and draw a few predictions beside ground truth.
 
     Returns:
-        On the first process; the others get empty metrics for boxes, which are evaluated once.
+        All on the first process; the others get empty metrics for boxes, which are evaluated once.
     """
     settings, workers = comparison.training, machine.workers()
     if isinstance(images, Labelled):
         sizes = sizes_of(settings, LabelSizes)
-        return {"label": accuracies(model, images, sizes, processes, workers)}, None
+        return Tested({"label": accuracies(model, images, sizes, processes, workers)})
     shown = np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int).tolist()
     if settings.task == "semantic":
         segmented = segment(model, images, processes, workers, shown)
         metrics = {"pixel": mean_iou(segmented.confusion, images.semantic_classes)}
-        return metrics, label_maps_sheet(images, [segmented.label_maps[n] for n in shown], shown)
+        return Tested(metrics, label_maps_sheet(images, [segmented.label_maps[n] for n in shown], shown))
     found = detect(model, images, sizes_of(settings, BoxSizes), processes, workers)
     if not processes.first:
-        return {}, None
+        return Tested({})
     metrics = average_precisions(comparison.data, settings.task, images, found)
-    return metrics, detections_sheet(images, found, shown, least_score(images, found))
+    return Tested(metrics, detections_sheet(images, found, shown, least_score(images, found)), found)
 
 
 def least_score(images: AnnotatedSet, found: Detections) -> float:

@@ -87,7 +87,7 @@ def test_a_file_that_cannot_take_a_preset_is_named_and_left_as_it_was(params, te
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones(params):
-    with pytest.raises(MocoError, match="'v3' is unknown; choose one of small, cifar, v1, v2"):
+    with pytest.raises(MocoError, match="'v3' is unknown; choose one of small, cifar, v1, v2, vit"):
         presets.apply("v3", params)
 
 

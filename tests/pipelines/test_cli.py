@@ -92,9 +92,14 @@ def test_help_loads_nothing_heavy():
         (["fetch", "--set", "fetch.sauce=1"], 1, "fetch.sauce is no known key"),
         (["fetch", "--params", "no.yaml"], 1, "no.yaml: no such file"),
         (["report"], 1, "no such file; run that stage first"),
-        (["embed", "nowhere"], 1, "nowhere: no such folder"),
+        (["embed", "nowhere"], 1, "nowhere: no such file or folder; give images"),
         (["embed", "photos", "--encoder", "nowhere"], 1, "nowhere/encoder.json: no encoder there"),
-        (["embed", "photos", "--output", "x.csv"], 1, "name the output .parquet or .npy"),
+        (["embed", "photos", "--output", "x.json"], 1, "name the output .parquet, .npy or .csv"),
+        (["embed", "photos", "--encoder", "params.yaml"], 1, "params.yaml/encoder.json: no encoder there"),
+        (["inspect", "nowhere"], 1, "nowhere: No such file or directory"),
+        (["inspect", "params.yaml"], 1, "params.yaml: is a text file, not weights"),
+        (["inspect", "photos"], 1, "photos: is a folder; name a file of weights in it"),
+        (["inspect", "outputs/pretrain/encoder", "--stride", "3"], 1, "says itself that its stem is small"),
         (["neighbors", "no.png"], 1, "no.png: No such file or directory"),
         (["neighbors", "params.yaml"], 1, "params.yaml: not a readable image"),
         (["neighbors", "photos"], 1, "photos: Is a directory"),
@@ -107,6 +112,18 @@ def test_a_mistake_is_one_line_and_an_exit_code(project, capsys, arguments, code
     got, error = fails(arguments, capsys)
     assert (got, error.count("\n")) == (code, 1)
     assert error.startswith("error: ") and said in error
+
+
+def test_inspect_says_what_a_file_holds_and_takes_what_a_person_knows(project, capsys, tmp_path):
+    cli.main(["inspect", "outputs/pretrain/encoder"])
+    said = capsys.readouterr().out
+    assert "encoder of this project, by its metadata" in said and "image size   12 pixels" in said
+    torch.save({"state_dict": ResNet("thin", "small").state_dict(), "epoch": 3}, tmp_path / "a.pth")
+    cli.main(["inspect", str(tmp_path / "a.pth")])
+    assert "A 3x3 stem does not tell its stride" in capsys.readouterr().out
+    cli.main(["inspect", str(tmp_path / "a.pth"), "--stride", "2", "--padding", "1", "--no-pool"])
+    said = capsys.readouterr().out
+    assert "small-stride2: 3x3, stride 2, padding 1, no max-pooling" in said and "does not tell" not in said
 
 
 def test_set_reaches_the_stage_and_the_file_stays(project, monkeypatch):
@@ -169,6 +186,22 @@ def test_embed_writes_every_image_and_names_what_it_skipped(project, capsys):
     said = capsys.readouterr()
     assert "skipped photos/bad.jpg: empty file" in said.err
     assert said.out.endswith("features.parquet: 60 images, 256 numbers each, 1 skipped\n")
+
+
+def test_embed_takes_folders_files_lists_and_tars_at_once(project, capsys):
+    shard = next(Path("data/shards").glob("train-*.tar"))
+    Path("photos.csv").write_text("path,label\nphotos/warm/03.png,1\nphotos/none.png,0\n")
+    cli.main(["embed", "photos/cold", "photos/warm/01.png", "photos.csv", str(shard), "--output", "all.csv"])
+    with Path("all.csv").open() as file:
+        names = [line.split(",")[0] for line in file][1:]
+    assert names[:2] == ["photos/cold/00.png", "photos/cold/02.png"]
+    assert names[30:32] == ["photos/warm/01.png", "photos/warm/03.png"]
+    assert names[32].startswith(f"{shard}/train-") and "." not in names[32].rpartition("/")[2]
+    said = capsys.readouterr()
+    assert f"all.csv: {len(names)} images, 256 numbers each, 1 skipped" in said.out
+    assert "skipped photos/none.png: No such file or directory" in said.err
+    _, error = fails(["embed", "photos.csv", "--output", "photos.csv"], capsys)
+    assert "photos.csv: would replace photos.csv, which is read" in error
 
 
 def test_embed_in_pieces_makes_what_is_missing_and_says_how_many_are_there(project, capsys):
@@ -287,7 +320,7 @@ def test_export_writes_a_file_that_embed_reads_alone(project, tmp_path, capsys):
     file = tmp_path / "one.safetensors"
     cli.main(["export", "--to", "safetensors", str(file)])
     said = capsys.readouterr().out
-    assert "thin with the stem small for safetensors, loaded back, largest difference of features 0" in said
+    assert "thin with stem small for safetensors, loaded back, largest difference of features 0" in said
     outputs = tmp_path / "a.npy", tmp_path / "b.npy"
     cli.main(["embed", "photos", "--output", str(outputs[0])])
     cli.main(["embed", "photos", "--encoder", str(file), "--output", str(outputs[1])])

@@ -1,12 +1,16 @@
 """The stages of transfer/dvc.yaml on a few tiny scenes: everything but the figures."""
 
+import contextlib
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from small_material import ROOT
 
 from moco.cluster.machine import load_machine
@@ -75,6 +79,19 @@ def test_scenes_weights_trials_and_the_page(project: Path, capsys: pytest.Captur
             rows = list(csv.DictReader((folder / "curves.csv").open()))
             assert {row["trial"] for row in rows} == {"0", "1"}
             assert (folder / "predictions/predictions.png").stat().st_size > 1000
+            written = sorted(path.name for path in (folder / "predictions").glob("*.json"))
+            assert written == ["results-box.json", "results-mask.json"] * (task == "instances")
+    for kind, name in (("bbox", "box"), ("segm", "mask")):
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO("data/scenes/annotations/instances_test.json")
+            found = truth.loadRes(str(results / f"instances-moco/predictions/results-{name}.json"))
+            official = COCOeval(truth, found, kind)
+            official.evaluate(), official.accumulate(), official.summarize()
+        rows = csv.DictReader((results / "instances-moco/trials.csv").open())
+        ours = {row["metric"]: float(row["value"]) for row in rows if row["trial"] == "0"}
+        for figure, place in (("AP", 0), ("AP50", 1), ("AR100", 8)):
+            assert ours[f"{name}.{figure}"] == pytest.approx(official.stats[place], abs=1e-9)
+        assert found.anns
     page = Path("outputs/transfer/report/report.html").read_text()
     for words in ("Detection", "Instance segmentation", "Semantic segmentation", "MoCo", "supervised", "±"):
         assert words in page

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moco.encoders.build import build_encoder
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder, load_encoder
-from moco.encoders.kinds import ResNet, network_of
+from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.errors import MocoError
 
@@ -39,11 +39,9 @@ class Source:
 
     @property
     def label(self) -> str:
-        """Name its network for a person."""
+        """Name its network for a person, the stem where it is not the usual one."""
         network = self.spec.network
-        if isinstance(network, ResNet) and network.stem != "imagenet":
-            return f"{network.label} with the stem {network.stem}"
-        return network.label
+        return network.words if getattr(network, "stem", "imagenet") != "imagenet" else network.label
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -79,8 +77,8 @@ def read_source(path: Path) -> Source:
             network,
             size,
             float(settings["eval_crop_ratio"]),
-            IMAGENET_MEAN,
-            IMAGENET_STD,
+            tuple(checkpoint.get("mean", IMAGENET_MEAN)),
+            tuple(checkpoint.get("std", IMAGENET_STD)),
             backbone.feature_dim,
             run.removeprefix("pretrain-") if run.startswith("pretrain-") else "unknown",
         )

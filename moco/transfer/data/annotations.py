@@ -15,6 +15,9 @@ from moco.errors import MocoError
 from moco.files import file_sha256
 from moco.transfer.data.segments import PackedSegments, Segment, mask_of, ranges
 
+Id = int | float | str
+"""An id in a JSON file, as the file states it."""
+
 
 class Problem(NamedTuple):
     """Something wrong in a set: one line of its quarantine."""
@@ -24,6 +27,8 @@ class Problem(NamedTuple):
     reason: str
     of: Literal["image", "annotation"]
     """What it spoils."""
+    stays: bool = False
+    """Whether what it spoils is in the set all the same."""
 
 
 @dataclass
@@ -50,7 +55,7 @@ class AnnotatedSet:
     """For messages: "VOC2007 test"."""
     classes: list[str]
     """Object classes, without background; label c is classes[c]."""
-    ids: list[int | str]
+    ids: list[Id]
     """The source's own image ids, unique."""
     paths: list[Path]
     """Image files."""
@@ -59,19 +64,25 @@ class AnnotatedSet:
     first: NDArray[np.int64]
     """[N + 1]; the instances of image n are first[n] … first[n + 1] - 1."""
     boxes: NDArray[np.float32]
-    """[M, 4] x0, y0, x1, y1 in pixels, from 0, half-open. May reach a pixel past the image."""
+    """[M, 4] x0, y0, x1, y1 in pixels, from 0, half-open. They may reach past the image and be
+    empty: metrics take them as they are, and `moco.transfer.data.trainable` cuts them."""
     labels: NDArray[np.int64]
     """[M] 0 … C - 1."""
-    areas: NDArray[np.float32]
+    areas: NDArray[np.floating[Any]]
     """[M] square pixels of the segment where there is one (as COCO states it), else of the box."""
     ignored: NDArray[np.bool_]
     """[M] crowd (COCO) or difficult (VOC): neither trained on nor evaluated."""
-    annotation_ids: NDArray[np.int64]
-    """[M], unique."""
+    annotation_ids: NDArray[Any]
+    """[M] whole numbers, or objects if the file has others. Repeated where they are in the file."""
     segments: Sequence[Segment] | None = None
     """M segments in COCO's forms."""
-    keypoints: NDArray[np.float32] | None = None
+    keypoints: NDArray[np.floating[Any]] | None = None
     """[M, K, 3] x, y, visibility: 0 not labelled, 1 hidden, 2 visible (COCO)."""
+    num_keypoints: NDArray[np.int64] | None = None
+    """[M] labelled keypoints as the file states them; None: those of `keypoints` are counted."""
+    stated: NDArray[np.float64] | None = None
+    """[M, 4] x, y, width, height, digit by digit as COCO's file states them; None: from `boxes`.
+    Differences of corners are a little off, which decides whether an IoU of 0.5 is a match."""
     keypoint_names: list[str] = field(default_factory=list)
     flip_pairs: list[tuple[int, int]] = field(default_factory=list)
     """Keypoints that change places when the image is mirrored, each pair once."""
@@ -83,10 +94,10 @@ class AnnotatedSet:
     """[256]: from the PNG's numbers to those of `semantic_classes` or 255; None: no change."""
     federated: Federated | None = None
     """LVIS: which classes were looked for in which image."""
-    category_ids: list[int] = field(default_factory=list)
+    category_ids: list[Id] = field(default_factory=list)
     """COCO, LVIS: the category id of each class, for writing results."""
     problems: list[Problem] = field(default_factory=list)
-    """What the checks left out or corrected."""
+    """What the checks found."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -163,14 +174,10 @@ class AnnotatedSet:
         return replace(self, first=np.searchsorted(rows, self.first).astype(np.int64), **self._columns(rows))
 
     def _columns(self, rows: NDArray[np.integer[Any]]) -> dict[str, Any]:
+        columns = ("boxes", "labels", "areas", "ignored", "annotation_ids", "keypoints", "num_keypoints", "stated")
         return {
-            "boxes": self.boxes[rows],
-            "labels": self.labels[rows],
-            "areas": self.areas[rows],
-            "ignored": self.ignored[rows],
-            "annotation_ids": self.annotation_ids[rows],
+            **{name: None if (column := getattr(self, name)) is None else column[rows] for name in columns},
             "segments": None if self.segments is None else _packed(self.segments).take(rows),
-            "keypoints": None if self.keypoints is None else self.keypoints[rows],
         }
 
 
@@ -181,7 +188,7 @@ def _packed(segments: Sequence[Segment]) -> PackedSegments:
 def set_of_label_maps(
     *,
     name: str,
-    ids: list[int | str],
+    ids: list[Id],
     paths: list[Path],
     label_maps: list[Path],
     semantic_classes: list[str],
@@ -232,11 +239,16 @@ def data_hash(found: AnnotatedSet) -> str:
         found.labels.astype("<i8"),
         found.areas.astype("<f4"),
         found.ignored.astype("u1"),
-        found.annotation_ids.astype("<i8"),
+        np.empty(0) if found.annotation_ids.dtype == object else found.annotation_ids.astype("<i8"),
         np.empty(0) if found.keypoints is None else found.keypoints.astype("<f4"),
         np.empty(0) if found.label_of_pixel is None else found.label_of_pixel,
     ):
         digest.update(column.tobytes())
+    if found.annotation_ids.dtype == object:
+        digest.update(json.dumps(found.annotation_ids.tolist()).encode())
+    if found.stated is not None:  # read from COCO's files, whose digits count
+        for exact in (found.stated, found.areas, found.keypoints, found.num_keypoints):
+            digest.update(b"" if exact is None else exact.astype("<f8").tobytes())
     if found.segments is not None:
         digest.update(_packed(found.segments).digest())
     return digest.hexdigest()
@@ -248,13 +260,13 @@ class Detections:
 
     image: NDArray[np.int64]
     """[D] position n in the `AnnotatedSet`."""
-    boxes: NDArray[np.float32]
+    boxes: NDArray[np.floating[Any]]
     """[D, 4] x0, y0, x1, y1 in pixels of the original image, from 0, half-open."""
-    scores: NDArray[np.float32]
+    scores: NDArray[np.floating[Any]]
     """[D]"""
     labels: NDArray[np.int64]
     """[D] 0 … C - 1."""
     segments: list[dict[str, Any]] | None = None
     """D compressed RLEs."""
-    keypoints: NDArray[np.float32] | None = None
+    keypoints: NDArray[np.floating[Any]] | None = None
     """[D, K, 3] x, y, score."""

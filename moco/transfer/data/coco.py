@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.errors import MocoError
-from moco.transfer.data.annotations import AnnotatedSet, Federated, Problem
-from moco.transfer.data.problems import DEFAULT, Checks, Listing, checked, good_segment
+from moco.transfer.data.annotations import AnnotatedSet, Federated, Id, Problem
+from moco.transfer.data.coco_entries import called, categories_of, flaw_of, images_of, is_in, keypoints_of
+from moco.transfer.data.problems import DEFAULT, Checks, Listing, checked, image_of_each
+from moco.transfer.data.segment_checks import good_segment
 from moco.transfer.data.segments import PackedSegments, Segment, area_of
 
 COCO_ARCHIVES = "annotations_trainval2017.zip from https://cocodataset.org/#download has them in annotations/"
@@ -29,13 +31,14 @@ def read_coco(
         masks: read the segmentations, polygons and both kinds of RLE; if no annotation has one, the
             set has none. False: annotations need none.
         checks: how bad images and annotations are handled. Bad is also an annotation of an image or
-            a category that is not listed, and one without a usable segmentation if others have one.
-            A polygon of fewer than three points is left out and counted, and its annotation kept if
-            another polygon is left.
+            a category that is not listed, and one without a usable segmentation if others have one:
+            its box stays, its segment is empty. A polygon of no use is left out and counted, and
+            the others of its annotation stay (`moco.transfer.data.segment_checks`).
 
     Returns:
-        Images in the file's order; labels in the order of the category ids. `areas` are the file's,
-        else those of the segments, else of the boxes.
+        Images in the file's order; labels in the order of the category ids. Ids may be numbers or
+        texts. `areas` are the file's, else those of the segments, else of the boxes. Boxes beyond
+        their image, without an area or repeated under one id stay, as pycocotools counts them.
 
     Raises:
         MocoError: a file or folder is missing or not in COCO's format, or too much is bad.
@@ -48,7 +51,7 @@ def read_coco(
         return folder / image["file_name"]
 
     found, problems = _read(path, content, file_of, masks)
-    return checked(found, problems, checks)
+    return _with_areas(checked(found, problems, checks))
 
 
 def read_lvis(
@@ -85,9 +88,9 @@ def read_lvis(
             negative=[[label_of[c] for c in image["neg_category_ids"]] for image in content["images"]],
             not_exhaustive=[[label_of[c] for c in image["not_exhaustive_category_ids"]] for image in content["images"]],
         )
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
         raise MocoError(f"{path}: {error} is missing or unknown; {LVIS_ARCHIVES}") from None
-    return checked(found, problems, checks)
+    return _with_areas(checked(found, problems, checks))
 
 
 def _load(path: Path, archives: str) -> dict[str, Any]:
@@ -116,11 +119,14 @@ def _require_folder(folder: Path) -> None:
 def _read(
     path: Path, content: dict[str, Any], file_of: Callable[[dict[str, Any]], Path], masks: bool
 ) -> tuple[AnnotatedSet, list[Problem]]:
-    """Read all images, and the annotations that can become rows; the others are problems."""
+    """Read all images, and the annotations that can become rows; the others are problems.
+
+    An area that is not stated is not a number; `_with_areas` measures it when sizes are checked.
+    """
     problems: list[Problem] = []
-    classes, category_ids = _categories(path, content["categories"])
-    names, flip_pairs = _keypoints(path, content["categories"])
-    ids, paths, sizes = _images(path, content["images"], file_of)
+    classes, category_ids = categories_of(path, content["categories"])
+    names, flip_pairs = keypoints_of(path, content["categories"])
+    ids, paths, sizes = images_of(path, content["images"], file_of)
     position_of: dict[Any, int] = {}
     for n, name in enumerate(ids):
         position_of.setdefault(name, n)
@@ -128,44 +134,44 @@ def _read(
 
     kept: list[dict[str, Any]] = []
     for entry in content["annotations"]:
-        flaw = _flaw(entry, position_of, label_of, len(names))
+        flaw = flaw_of(entry, position_of, label_of, len(names))
         if flaw is None:
             kept.append(entry)
         else:
             image_id = entry.get("image_id") if isinstance(entry, dict) else None
-            where = paths[position_of[image_id]] if _is_in(image_id, position_of) else path
+            where = paths[position_of[image_id]] if is_in(image_id, position_of) else path
             problems.append(Problem(str(where), flaw, "annotation"))
+    last = {entry["id"]: entry for entry in kept}
+    kept = [last[entry["id"]] for entry in kept]  # pycocotools looks objects up by id, so that the last one counts
     image = np.array([position_of[entry["image_id"]] for entry in kept], np.int64)
     order = np.argsort(image, kind="stable")
     kept, image = [kept[row] for row in order.tolist()], image[order]
 
     segments: list[Segment] | None = None
     if masks and any(entry.get("segmentation") for entry in kept):
-        segments, rows = [], []
-        for row, n in enumerate(image.tolist()):
+        segments = []
+        for entry, n in zip(kept, image.tolist(), strict=True):
             height, width = sizes[n].tolist()
-            segment, reason = good_segment(kept[row].get("segmentation") or [], height, width)
-            if segment:
-                segments.append(segment)
-                rows.append(row)
-            else:
+            segment, reason = good_segment(entry.get("segmentation") or [], height, width)
+            if not segment:
                 reason = reason or "has no segmentation, as others have; add it, or read without masks"
             if reason:
-                problems.append(Problem(str(paths[n]), f"{_called(kept[row])}: {reason}", "annotation"))
-        kept, image = [kept[row] for row in rows], image[rows]
+                problems.append(Problem(str(paths[n]), f"{called(entry)}: {reason}", "annotation", stays=True))
+            segments.append(segment)
 
-    boxes = np.array([entry["bbox"] for entry in kept], np.float64).reshape(-1, 4)
-    areas = [entry.get("area") for entry in kept]
-    for row, area in enumerate(areas):
-        if not isinstance(area, int | float):
-            height, width = sizes[image[row]].tolist()
-            areas[row] = area_of(segments[row], height, width) if segments else boxes[row, 2:].prod()
-    boxes[:, 2:] += boxes[:, :2]
-    keypoints = None
+    stated = np.array([entry["bbox"] for entry in kept], np.float64).reshape(-1, 4)
+    with np.errstate(over="ignore"):  # a box of 1e300 pixels is not finite then, and listed
+        boxes = np.concatenate([stated[:, :2], stated[:, :2] + stated[:, 2:]], axis=1).astype(np.float32)
+    keypoints = labelled = None
     if names:
         none = [0] * (3 * len(names))
-        keypoints = np.array([entry.get("keypoints") or none for entry in kept], np.float32)
+        keypoints = np.array([entry.get("keypoints") or none for entry in kept], np.float64)
         keypoints = keypoints.reshape(len(kept), len(names), 3)
+        counted = (keypoints[:, :, 2] > 0).sum(axis=1).tolist()
+        numbers = [entry.get("num_keypoints") for entry in kept]
+        labelled = np.array(
+            [own if said is None else int(said) for said, own in zip(numbers, counted, strict=True)], np.int64
+        )
     found = AnnotatedSet(
         name=path.stem,
         classes=classes,
@@ -173,13 +179,15 @@ def _read(
         paths=paths,
         sizes=sizes,
         first=np.searchsorted(image, np.arange(len(ids) + 1)).astype(np.int64),
-        boxes=boxes.astype(np.float32),
+        boxes=boxes,
         labels=np.array([label_of[entry["category_id"]] for entry in kept], np.int64),
-        areas=np.array(areas, np.float32),
+        areas=np.array([np.nan if (area := entry.get("area")) is None else area for entry in kept], np.float64),
         ignored=np.array([bool(entry.get("iscrowd")) for entry in kept], bool),
-        annotation_ids=np.array([entry["id"] for entry in kept], np.int64),
+        annotation_ids=_column([entry["id"] for entry in kept]),
         segments=None if segments is None else PackedSegments(segments),
         keypoints=keypoints,
+        num_keypoints=labelled,
+        stated=stated,
         keypoint_names=names,
         flip_pairs=flip_pairs,
         category_ids=category_ids,
@@ -187,67 +195,21 @@ def _read(
     return found, problems
 
 
-def _categories(path: Path, categories: list[Any]) -> tuple[list[str], list[int]]:
-    """Names and ids in the order of the ids."""
-    try:
-        names = {int(category["id"]): str(category["name"]) for category in categories}
-    except (KeyError, TypeError, ValueError):
-        raise MocoError(f"{path}: a category without an id or a name; give each both") from None
-    if len(names) < len(categories):
-        raise MocoError(f"{path}: two categories have the same id; give each its own")
-    return [names[number] for number in sorted(names)], sorted(names)
+def _column(ids: list[Id]) -> NDArray[Any]:
+    """Whole numbers where all are, else objects, which keep their type."""
+    if all(type(name) is int and abs(name) < 2**63 for name in ids):
+        return np.array(ids, np.int64)
+    column = np.empty(len(ids), object)
+    column[:] = ids
+    return column
 
 
-def _keypoints(path: Path, categories: list[Any]) -> tuple[list[str], list[tuple[int, int]]]:
-    """Names, and the pairs that differ only in left and right."""
-    lists = [list(category["keypoints"]) for category in categories if category.get("keypoints")]
-    if not lists:
-        return [], []
-    names = lists[0]
-    if any(other != names for other in lists):
-        raise MocoError(f"{path}: categories with different keypoints; give each kind a file of its own")
-    position = {name: number for number, name in enumerate(names)}
-    partners = [(number, position.get(name.replace("left", "right"))) for name, number in position.items()]
-    return names, [(left, right) for left, right in partners if right is not None and right != left]
-
-
-def _images(
-    path: Path, images: list[Any], file_of: Callable[[dict[str, Any]], Path]
-) -> tuple[list[int | str], list[Path], NDArray[np.int32]]:
-    try:
-        sizes = np.array([(image["height"], image["width"]) for image in images], np.int32).reshape(-1, 2)
-        return [image["id"] for image in images], [file_of(image) for image in images], sizes
-    except (KeyError, TypeError, ValueError) as error:
-        raise MocoError(
-            f"{path}: an image that cannot be used ({type(error).__name__}: {error}); each needs id, file_name, height, width"
-        ) from None
-
-
-def _flaw(entry: Any, position_of: dict[Any, int], label_of: dict[int, int], keypoints: int) -> str | None:
-    """Why an annotation cannot become a row."""
-    if not isinstance(entry, dict):
-        return f"an annotation is {entry!r:.40}"
-    if not isinstance(entry.get("id"), int):
-        return f"an annotation's id is {entry.get('id')!r:.40}, not a whole number"
-    if not _is_in(entry.get("image_id"), position_of):
-        return f"{_called(entry)}: image {entry.get('image_id')!r:.40} is not listed"
-    if not _is_in(entry.get("category_id"), label_of):
-        return f"{_called(entry)}: category {entry.get('category_id')!r:.40} is not listed"
-    box = entry.get("bbox")
-    if not _are_numbers(box, 4):
-        return f"{_called(entry)}: its bbox is {box!r:.40}, not four numbers"
-    if keypoints and entry.get("keypoints") and not _are_numbers(entry["keypoints"], 3 * keypoints):
-        return f"{_called(entry)}: its keypoints are not {keypoints} times x, y and visibility"
-    return None
-
-
-def _called(entry: dict[str, Any]) -> str:
-    return f"annotation {entry['id']}"
-
-
-def _is_in(key: Any, known: dict[Any, int]) -> bool:
-    return isinstance(key, int | str) and key in known
-
-
-def _are_numbers(values: Any, count: int) -> bool:
-    return isinstance(values, list) and len(values) == count and all(isinstance(value, int | float) for value in values)
+def _with_areas(found: AnnotatedSet) -> AnnotatedSet:
+    """Measure the areas that are not stated: those of the segments, else of the boxes."""
+    assert found.stated is not None
+    image = image_of_each(found)
+    for row in np.flatnonzero(np.isnan(found.areas)).tolist():
+        height, width = found.sizes[image[row]].tolist()
+        segment = found.segments and found.segments[row]
+        found.areas[row] = area_of(segment, height, width) if segment else found.stated[row, 2:].prod()
+    return found

@@ -140,7 +140,7 @@ class BoxBatches(Dataset[Scattered]):
     """Item n is this process's batch of step n, for detectors.
 
     Attributes:
-        images: the training set, as `trainable` leaves it.
+        images: the training set, as `moco.transfer.data.trainable` leaves it.
         share: of it, at each step.
         sizes: of images.
         masks: whether targets hold the objects' masks.
@@ -166,7 +166,7 @@ class BoxBatches(Dataset[Scattered]):
         where = self.images.instances(n)
         keypoints = None
         if self.keypoints and self.images.keypoints is not None:
-            keypoints = self.images.keypoints[where].copy()
+            keypoints = self.images.keypoints[where].astype(np.float32)
             keypoints[..., :2] += 0.5  # COCO numbers pixels; here the edge is 0
         return Instances(
             self.images.boxes[where],
@@ -238,22 +238,6 @@ class _AsBytes(Dataset[bytes]):
 
     def __getitem__(self, step: int) -> bytes:
         return pickle.dumps(self.batches[step])
-
-
-def trainable(images: AnnotatedSet, masks: bool = False) -> AnnotatedSet:
-    """Keep the instances to train on: not ignored, with an area and, for `masks`, a mask."""
-    sides = images.boxes[:, 2:] - images.boxes[:, :2]
-    kept = ~images.ignored & (sides > 0).all(axis=1)
-    return images.with_instances(kept & (images.areas > 0) if masks else kept)
-
-
-def with_objects(images: AnnotatedSet, keypoints: bool = False) -> Integers:
-    """Find the images with an instance (`keypoints`: with a labelled keypoint), int64."""
-    counted = images.labels >= 0  # all
-    if keypoints and images.keypoints is not None:
-        counted &= (images.keypoints[:, :, 2] > 0).any(axis=1)
-    before = np.concatenate([[0], np.cumsum(counted)])
-    return np.flatnonzero(before[images.first[1:]] > before[images.first[:-1]])
 
 
 def read_pixels(images: AnnotatedSet, n: int) -> Pixels:

@@ -1,7 +1,6 @@
 """Checks of an annotated set before training: bad parts are left out and listed."""
 
 import json
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,8 +13,7 @@ from PIL import Image
 
 from moco.errors import MocoError
 from moco.files import write_text
-from moco.transfer.data.annotations import AnnotatedSet, Problem
-from moco.transfer.data.segments import Segment
+from moco.transfer.data.annotations import AnnotatedSet, Id, Problem
 
 ROUNDING = 1.0
 """Pixels that a box may reach past its image, by rounding or by counting from 1."""
@@ -30,10 +28,13 @@ class Checks:
         max_bad_fraction: largest share of bad annotations, and of bad images; above it the set is
             refused.
         quarantine: the file that lists what is bad, one JSON object a line with path and reason.
+        tested: nobody trains on the set. A box without an area or beyond its image is then no
+            problem: metrics take it as it is.
     """
 
     max_bad_fraction: float = 0.01
     quarantine: Path | None = None
+    tested: bool = False
 
 
 DEFAULT = Checks()
@@ -61,10 +62,12 @@ def checked(found: AnnotatedSet, problems: Sequence[Problem], checks: Checks) ->
 
     Bad is an image whose file is missing, cannot be opened or has another size than stated, whose
     id is taken, or whose label map is missing, of another size or not of 8 bits; and an annotation
-    whose id is taken or whose box has no area, is not finite or lies outside its image. A box that
-    reaches more than `ROUNDING` past its image is cut there; one that reaches less is left as it
-    is, because the official metrics compare with it. Each of these, and each of `problems`, is a
-    line of the quarantine and counts as bad.
+    whose box is not finite. These are left out.
+
+    An annotation whose id is repeated, or whose box has no area, lies outside its image or reaches
+    more than `ROUNDING` past it, is bad too and stays, because the official metrics count it as it
+    is; `moco.transfer.data.trainable` cuts boxes and leaves the others out. Each of these,
+    and each of `problems`, is a line of the quarantine and counts as bad.
 
     Args:
         found: images in the order of the source. Sizes of 0 are not stated: they are taken from the
@@ -80,8 +83,8 @@ def checked(found: AnnotatedSet, problems: Sequence[Problem], checks: Checks) ->
     """
     lines = list(problems)
     images = len(found) + sum(problem.of == "image" for problem in problems)
-    annotations = len(found.boxes) + sum(problem.of == "annotation" for problem in problems)
-    found = _good_annotations(_good_images(found, lines), lines)
+    annotations = len(found.boxes) + sum(problem.of == "annotation" and not problem.stays for problem in problems)
+    found = _good_annotations(_good_images(found, lines), lines, checks.tested)
     lines.sort()
     if checks.quarantine is not None:
         text = "".join(json.dumps({"path": line.path, "reason": line.reason}) + "\n" for line in lines)
@@ -107,7 +110,7 @@ def _good_images(found: AnnotatedSet, lines: list[Problem]) -> AnnotatedSet:
     def bad(n: int, path: Path, reason: str) -> None:
         reasons.setdefault(n, Problem(str(path), reason, "image"))
 
-    seen: set[int | str] = set()
+    seen: set[Id] = set()
     listing = Listing()
     for n, (name, path) in enumerate(zip(found.ids, found.paths, strict=True)):
         if name in seen:
@@ -144,45 +147,62 @@ def _good_images(found: AnnotatedSet, lines: list[Problem]) -> AnnotatedSet:
     return found.subset([n for n in range(len(found)) if n not in reasons]) if reasons else found
 
 
-def _good_annotations(found: AnnotatedSet, lines: list[Problem]) -> AnnotatedSet:
-    image = np.repeat(np.arange(len(found)), np.diff(found.first))
-    boxes = found.boxes
-    height, width = found.sizes[image].T
-    limits = np.stack([width, height, width, height], axis=1).astype(np.float32)
-
-    twice = np.ones(len(boxes), bool)
-    twice[np.unique(found.annotation_ids, return_index=True)[1]] = False
+def _good_annotations(found: AnnotatedSet, lines: list[Problem], tested: bool) -> AnnotatedSet:
+    image, boxes = image_of_each(found), found.boxes
+    limits = limits_of(found)
     strange = _any(~np.isfinite(boxes))
-    empty = _any(boxes[:, 2:] <= boxes[:, :2])
-    outside = _any(boxes[:, :2] >= limits[:, :2]) | _any(boxes[:, 2:] <= 0)
-    beyond = _any((boxes < -ROUNDING) | (boxes > limits + ROUNDING))
-    dropped = twice | strange | empty | outside
-    for row in np.flatnonzero(dropped | beyond).tolist():
-        n = int(image[row])
-        reason = (
-            "its id is taken"
-            if twice[row]
-            else "its box is not finite"
-            if strange[row]
-            else "its box has no area"
-            if empty[row]
-            else "its box lies outside the image"
-            if outside[row]
-            else "its box reaches past the image and was cut there"
-        )
-        label = found.classes[int(found.labels[row])]
-        corners = ", ".join(f"{value:g}" for value in boxes[row])
-        size = f"{found.sizes[n, 1]} x {found.sizes[n, 0]}"
-        reason = f"annotation {found.annotation_ids[row]} ({label}): {reason}: {corners} in {size}"
-        lines.append(Problem(str(found.paths[n]), reason, "annotation"))
-    cut = beyond & ~dropped
-    if cut.any():
-        areas, boxes = found.areas.copy(), boxes.copy()
-        boxes[cut] = np.clip(boxes[cut], 0, limits[cut])
-        if found.segments is None:
-            areas[cut] = (boxes[cut, 2:] - boxes[cut, :2]).prod(axis=1)
-        found = replace(found, boxes=boxes, areas=areas)
-    return found.with_instances(~dropped) if dropped.any() else found
+    flaws = {
+        "its box is not finite; correct it": strange,
+        "its id is repeated: the last object of this id counts each time, and is trained on once; give each its own id": repeated(
+            found.annotation_ids
+        ),
+    }
+    if not tested:
+        flaws |= {
+            "its box has no area and is not trained on; correct or remove it": _any(boxes[:, 2:] <= boxes[:, :2]),
+            "its box lies outside the image and is not trained on; correct or remove it": _any(
+                boxes[:, :2] >= limits[:, :2]
+            )
+            | _any(boxes[:, 2:] <= 0),
+            "its box reaches past the image and is cut there for training; correct it": beyond(found),
+        }
+    listed = np.zeros(len(boxes), bool)
+    for reason, rows in flaws.items():
+        for row in np.flatnonzero(rows & ~listed).tolist():  # an annotation's first flaw
+            n = int(image[row])
+            label = found.classes[int(found.labels[row])]
+            corners = ", ".join(f"{value:g}" for value in boxes[row])
+            size = f"{found.sizes[n, 1]} x {found.sizes[n, 0]}"
+            called = f"annotation {found.annotation_ids[row]} ({label})"
+            text = f"{called}: {corners} in {size}: {reason}"
+            lines.append(Problem(str(found.paths[n]), text, "annotation", stays=not strange[row]))
+        listed |= rows
+    return found.with_instances(~strange) if strange.any() else found
+
+
+def image_of_each(found: AnnotatedSet) -> NDArray[np.int64]:
+    """Give the image of each instance, by its place in the set."""
+    return np.repeat(np.arange(len(found)), np.diff(found.first))
+
+
+def limits_of(found: AnnotatedSet) -> NDArray[np.float32]:
+    """Give the largest corners that each box may have: [M, 4] width, height, width, height."""
+    return np.tile(found.sizes[image_of_each(found)][:, ::-1], 2).astype(np.float32)
+
+
+def beyond(found: AnnotatedSet) -> NDArray[np.bool_]:
+    """Find the boxes that reach more than `ROUNDING` past their image: bool [M]."""
+    return _any((found.boxes < -ROUNDING) | (found.boxes > limits_of(found) + ROUNDING))
+
+
+def repeated(ids: NDArray[Any]) -> NDArray[np.bool_]:
+    """Find the ids that occurred before: bool [M]."""
+    first: dict[Id, int] = {}
+    for row, name in enumerate(ids.tolist()):
+        first.setdefault(name, row)
+    found = np.ones(len(ids), bool)
+    found[list(first.values())] = False
+    return found
 
 
 def _any(rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -216,38 +236,3 @@ def _headers(paths: Sequence[Path]) -> list[Header | str]:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
             found.append(f"cannot be read ({reason})")
     return found
-
-
-def good_segment(segment: Any, height: int, width: int) -> tuple[Segment, str | None]:
-    """Keep the part of a segment that is in one of COCO's forms.
-
-    Returns:
-        The segment without polygons that have fewer than six numbers, an odd count or a number that
-        is not finite, and what is wrong with it or None. It is empty if nothing is left, for
-        example of an RLE of another size than the image's, or whose run lengths do not add up to
-        it.
-    """
-    if isinstance(segment, dict):
-        counts = segment.get("counts")
-        if segment.get("size") != [height, width]:
-            return [], f"its RLE is of size {segment.get('size')}, not {[height, width]}"
-        if isinstance(counts, list) and sum(counts) != height * width:
-            return [], f"its run lengths sum to {sum(counts)}, not {height} x {width}"
-        if not isinstance(counts, list | str):
-            return [], "its RLE has no counts"
-        return segment, None
-    if not isinstance(segment, list):
-        return [], "its segmentation is neither polygons nor an RLE"
-    good = [polygon for polygon in segment if _is_polygon(polygon)]
-    if len(good) == len(segment):
-        return segment, None
-    return good, f"{len(segment) - len(good)} of its {len(segment)} polygons are not of three or more points"
-
-
-def _is_polygon(polygon: Any) -> bool:
-    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        return False
-    try:
-        return math.isfinite(sum(polygon))
-    except TypeError:
-        return False

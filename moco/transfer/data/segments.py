@@ -68,12 +68,25 @@ class PackedSegments(Sequence[Segment]):
         chosen._encoded = {new: self._encoded[old] for new, old in positions if old in self._encoded}
         return chosen
 
+    def present(self) -> NDArray[np.bool_]:
+        """Find the segments that are not empty: bool [M]."""
+        found = np.diff(self._polygons) > 0
+        found[list(self._encoded)] = True
+        return found
+
     def digest(self) -> bytes:
         """Give the SHA-256 of all segments."""
         digest = hashlib.sha256(json.dumps(list(self._encoded.items()), default=bytes.decode).encode())
         for column in (self._numbers.astype("<f8"), self._ends.astype("<i8"), self._polygons.astype("<i8")):
             digest.update(column.tobytes())
         return digest.digest()
+
+
+def present(segments: Sequence[Segment]) -> NDArray[np.bool_]:
+    """Find the segments that are not empty: bool [M]."""
+    if isinstance(segments, PackedSegments):
+        return segments.present()
+    return np.array([bool(segment) for segment in segments], bool)
 
 
 def ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from moco.errors import MocoError
 from moco.sources.manifest import IMAGE_SUFFIXES
+from moco.transfer.data.annotations import Id
 
 SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/"
 Split = tuple[str, str]
@@ -82,7 +83,7 @@ def name_of(splits: Sequence[Split]) -> str:
     return " + ".join(f"VOC{year} {split}" for year, split in splits)
 
 
-def ids_of(images: Sequence[Listed]) -> list[int | str]:
+def ids_of(images: Sequence[Listed]) -> list[Id]:
     """Give each image its name as id, with the year before it if years share names."""
     year_of: dict[str, str] = {}
     shared = any(year_of.setdefault(image.name, image.year) != image.year for image in images)

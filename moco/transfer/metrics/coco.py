@@ -3,16 +3,19 @@
 Its figures equal pycocotools'. It gets ground truth and detections from memory.
 """
 
+import warnings
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moco.errors import MocoError
 from moco.transfer.data.annotations import AnnotatedSet, Detections
-
-Kind = Literal["bbox", "segm", "keypoints"]
+from moco.transfer.data.coco_entries import order_of
+from moco.transfer.data.problems import image_of_each
+from moco.transfer.data.results import Kind, boxes_as_written, keypoints_as_written
+from moco.transfer.data.segments import present
 
 COCO_SIGMAS = tuple(number / 1000 for number in (26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89))
 """Spread of human annotators at COCO's 17 keypoints of a person, nose to ankles, as a share of the
@@ -45,7 +48,8 @@ def coco_ap(truth: AnnotatedSet, found: Detections, kind: Kind = "bbox") -> dict
     detection inside a crowd region, or on a person without keypoints, is neither right nor wrong.
     Small is below 32 x 32 pixels, large above 96 x 96; the size of a detection is that of its box,
     of its mask, or of its keypoints' extent. Classes without ground truth are left out of the
-    means.
+    means. Of equal scores in several images the lowest image id comes first; a score that is not a
+    number comes last. An object whose id is 0 is never found: pycocotools takes 0 for no match.
 
     Args:
         truth: the annotated images.
@@ -59,7 +63,7 @@ def coco_ap(truth: AnnotatedSet, found: Detections, kind: Kind = "bbox") -> dict
         and AP75 by class name.
 
     Raises:
-        MocoError: the set or the detections lack what `kind` compares.
+        MocoError: the set or the detections lack what `kind` compares, or it is not finite.
     """
     truth = replace(truth, federated=None)  # COCO's rules, for LVIS's annotations too
     if kind == "keypoints":
@@ -131,11 +135,11 @@ def curves_of(truth: AnnotatedSet, found: Detections, kind: Kind, max_detections
         sigmas = COCO_SIGMAS if points == len(COCO_SIGMAS) else (float(np.mean(COCO_SIGMAS)),) * points
     classes = len(truth.classes)
     step = max(1, PAIRS_AT_ONCE // max(1, len(truth)))
-    # equal scores of several images rank in the order of the images' ids; ids that are no numbers,
-    # in the set's order
-    numbers = np.array(truth.ids if all(isinstance(name, int) for name in truth.ids) else range(len(truth)))
+    ranks = np.empty(len(truth), np.int64)  # of the images' ids, which may be texts
+    ranks[order_of(truth.ids)] = np.arange(len(truth))
+    found = replace(found, scores=_ranked(found.scores))
     parts = [
-        _curves_of_classes(truth, found, kind, max_detections, sigmas, numbers, range(low, min(low + step, classes)))
+        _curves_of_classes(truth, found, kind, max_detections, sigmas, ranks, range(low, min(low + step, classes)))
         for low in range(0, classes, step)
     ]
     return Curves(
@@ -148,6 +152,10 @@ def _check(truth: AnnotatedSet, found: Detections, kind: Kind) -> None:
     if kind == "segm" and (truth.segments is None or found.segments is None):
         side = truth.name if truth.segments is None else "the detections"
         raise MocoError(f"{side}: no segments, which AP of masks needs; evaluate boxes alone (kind 'bbox')")
+    numbers = found.keypoints if kind == "keypoints" else found.boxes if kind == "bbox" else None
+    if numbers is not None and not np.isfinite(numbers).all():
+        count = int((~np.isfinite(numbers)).reshape(len(numbers), -1).any(axis=1).sum())
+        raise MocoError(f"the detections: {count} of {len(numbers)} are not of finite numbers; leave them out")
     if kind == "keypoints":
         if truth.keypoints is None or found.keypoints is None:
             side = truth.name if truth.keypoints is None else "the detections"
@@ -159,39 +167,51 @@ def _check(truth: AnnotatedSet, found: Detections, kind: Kind) -> None:
             )
 
 
+def _ranked(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Give numbers in the order of the scores: equal ones stay equal, NaN comes last."""
+    _, ranks = np.unique(-scores, return_inverse=True)
+    return -ranks.astype(np.float64)
+
+
 def _curves_of_classes(
     truth: AnnotatedSet,
     found: Detections,
     kind: Kind,
     max_detections: list[int],
     sigmas: tuple[float, ...] | None,
-    numbers: NDArray[np.int64],
+    ranks: NDArray[np.int64],
     classes: range,
 ) -> Curves:
     from faster_coco_eval import COCO
     from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 
-    image = np.repeat(np.arange(len(truth)), np.diff(truth.first))
+    image = image_of_each(truth)
     there, seen = (
         np.flatnonzero((labels >= classes.start) & (labels < classes.stop)) for labels in (truth.labels, found.labels)
     )
+    if kind == "segm" and truth.segments is not None:
+        there = there[present(truth.segments)[there]]
     description: dict[str, Any] = {
-        "images": [_image(truth, n, int(numbers[n])) for n in np.union1d(image[there], found.image[seen]).tolist()],
+        "images": [_image(truth, n, int(ranks[n])) for n in np.union1d(image[there], found.image[seen]).tolist()],
         "categories": [_category(truth, c) for c in classes],
     }
-    objects = _rows(truth.boxes[there], truth.labels[there], numbers[image[there]])
-    for row, area, crowd in zip(objects, truth.areas[there].tolist(), truth.ignored[there].tolist(), strict=True):
-        row |= {"area": area, "iscrowd": int(crowd)}
-    detections = _rows(found.boxes[seen], found.labels[seen], numbers[found.image[seen]])
+    objects = _rows(_stated(truth, there), truth.labels[there], ranks[image[there]])
+    columns = (truth.areas[there], truth.ignored[there], truth.annotation_ids[there] == 0)
+    for row, area, crowd, zero in zip(objects, *(column.tolist() for column in columns), strict=True):
+        row |= {"area": area, "iscrowd": int(crowd), "id": 0 if zero else row["id"]}
+    detections = _rows(boxes_as_written(found.boxes[seen]), found.labels[seen], ranks[found.image[seen]])
     for row, score in zip(detections, found.scores[seen].tolist(), strict=True):
         row |= {"score": score, "iscrowd": 0}
     if kind == "segm":
         _add_segments(truth, found, there, seen, objects, detections)
     elif kind == "keypoints":
         _add_keypoints(truth, found, there, seen, objects, detections)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of an id 0, which counts as pycocotools counts it
+        known, guessed = (COCO(description | {"annotations": rows}) for rows in (objects, detections))
     evaluator = COCOeval_faster(
-        COCO(description | {"annotations": objects}),
-        COCO(description | {"annotations": detections}),
+        known,
+        guessed,
         kind,
         kpt_oks_sigmas=None if sigmas is None else list(sigmas),
         lvis_style=truth.federated is not None,
@@ -217,16 +237,17 @@ def _category(truth: AnnotatedSet, c: int) -> dict[str, Any]:
     return described if truth.federated is None else described | {"frequency": truth.federated.frequency[c]}
 
 
-def _rows(boxes: NDArray[np.float32], labels: NDArray[np.int64], images: NDArray[np.int64]) -> list[dict[str, Any]]:
+def _stated(truth: AnnotatedSet, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Give the objects' boxes as x, y, width, height: [rows, 4]."""
+    if truth.stated is not None:
+        return truth.stated[rows]
+    corners = truth.boxes[rows].astype(np.float64)
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+
+
+def _rows(boxes: NDArray[np.float64], labels: NDArray[np.int64], images: NDArray[np.int64]) -> list[dict[str, Any]]:
     """COCO's dictionaries; ids from 1, because 0 means "unmatched" to the evaluators."""
-    corners = boxes.astype(np.float64)
-    sides = corners[:, 2:] - corners[:, :2]
-    columns = (
-        images.tolist(),
-        (labels + 1).tolist(),
-        np.concatenate([corners[:, :2], sides], axis=1).tolist(),
-        sides.prod(axis=1).tolist(),
-    )
+    columns = (images.tolist(), (labels + 1).tolist(), boxes.tolist(), boxes[:, 2:].prod(axis=1).tolist())
     return [
         {"id": number, "image_id": image, "category_id": label, "bbox": box, "area": area}
         for number, (image, label, box, area) in enumerate(zip(*columns, strict=True), start=1)
@@ -262,10 +283,12 @@ def _add_keypoints(
 ) -> None:
     assert truth.keypoints is not None and found.keypoints is not None
     points = truth.keypoints[there].astype(np.float64)
-    labelled = (points[:, :, 2] > 0).sum(axis=1).tolist()
-    for row, own, count in zip(objects, points.reshape(-1, points.shape[1] * 3).tolist(), labelled, strict=True):
+    labelled = (points[:, :, 2] > 0).sum(axis=1) if truth.num_keypoints is None else truth.num_keypoints[there]
+    for row, own, count in zip(
+        objects, points.reshape(-1, 3 * points.shape[1]).tolist(), labelled.tolist(), strict=True
+    ):
         row |= {"keypoints": own, "num_keypoints": count}
-    points = found.keypoints[seen].astype(np.float64)
+    points = keypoints_as_written(found.keypoints[seen])
     areas = np.ptp(points[:, :, :2], axis=1).prod(axis=1).tolist()
-    for row, own, area in zip(detections, points.reshape(-1, points.shape[1] * 3).tolist(), areas, strict=True):
+    for row, own, area in zip(detections, points.reshape(-1, 3 * points.shape[1]).tolist(), areas, strict=True):
         row |= {"keypoints": own, "area": area}

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from moco.errors import MocoError
 from moco.transfer.data.annotations import AnnotatedSet, Detections
+from moco.transfer.data.results import boxes_as_written
 from moco.transfer.metrics.coco import average_precisions, curves_of, mean_of, per_class
 
 MAX_DETECTIONS = 300
@@ -19,7 +20,9 @@ def lvis_ap(truth: AnnotatedSet, found: Detections, kind: Literal["bbox", "segm"
 
     An image's 300 best detections count, except those of a class that the image neither shows nor
     is known not to show (its negatives). If a class's instances are not all annotated in the image,
-    its detections without a match are neither right nor wrong. The rest is as in COCO.
+    its detections without a match are neither right nor wrong. As in lvis-api, objects and
+    detections without an area are left out and crowds are objects like others. The rest is as in
+    COCO.
 
     Args:
         truth: the annotated images, with `federated`.
@@ -38,8 +41,10 @@ def lvis_ap(truth: AnnotatedSet, found: Detections, kind: Literal["bbox", "segm"
         raise MocoError(
             f"{truth.name}: no frequencies and negatives, which AP of LVIS needs; read it with read_lvis, or evaluate it as COCO"
         )
-    curves = curves_of(truth, looked_for(truth, best_of_each_image(found, MAX_DETECTIONS)), kind, [MAX_DETECTIONS])
     frequency = np.array(truth.federated.frequency)
+    truth = replace(truth, ignored=np.zeros_like(truth.ignored)).with_instances(truth.areas > 0)
+    found = _with_area(best_of_each_image(found, MAX_DETECTIONS), kind)
+    curves = curves_of(truth, looked_for(truth, found), kind, [MAX_DETECTIONS])
     return {
         **average_precisions(curves, ("s", "m", "l")),
         **{f"AP{group}": mean_of(curves.precision[:, :, frequency == group, 0]) for group in "rcf"},
@@ -68,6 +73,15 @@ def looked_for(truth: AnnotatedSet, found: Detections) -> Detections:
     absent = [n * classes + c for n, labels in enumerate(truth.federated.negative) for c in labels]
     known = np.concatenate([shown, np.array(absent, np.int64)])
     return _chosen(found, np.flatnonzero(np.isin(found.image * classes + found.labels, known)))
+
+
+def _with_area(found: Detections, kind: Literal["bbox", "segm"]) -> Detections:
+    from faster_coco_eval.core import mask
+
+    areas = boxes_as_written(found.boxes)[:, 2:].prod(axis=1)
+    if kind == "segm" and found.segments:
+        areas = mask.area(found.segments)
+    return _chosen(found, np.flatnonzero(areas > 0))
 
 
 def _chosen(found: Detections, rows: NDArray[np.int64]) -> Detections:

@@ -18,10 +18,10 @@ class FCN(nn.Module):
     """FCN-16s: an encoder with a dilated last stage, and a small head (the paper's appendix).
 
     The 3x3 convolutions of layer4 (conv5) have stride 1, so that the features' stride is 16 with an
-    ImageNet stem (half the encoder's with any); the last stage of other networks stays as it is. Two
-    more 3x3 convolutions with batch norm, ReLU and
-    a wide dilation follow, and a 1x1 convolution names the classes. All parameters are trained. The
-    new layers start from N(0, 0.01), on which batch norm lets little depend.
+    ImageNet stem (half the encoder's with any); networks that are no ResNets keep theirs. Two more
+    3x3 convolutions with batch norm, ReLU and a wide dilation follow, and a 1x1 convolution names
+    the classes. All parameters are trained. The new layers start from N(0, 0.01), on which batch
+    norm lets little depend.
 
     Args:
         start: its network is copied.

@@ -1,4 +1,4 @@
-"""Mistakes in a loop of one's own are named by their shapes and values, not by a matrix product's."""
+"""Mistakes in a loop of one's own are named by their shapes and values."""
 
 import copy
 

@@ -8,6 +8,7 @@ from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.encoders.start import fingerprint, start_from
+from moco.encoders.stem import Stem
 from moco.errors import MocoError
 
 
@@ -50,6 +51,50 @@ def test_a_file_of_others_brings_the_same_weights(folder, tmp_path):
     assert (asked.mean, asked.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
+def test_a_single_file_of_ours_is_not_taken_for_a_file_of_others(folder):
+    path, network = folder
+    for file in (path, path / "encoder.safetensors"):
+        found = start_from(str(file), network_of("thin", "small-stride2"), 0)
+        assert found.fingerprint == fingerprint(network) and found.network.conv1.stride == (2, 2)
+        assert (found.mean, found.std, found.image_size) == ((0.3,) * 3, (0.2,) * 3, 32)
+    with pytest.raises(MocoError, match="is thin with stem small-stride2, not thin with stem small"):
+        start_from(str(path / "encoder.safetensors"), network_of("thin", "small"), 0)
+
+
+def test_a_stem_is_asked_for_or_stated_where_a_file_does_not_tell_it(tmp_path):
+    stem = "3x3-stride1-padding2-nopool"
+    torch.save(ResNet("thin", Stem(3, 1, 2, False)).state_dict(), tmp_path / "plain")
+    found = start_from(str(tmp_path / "plain"), None, 0)
+    assert found.network.conv1.padding == (1, 1) and "does not tell its stride" in found.about
+    for asked in (
+        start_from(str(tmp_path / "plain"), network_of("thin", stem), 0),
+        start_from(str(tmp_path / "plain"), None, 0, stem),
+    ):
+        assert asked.network.conv1.padding == (2, 2) and "does not tell" not in asked.about
+    solo = {
+        f"{side}.{n}": v
+        for n, v in ResNet("thin", "small").state_dict().items()
+        for side in ("backbone", "momentum_backbone")
+    }
+    torch.save({"state_dict": solo, "queue": torch.ones(2, 8, 4)}, tmp_path / "solo")
+    assert start_from(str(tmp_path / "solo"), network_of("thin", stem), 0).network.conv1.padding == (2, 2)
+    with pytest.raises(
+        MocoError, match=f"is thin with stem {stem}, not thin with stem small"
+    ):  # what the program does is known
+        start_from(str(tmp_path / "solo"), network_of("thin", "small"), 0)
+    assert start_from(str(tmp_path / "solo"), network_of("thin", "small"), 0, "small").network.conv1.padding == (1, 1)
+
+
+def test_what_a_file_holds_beside_the_encoder_is_named(folder, tmp_path):
+    state = {**folder[1].state_dict(), "fc.weight": torch.ones(2), "fc.bias": torch.ones(2)}
+    torch.save({"state_dict": state, "queue": torch.ones(2, 2)}, tmp_path / "a")
+    about = start_from(str(tmp_path / "a"), None, 0).about
+    assert about.startswith("plain names, as of torchvision and timm: thin with the stem small; unused: fc.* (2)")
+    torch.save({"a.weight": torch.ones(2)}, tmp_path / "b")
+    with pytest.raises(MocoError, match=r"fits none of the known architectures .*'a.weight'"):
+        start_from(str(tmp_path / "b"), None, 0)
+
+
 def test_the_fingerprint_sees_names_shapes_and_values():
     network = ResNet("thin", "small")
     seen = {fingerprint(network)}
@@ -68,8 +113,8 @@ def test_the_fingerprint_sees_names_shapes_and_values():
     ("source", "network", "problem"),
     [
         ("random", None, "leaves the network open; name one"),
-        ("FOLDER", network_of("resnet18"), "is thin with the stem small-stride2, not resnet18 with the stem imagenet"),
-        ("FOLDER", network_of("thin"), "is thin with the stem small-stride2, not thin with the stem imagenet"),
+        ("FOLDER", network_of("resnet18"), "is thin with stem small-stride2, not resnet18 with stem imagenet"),
+        ("FOLDER", network_of("thin"), "is thin with stem small-stride2, not thin with stem imagenet"),
         ("nowhere", None, "nowhere: No such file"),
     ],
 )

@@ -1,5 +1,6 @@
 """Features of a folder: the right ones, whatever lies among the images."""
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
 from moco.evaluation import embed
-from moco.evaluation.embed import embed_files, find_files, write_features
+from moco.evaluation.embed import check_output, embed_files, write_features
+from moco.evaluation.inputs import find_images
 from moco.features.extract import embed_images
 from moco.images.decode import decode
 
@@ -41,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 def run(encoder, folder, output) -> tuple[int, list[str]]:
     skipped: list[str] = []
-    batches = embed_files(encoder, folder, find_files(folder), lambda path, why: skipped.append(f"{path.name}: {why}"))
+    batches = embed_files(encoder, find_images([folder], None), lambda place, why: skipped.append(f"{place}: {why}"))
     return write_features(output, batches, encoder.spec.feature_dim), skipped
 
 
@@ -78,8 +80,9 @@ def test_what_is_no_image_is_named_with_its_reason_and_skipped(encoder, folder, 
     (folder / "notes.txt").write_text("hello")
     written, skipped = run(encoder, folder, tmp_path / "f.npy")
     assert written == 5 and np.load(tmp_path / "f.npy").shape[0] == 5
-    assert [line.split(":")[0] for line in skipped] == ["broken.png", "empty.jpg", "notes.txt"]
-    assert "empty.jpg: empty file" in skipped
+    names = ["broken.png", "empty.jpg", "notes.txt"]
+    assert [line.split(":")[0] for line in skipped] == [str(folder / name) for name in names]
+    assert f"{folder / 'empty.jpg'}: empty file" in skipped
 
 
 @pytest.mark.parametrize("name", ["f.npy", "f.parquet"])
@@ -95,7 +98,7 @@ def test_a_failure_leaves_the_former_file_as_it_was(encoder, folder, tmp_path):
     (tmp_path / "f.npy").write_bytes(b"former")
 
     def failing():
-        yield from embed_files(encoder, folder, find_files(folder), print)
+        yield from embed_files(encoder, find_images([folder], None), print)
         raise RuntimeError("the power went")
 
     with pytest.raises(RuntimeError):
@@ -106,7 +109,7 @@ def test_a_failure_leaves_the_former_file_as_it_was(encoder, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("output", "complaint"), [("f.csv", "name the output .parquet or .npy"), ("no/f.npy", "no: no such folder")]
+    ("output", "complaint"), [("f.json", r"name the output .parquet, .npy or .csv"), ("no/f.npy", "no: no such folder")]
 )
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, output, complaint):
     def never():
@@ -117,18 +120,32 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, o
         write_features(tmp_path / output, never(), 3)
 
 
-def test_a_folder_that_is_missing_or_empty_is_named(tmp_path):
-    with pytest.raises(MocoError, match="nowhere: no such folder"):
-        find_files(tmp_path / "nowhere")
-    with pytest.raises(MocoError, match="holds no file"):
-        find_files(tmp_path)
+@pytest.mark.parametrize("batch", [2, 256])
+def test_csv_has_a_row_for_each_image_with_all_digits(encoder, folder, tmp_path, monkeypatch, batch):
+    monkeypatch.setattr(embed, "BATCH", batch)
+    (folder / "0.png").rename(folder / 'a "0", b.png')
+    run(encoder, folder, tmp_path / "f.csv")
+    run(encoder, folder, tmp_path / "f.npy")
+    with (tmp_path / "f.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["path", *(f"f{column}" for column in range(encoder.spec.feature_dim))]
+    assert [row[0] for row in rows] == (tmp_path / "f.txt").read_text().splitlines()
+    assert np.array_equal(np.array([row[1:] for row in rows], np.float32), np.load(tmp_path / "f.npy"))
+
+
+def test_an_output_never_replaces_a_file_that_is_read(tmp_path):
+    (tmp_path / "list.txt").write_text("a.png")
+    check_output(tmp_path / "list.parquet", [tmp_path / "list.txt"])
+    for output, given in (("list.npy", "list.txt"), ("list.txt", "./list.txt")):
+        with pytest.raises(MocoError, match=r"would replace .*list\.txt, which is read; name another file"):
+            check_output(tmp_path / output, [tmp_path / given])
 
 
 def test_features_do_not_depend_on_the_other_images_of_the_batch(encoder, folder, tmp_path):
     torch.manual_seed(0)
     run(encoder, folder, tmp_path / "all.npy")
     first = np.load(tmp_path / "all.npy")[0]
-    for path in find_files(folder)[1:]:
-        path.unlink()
+    for image in find_images([folder], None)[1:]:
+        image.file.unlink()
     run(encoder, folder, tmp_path / "one.npy")
     np.testing.assert_allclose(np.load(tmp_path / "one.npy")[0], first, rtol=1e-4, atol=1e-5)

@@ -13,8 +13,9 @@ from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
-from moco.evaluation.embed import embed_folder, find_files
+from moco.evaluation.embed import embed_into
 from moco.evaluation.embed_pieces import Pieces, Share, embed_pieces
+from moco.evaluation.inputs import find_images
 
 ALONE = Share(0, 1, 0, 1)
 SPEC = EncoderSpec(
@@ -37,7 +38,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def run(encoder, photos, pieces, share=ALONE, made_by="a") -> int:
-    return embed_pieces(encoder, made_by, photos, find_files(photos), pieces, share)[0]
+    pieces.prepare([photos])
+    return embed_pieces(encoder, made_by, find_images([photos], print), pieces, share)[0]
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
@@ -47,7 +49,7 @@ def test_the_processes_write_each_image_once_and_in_order(encoder, photos, tmp_p
     made = [run(encoder, photos, pieces, Share(rank, world_size, 0, 1)) for rank in range(world_size)]
     assert sum(made) == count == pieces.there() and max(made) - min(made) <= 1
     assert len(list(pieces.folder.iterdir())) == count
-    embed_folder(encoder, photos, tmp_path / "whole.parquet")
+    embed_into(encoder, find_images([photos], print), tmp_path / "whole.parquet")
     whole, together = pq.read_table(tmp_path / "whole.parquet"), pq.read_table(pieces.folder)
     assert together["path"].to_pylist() == whole["path"].to_pylist()
     features = [np.stack(table["features"].to_pylist()) for table in (together, whole)]
@@ -86,11 +88,13 @@ def test_a_process_that_is_stopped_leaves_whole_pieces_only(encoder, photos, tmp
 
 
 def test_a_piece_without_a_readable_image_has_no_row(encoder, photos, tmp_path, capsys):
-    for path in find_files(photos)[:3]:
-        path.write_text("no image")
+    images = find_images([photos], print)
+    for image in images[:3]:
+        image.file.write_text("no image")
     pieces = Pieces(tmp_path / "features", 4)
-    made, count = embed_pieces(encoder, "a", photos, find_files(photos), pieces, ALONE)
-    assert (made, count.images, count.skipped) == (4, 8, 3)
+    pieces.prepare([photos])
+    made, count = embed_pieces(encoder, "a", images, pieces, ALONE)
+    assert (made, count.images, count.skips.count) == (4, 8, 3)
     assert pq.read_table(pieces.path(0)).num_rows < pq.read_table(pieces.path(3)).num_rows == 3
     assert capsys.readouterr().err.count("skipped") == 3
 

@@ -57,6 +57,7 @@ def test_the_files_of_the_project_are_allowed_and_hold_no_null_but_for_a_set_tha
             "classification.data.test=tests",
             "classification.data.test = 'tests': input should be 'train', 'val' or 'test'",
         ),
+        ("moco.stem=tiny", "moco.stem: stem = 'tiny' is no known stem; choose one of imagenet, small"),
         ("supervised.kind=file", "supervised.training is no known key; remove it"),
         ("supervised.kind=weights", "supervised.kind = weights: choose one of trained, file"),
     ],
@@ -98,6 +99,9 @@ def test_what_the_line_asks_for_makes_an_earlier_file_a_valid_one():
     with pytest.raises(MocoError) as refused:
         load_transfer_params(path)
     values["supervised"]["kind"] = "trained"
+    with pytest.raises(MocoError, match="random: architecture has moved; write kind: resnet, name: thin"):
+        validate(values, "params.yaml", TransferParams)
+    values["random"] = {"kind": "resnet", "name": values["random"]["architecture"], "stem": values["random"]["stem"]}
     for section in ("instances", "classification"):
         values[section]["data"] |= {side: values[section]["data"][side][0] for side in ("train", "test")}
     for part in str(refused.value).split("; delete from ")[1:]:

@@ -62,7 +62,7 @@ def run_of(tmp_path_factory):
             contrast.loss.backward()
             optimizer.step()
         folder: Path = tmp_path_factory.mktemp("runs") / "pretrain-0123456789abcdef"
-        about = {"epoch": 3, "settings": settings.model_dump(mode="json")}
+        about = {"epoch": 3, "settings": settings.model_dump(mode="json"), "mean": [0.5, 0.4, 0.3], "std": [0.2] * 3}
         folder.mkdir()
         state.save(folder, 2, model, optimizer, ALONE, True, 1, about)
         return folder / "step-000000002.pt", model, optimizer

@@ -23,6 +23,7 @@ def test_a_checkpoint_is_read_as_the_encoder_that_it_trains(run, images):
     path, model, _ = run
     source = read_source(path)
     spec = source.spec
+    assert (spec.mean, spec.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
     assert (spec.training_hash, spec.image_size, spec.network.label) == ("0123456789abcdef", 32, "resnet18")
     assert all(
         torch.equal(value, source.weights[name]) for name, value in model.encoder_q.backbone.state_dict().items()

@@ -14,6 +14,7 @@ from moco.errors import MocoError
 from moco.transfer.data.coco import read_coco, read_lvis
 from moco.transfer.data.problems import Checks
 from moco.transfer.data.segments import encode
+from moco.transfer.data.trainable import trainable
 
 LENIENT = Checks(max_bad_fraction=1.0)
 PIXELS = np.zeros((48, 64), bool)
@@ -153,12 +154,49 @@ def test_file_names_may_have_folders(tmp_path, images, content):
     assert read_coco(write(tmp_path, content), tmp_path).paths[0] == images / "000000397133.jpg"
 
 
-def test_ids_of_images_may_be_texts(tmp_path, images, content):
-    content["images"][0]["id"] = "first"
-    content["annotations"][1]["image_id"] = "first"
+IDS = {"whole": [3, 2**70, 0], "texts": ["b", "a", "0"], "decimals": [2.5, 0.5, 1.0], "mixed": ["z", 2, 0.5]}
+
+
+@pytest.mark.parametrize("kind", IDS)
+def test_ids_are_of_any_kind_that_json_has_and_are_kept(tmp_path, images, content, kind):
+    ids = IDS[kind]
+    for key, entries in content.items():
+        if key in ("images", "categories", "annotations"):
+            for entry, name in zip(entries, ids, strict=True):
+                entry["id"] = name
+    for entry, image, category in zip(content["annotations"], [2, 0, 2], [2, 1, 0], strict=True):
+        entry |= {"image_id": ids[image], "category_id": ids[category]}
     found = read_coco(write(tmp_path, content), images)
-    assert found.ids[0] == "first"
-    assert found.first.tolist() == [0, 1, 1, 3]
+    assert found.ids == ids
+    assert found.category_ids == ([0.5, 2, "z"] if kind == "mixed" else sorted(ids))
+    assert found.annotation_ids.tolist() == [ids[1], ids[0], ids[2]]
+    assert [found.category_ids[label] for label in found.labels] == [ids[1], ids[2], ids[0]]
+    assert not found.problems
+
+
+@pytest.mark.parametrize(("part", "said"), [("images", "an image has the id None"), ("categories", "a category has")])
+def test_an_id_that_is_neither_number_nor_text_is_refused(tmp_path, images, content, part, said):
+    content[part][0]["id"] = None
+    with pytest.raises(MocoError, match=rf"{said}.*give it a number or a text"):
+        read_coco(write(tmp_path, content), images)
+
+
+def test_boxes_keep_their_digits_and_their_place_beyond_the_image(tmp_path, images, content):
+    content["annotations"][0]["bbox"] = [-20.1, 4, 100.7, 0]
+    found = read_coco(write(tmp_path, content), images, checks=LENIENT)
+    assert found.stated[1].tolist() == [-20.1, 4, 100.7, 0]
+    assert found.boxes[1] == pytest.approx([-20.1, 4, 80.6, 4])
+
+
+def test_of_a_repeated_id_the_last_object_counts_each_time_and_is_trained_on_once(tmp_path, images, content):
+    content["annotations"][0]["id"] = 7
+    path = write(tmp_path, content)
+    found = read_coco(path, images, checks=LENIENT)
+    assert found.annotation_ids.tolist() == [900100397133, 7, 7]
+    assert found.boxes[1:].tolist() == [[30, 10, 50, 20]] * 2  # as pycocotools' loadAnns gives them
+    assert trainable(found).annotation_ids.tolist() == [7]
+    assert "annotation 7 (toothbrush): 30, 10, 50, 20 in 64 x 48: its id is repeated" in found.problems[0].reason
+    assert len(found.problems) == 1
 
 
 @pytest.mark.parametrize(
@@ -167,12 +205,14 @@ def test_ids_of_images_may_be_texts(tmp_path, images, content):
         ({"category_id": 2}, "annotation 82445: category 2 is not listed"),
         ({"image_id": 5}, "annotation 82445: image 5 is not listed"),
         ({"image_id": [1]}, "annotation 82445: image [1] is not listed"),
-        ({"bbox": [1, 2, 3]}, "annotation 82445: its bbox is [1, 2, 3], not four numbers"),
-        ({"bbox": [1, 2, 3, None]}, "not four numbers"),
-        ({"id": "x"}, "an annotation's id is 'x'"),
-        ({"segmentation": []}, "annotation 82445: has no segmentation, as others have"),
-        ({"segmentation": [[1, 2, 3, 4]]}, "annotation 82445: 1 of its 1 polygons"),
-        ({"segmentation": {"size": [64, 48], "counts": [3072]}}, "its RLE is of size [64, 48], not [48, 64]"),
+        ({"image_id": "37777"}, "annotation 82445: image '37777' is not listed, 37777 is; write both alike"),
+        ({"bbox": [1, 2, 3]}, "annotation 82445: its bbox is [1, 2, 3], not four finite numbers; correct"),
+        ({"bbox": [1, 2, 3, None]}, "not four finite numbers"),
+        ({"bbox": [1, 2, 3, 10**400]}, "not four finite numbers"),
+        ({"area": "5"}, "annotation 82445: its area is '5'; write square pixels"),
+        ({"iscrowd": "0"}, "annotation 82445: its iscrowd is '0'; write 0 or 1"),
+        ({"id": None}, "an annotation's id is None; give it a number or a text"),
+        ({"id": [1]}, "an annotation's id is [1]"),
     ],
 )
 def test_an_annotation_of_no_use_is_left_out_and_listed(tmp_path, images, content, change, reason):
@@ -200,7 +240,31 @@ def test_a_polygon_of_two_points_goes_and_its_annotation_stays(tmp_path, images,
     content["annotations"][0]["segmentation"].append([1, 2, 3, 4])
     found = read_coco(write(tmp_path, content), images, checks=LENIENT)
     assert len(found.segments[1]) == 2
-    assert found.problems[0].reason == "annotation 82445: 1 of its 3 polygons are not of three or more points"
+    assert found.problems[0].reason == (
+        "annotation 82445: 1 of its 3 polygons left out: [1, 2, 3, 4] is not of three or more corners; correct its corners"
+    )
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        ([], "annotation 82445: has no segmentation, as others have"),
+        ([[1, 2, 3, 4]], "annotation 82445: 1 of its 1 polygons"),
+        ({"size": [64, 48], "counts": [3072]}, "its RLE is of size [64, 48], not [48, 64]"),
+    ],
+)
+def test_an_object_without_a_usable_segment_counts_with_its_box_and_is_not_trained_on(
+    tmp_path, images, content, segmentation, reason
+):
+    content["annotations"][0]["segmentation"] = segmentation
+    path = write(tmp_path, content)
+    found = read_coco(path, images, checks=LENIENT)
+    assert found.annotation_ids.tolist() == [900100397133, 82445, 7]
+    assert found.segments[1] == [] and not found.masks(2)[0].any()
+    assert trainable(found, masks=True).annotation_ids.tolist() == [7]
+    assert len(found.problems) == 1 and reason in found.problems[0].reason
+    with pytest.raises(MocoError, match=r"1 of 3 annotations \(33.3%\)"):
+        read_coco(path, images)
 
 
 @pytest.mark.parametrize(
@@ -257,6 +321,20 @@ def test_a_person_without_keypoints_has_unlabelled_ones(tmp_path, images, person
     found = read_coco(write(tmp_path, persons), images)
     assert len(found.boxes) == 4
     assert not found.keypoints[found.annotation_ids == 7].any()
+
+
+def test_a_stated_number_of_keypoints_is_kept_and_others_are_counted(tmp_path, images, persons):
+    persons["annotations"][0]["num_keypoints"] = 0
+    persons["annotations"][1]["num_keypoints"] = 4
+    del persons["annotations"][2]["num_keypoints"]
+    persons["annotations"][3]["num_keypoints"] = "3"
+    found = read_coco(write(tmp_path, persons), images, checks=LENIENT)
+    assert dict(zip(found.annotation_ids.tolist(), found.num_keypoints.tolist(), strict=True)) == {
+        900100397133: 4,
+        82445: 0,
+        7: 0,
+    }
+    assert found.problems[0].reason.startswith("annotation 8: its num_keypoints is '3'; write a whole number")
 
 
 def test_keypoints_of_another_number_are_listed(tmp_path, images, persons):

@@ -1,7 +1,6 @@
 """Bad parts of a set: their lines, what is left out or cut, and when a set is refused."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from PIL import Image
 
 from moco.errors import MocoError
 from moco.transfer.data.annotations import AnnotatedSet, Problem, set_of_label_maps
-from moco.transfer.data.problems import Checks, checked, good_segment, headers
+from moco.transfer.data.problems import Checks, checked, headers
+from moco.transfer.data.trainable import trainable
 
 LENIENT = Checks(max_bad_fraction=1.0)
 
@@ -50,47 +50,51 @@ def test_a_good_set_is_left_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("box", "reason"),
     [
-        ([3, 3, 3, 8], "has no area: 3, 3, 3, 8 in 20 x 10"),
+        ([3, 3, 3, 8], "3, 3, 3, 8 in 20 x 10: its box has no area"),
         ([9, 3, 3, 8], "has no area"),
         ([20, 0, 25, 8], "lies outside"),
         ([0, -5, 9, 0], "lies outside"),
-        ([float("nan"), 0, 9, 9], "is not finite"),
-        ([0, 0, float("inf"), 9], "is not finite"),
     ],
 )
-def test_a_box_without_a_place_in_its_image_is_left_out_and_listed(tmp_path, box, reason):
-    found = checked(a_set(tmp_path, [[1, 1, 5, 5], box, [2, 2, 6, 6]]), [], LENIENT)
-    assert found.annotation_ids.tolist() == [0, 2]
-    assert found.first.tolist() == [0, 2]
+def test_a_box_without_a_place_in_its_image_stays_for_metrics_and_is_listed_and_not_trained_on(tmp_path, box, reason):
+    given = a_set(tmp_path, [[1, 1, 5, 5], box, [2, 2, 6, 6]])
+    found = checked(given, [], LENIENT)
+    assert found.boxes[1].tolist() == box
+    assert trainable(found).annotation_ids.tolist() == [0, 2]
     assert len(found.problems) == 1
     assert found.problems[0].path == str(tmp_path / "0.png")
-    assert reasons(found)[0].startswith("annotation 1 (cat): its box ")
+    assert reasons(found)[0].startswith("annotation 1 (cat): ")
     assert reason in reasons(found)[0]
+    assert not checked(given, [], Checks(tested=True)).problems
 
 
-def test_a_box_that_reaches_past_its_image_is_cut_there_and_listed(tmp_path):
+@pytest.mark.parametrize("box", [[float("nan"), 0, 9, 9], [0, 0, float("inf"), 9]])
+def test_a_box_that_is_not_finite_is_left_out_and_listed(tmp_path, box):
+    found = checked(a_set(tmp_path, [[1, 1, 5, 5], box]), [], Checks(max_bad_fraction=0.5, tested=True))
+    assert found.annotation_ids.tolist() == [0]
+    assert "is not finite" in reasons(found)[0]
+
+
+def test_a_box_that_reaches_past_its_image_is_whole_for_metrics_and_cut_for_training(tmp_path):
     found = checked(a_set(tmp_path, [[-4, 2, 30, 8]]), [], LENIENT)
-    assert found.boxes.tolist() == [[0, 2, 20, 8]]
-    assert found.areas.tolist() == [120]
-    assert "cut there: -4, 2, 30, 8 in 20 x 10" in reasons(found)[0]
-
-
-def test_a_cut_box_keeps_the_area_of_its_segment(tmp_path):
-    found = a_set(tmp_path, [[-4, 2, 30, 8]], segments=[[[0, 0, 5, 0, 5, 5]]], areas=np.array([13], np.float32))
-    assert checked(found, [], LENIENT).areas.tolist() == [13]
+    assert found.boxes.tolist() == [[-4, 2, 30, 8]]
+    assert found.areas.tolist() == [34 * 6]
+    assert trainable(found).boxes.tolist() == [[0, 2, 20, 8]]
+    assert "-4, 2, 30, 8 in 20 x 10: its box reaches past the image and is cut there for training" in reasons(found)[0]
 
 
 def test_a_box_that_reaches_past_by_rounding_is_left_for_the_metric_as_it_is(tmp_path):
     found = checked(a_set(tmp_path, [[-1, 0, 20.5, 11]]), [], Checks())
-    assert found.boxes.tolist() == [[-1, 0, 20.5, 11]]
+    assert trainable(found).boxes.tolist() == [[-1, 0, 20.5, 11]]
     assert not found.problems
 
 
-def test_an_annotation_whose_id_is_taken_is_left_out(tmp_path):
+def test_an_annotation_whose_id_is_repeated_is_trained_on_once(tmp_path):
     found = a_set(tmp_path, [[1, 1, 5, 5], [2, 2, 6, 6]], annotation_ids=np.array([7, 7]))
     found = checked(found, [], LENIENT)
-    assert found.boxes.tolist() == [[1, 1, 5, 5]]
-    assert "annotation 7 (cat): its id is taken" in reasons(found)[0]
+    assert trainable(found).boxes.tolist() == [[1, 1, 5, 5]]
+    assert len(found.boxes) == 2
+    assert "annotation 7 (cat): 2, 2, 6, 6 in 20 x 10: its id is repeated" in reasons(found)[0]
 
 
 def test_a_missing_image_goes_with_its_annotations_as_one_line(tmp_path):
@@ -177,12 +181,12 @@ def test_the_quarantine_lists_what_the_reader_and_the_checks_found_a_line_each(t
 def test_a_set_is_refused_only_above_the_fraction_and_the_quarantine_is_written_all_the_same(tmp_path):
     quarantine = tmp_path / "quarantine.jsonl"
     found = a_set(tmp_path, [[1, 1, 5, 5]] * 3 + [[3, 3, 3, 3]])
-    assert len(checked(found, [], Checks(max_bad_fraction=0.25)).boxes) == 3
+    assert len(checked(found, [], Checks(max_bad_fraction=0.25)).boxes) == 4
     with pytest.raises(MocoError) as raised:
         checked(found, [], Checks(max_bad_fraction=0.24, quarantine=quarantine))
     text = str(raised.value)
     assert text.startswith("a set: 1 of 4 annotations (25.0%) are bad, more than max_bad_fraction = 0.24: ")
-    assert f"{tmp_path / '0.png'}: annotation 3 (cat): its box has no area" in text
+    assert f"{tmp_path / '0.png'}: annotation 3 (cat): 3, 3, 3, 3 in 20 x 10: its box has no area" in text
     assert str(quarantine) in text
     assert "raise max_bad_fraction" in text
     assert "\n" not in text
@@ -214,31 +218,3 @@ def test_headers_keep_the_order_of_many_files(tmp_path):
         Image.new("L", (width, 2)).save(tmp_path / f"{width}.bmp")
     paths = [tmp_path / f"{width}.bmp" for width in range(1, 301)]
     assert [header.width for header in headers(paths)] == list(range(1, 301))
-
-
-TRIANGLE = [0.0, 0.0, 4.0, 0.0, 4.0, 4.0]
-
-
-def test_polygons_of_less_than_three_points_are_left_out_of_a_segment():
-    kept, reason = good_segment([TRIANGLE, [0.0, 0.0, 1.0, 1.0], [*TRIANGLE, 1.0], TRIANGLE], 6, 8)
-    assert kept == [TRIANGLE, TRIANGLE]
-    assert reason == "2 of its 4 polygons are not of three or more points"
-    assert good_segment([TRIANGLE], 6, 8) == ([TRIANGLE], None)
-
-
-@pytest.mark.parametrize(
-    ("segment", "reason"),
-    [
-        ([[0.0, 0.0, 1.0, float("nan"), 2.0, 2.0]], "polygons"),
-        ([[0.0, 0.0, 1.0, None, 2.0, 2.0]], "polygons"),
-        ([0.0, 0.0, 4.0, 0.0, 4.0, 4.0], "polygons"),  # one polygon without the list around it
-        ("polygon", "neither polygons nor an RLE"),
-        ({"size": [8, 6], "counts": [48]}, r"size \[8, 6\], not \[6, 8\]"),
-        ({"size": [6, 8], "counts": [40, 7]}, "sum to 47, not 6 x 8"),
-        ({"size": [6, 8]}, "no counts"),
-    ],
-)
-def test_a_segment_of_no_use_is_empty_and_says_why(segment, reason):
-    kept, said = good_segment(segment, 6, 8)
-    assert kept == []
-    assert re.search(reason, said)

@@ -17,7 +17,7 @@ from moco.images.index import open_split
 from moco.images.plan import EpochPlan
 from moco.processes import Processes
 from moco.transfer.data.annotations import AnnotatedSet
-from moco.transfer.data.loader import Share, read_pixels, steps, trainable, with_objects
+from moco.transfer.data.loader import Share, read_pixels, steps
 from moco.transfer.tasks import task_of
 
 CPU = torch.device("cpu")
@@ -113,24 +113,6 @@ def test_processes_share_the_same_batch(images):
 def test_an_epoch_shows_each_image_once(images):
     share = batches(images, "detection").share
     assert sorted(np.concatenate([share.drawn(step)[0] for step in range(3)]).tolist()) == list(range(12))
-
-
-def test_ignored_and_empty_instances_are_not_trained_on_and_images_without_others_are_left_out(images):
-    odd = replace(images, ignored=images.ignored.copy(), boxes=images.boxes.copy(), areas=images.areas.copy())
-    odd.ignored[odd.instances(0)] = True
-    odd.boxes[odd.instances(1), 2] = odd.boxes[odd.instances(1), 0]
-    odd.areas[odd.instances(2)] = 0
-    assert len(trainable(odd).labels) < len(images.labels) - 3
-    assert not trainable(odd).ignored.any()
-    assert set(range(12)) - set(with_objects(trainable(odd)).tolist()) == {0, 1}
-    assert set(range(12)) - set(with_objects(trainable(odd, masks=True)).tolist()) == {0, 1, 2}
-
-
-def test_an_image_whose_keypoints_are_not_labelled_is_left_out_for_keypoints_alone(images):
-    odd = replace(images, keypoints=images.keypoints.copy())
-    odd.keypoints[odd.instances(4), :, 2] = 0
-    assert 4 not in with_objects(odd, keypoints=True)
-    assert 4 in with_objects(odd)
 
 
 def test_semantic_batches_are_squares_with_label_maps(images):

@@ -2,16 +2,22 @@
 
 import contextlib
 import io
+import json
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from odd_files import OBJECTS, as_columns, odd_file, write
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from random_detections import random_set
 
 from moco.errors import MocoError
 from moco.transfer.data.annotations import AnnotatedSet, Detections
+from moco.transfer.data.coco import read_coco
+from moco.transfer.data.problems import Checks
+from moco.transfer.data.results import write_results
 from moco.transfer.metrics import coco
 from moco.transfer.metrics.coco import coco_ap
 
@@ -66,6 +72,12 @@ def pycocotools_of(truth: AnnotatedSet, found: Detections, kind: str, sigmas=Non
         else:
             result["keypoints"] = found.keypoints[row].ravel().tolist()
         results.append(result)
+    return evaluated(annotated, results, kind, sigmas)
+
+
+def evaluated(annotated: dict, results: list[dict], kind: str, sigmas=None) -> COCOeval:
+    """pycocotools' evaluation of copies: it changes what it is given."""
+    annotated, results = deepcopy(annotated), deepcopy(results)
     with contextlib.redirect_stdout(io.StringIO()):
         theirs = COCO()
         theirs.dataset = annotated
@@ -98,6 +110,52 @@ def test_every_figure_is_pycocotools(kind, seed):
             precision = theirs.eval["precision"][chosen, :, c, 0, -1]
             assert ours["per_class"][name][key] == none_for_undefined(precision.mean()), (name, key)
     assert ours["per_class"][truth.classes[-1]]["AP"] is None  # it has no objects
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("seed", range(10))
+def test_an_odd_file_is_worth_what_pycocotools_says_and_so_is_our_result_file(tmp_path, seed):
+    content, detections = odd_file(seed, tmp_path)
+    truth = read_coco(write(tmp_path, content), tmp_path, checks=Checks(max_bad_fraction=1))
+    assert len(truth.labels) == OBJECTS
+    found = as_columns(truth, detections)
+    points = truth.keypoints.shape[1]
+    for kind, column in (("bbox", "bbox"), ("segm", "segmentation"), ("keypoints", "keypoints")):
+        sigmas = None if kind != "keypoints" or points == 17 else [np.mean(coco.COCO_SIGMAS)] * points
+        given = [{key: one[key] for key in ("image_id", "category_id", "score", column)} for one in detections]
+        write_results(tmp_path / "results.json", truth, found, kind)
+        written = json.loads((tmp_path / "results.json").read_text())
+        ours = coco_ap(truth, found, kind)
+        assert 0.05 < ours["AP"] < 0.8
+        for results in (given, written):
+            theirs = evaluated(content, results, kind, sigmas)
+            for name, value in zip(NAMES[kind], theirs.stats, strict=True):
+                assert ours[name] == none_for_undefined(value), (kind, name)
+
+
+def test_an_iou_of_exactly_a_threshold_is_pycocotools_match_whatever_the_decimals(tmp_path):
+    random = np.random.default_rng(0)
+    content, _ = odd_file(0, tmp_path)
+    shares = random.choice([50, 55, 60, 65, 70, 75, 80, 85, 90, 95], 60) / 100
+    boxes = np.round(random.uniform(0.1, 9, (60, 4)), 2)
+    image, category = content["images"][0]["id"], content["categories"][0]["id"]
+    row = {"image_id": image, "category_id": category, "iscrowd": 0, "area": 5.0}
+    pairs = []
+    for box, share in zip(boxes.tolist(), shares.tolist(), strict=True):
+        given = {"image_id": image, "category_id": category, "bbox": [*box[:2], round(box[2] * share, 6), box[3]]}
+        content["annotations"] = [row | {"id": 1, "bbox": box}]
+        truth = read_coco(write(tmp_path, content), tmp_path, masks=False)
+        found = as_columns(truth, [given | {"score": 1.0, "segmentation": {}, "keypoints": []}])
+        pairs.append((coco_ap(truth, found)["AP"], evaluated(content, [given | {"score": 1.0}], "bbox").stats[0]))
+    assert [ours for ours, _ in pairs] == pytest.approx([theirs for _, theirs in pairs], abs=1e-9)
+    assert len({round(ours, 1) for ours, _ in pairs}) > 5
+
+
+def test_detections_that_are_not_of_finite_numbers_are_refused():
+    truth, found = random_set(0)
+    found.boxes[7, 2] = found.boxes[9] = np.nan
+    with pytest.raises(MocoError, match=r"the detections: 2 of \d+ are not of finite numbers"):
+        coco_ap(truth, found)
 
 
 def test_own_keypoints_take_the_mean_of_cocos_sigmas():
