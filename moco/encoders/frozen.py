@@ -127,14 +127,15 @@ def weights_file(backbone: nn.Module, spec: EncoderSpec) -> bytes:
     from safetensors.torch import save  # `save_file` would make it readable by its owner only
 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-    data: bytes = save(weights, metadata={"format": "pt", "encoder": json.dumps(spec.values(), sort_keys=True)})
-    # safetensors writes the metadata in an order that changes from call to call
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[end:]
+    return _with_metadata(save(weights), {"format": "pt", "encoder": json.dumps(spec.values(), sort_keys=True)})
+
+
+def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
+    """Add metadata to a safetensors file's bytes; the library writes it in a random order."""
+    length = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps({"__metadata__": metadata, **json.loads(data[8:length])}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format's alignment
+    return len(header).to_bytes(8, "little") + header + data[length:]
 
 
 def load_encoder(folder: Path | str, devices: Sequence[torch.device] = ()) -> FrozenEncoder:

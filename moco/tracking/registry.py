@@ -160,7 +160,7 @@ def download_encoder(uri: str, folder: Path) -> dict[str, str] | None:
 
     mlflow = import_mlflow()
     try:
-        connect()
+        client, _ = connect()
         model = mlflow.models.get_model_info(uri)
         place = mlflow.artifacts.download_artifacts(uri)
     except MlflowException as error:
@@ -172,12 +172,10 @@ def download_encoder(uri: str, folder: Path) -> dict[str, str] | None:
         raise MocoError(f"{uri}: holds no encoder of this project; name a model that stage pretrain registered")
     for name in ("encoder.json", "encoder.safetensors"):
         shutil.copyfile(found.with_name(name), folder / name)
-    version = getattr(model, "registered_model_version", None)
-    return {
-        "uri": uri,
-        "version": str(version or ""),
-        "training_hash": str((model.metadata or {}).get("training_hash")),
-    }
+    name, _, alias = uri.removeprefix("models:/").partition("@")
+    version = client.get_model_version_by_alias(name, alias).version if alias else name.partition("/")[2]
+    about = {"uri": uri, "version": str(version)}
+    return about | {"training_hash": str((model.metadata or {}).get("training_hash"))}
 
 
 def promote(

@@ -1,5 +1,7 @@
 """A frozen encoder on several devices of one process."""
 
+import json
+
 import pytest
 import torch
 
@@ -30,14 +32,6 @@ def test_devices_take_turns_with_copies_of_the_weights_and_give_the_same_feature
     assert used[:3] == used[3:] and len(set(used)) == 3
 
 
-def test_the_same_weights_are_the_same_bytes(tmp_path):
-    encoder = random_encoder(SPEC, 0)
-    for number in range(8):  # of two orders of the metadata, chance would take both
-        save_encoder(tmp_path / str(number), encoder.backbone, SPEC)
-    assert len({(tmp_path / str(number) / "encoder.safetensors").read_bytes() for number in range(8)}) == 1
-    assert torch.equal(load_encoder(tmp_path / "0").embed(images(0)), encoder.embed(images(0)))
-
-
 def test_an_encoder_stays_where_its_backbone_is_unless_devices_are_named():
     assert random_encoder(SPEC, 0).devices == (CPU,)
     assert random_encoder(SPEC, 0, [torch.device("meta")]).launch(images(0)).device.type == "meta"
@@ -53,3 +47,21 @@ def test_encoding_uses_no_tf32_and_leaves_the_setting_as_it_was():
     with pytest.raises(RuntimeError), full_precision():
         raise RuntimeError
     assert [operation.fp32_precision for operation in OPERATIONS] == before
+
+
+def test_the_weights_file_describes_itself_and_has_the_same_bytes_each_time(tmp_path):
+    from safetensors import safe_open
+
+    encoder = random_encoder(SPEC, 3)
+    written = set()
+    for name in "abcdefgh":
+        save_encoder(tmp_path / name, encoder.backbone, SPEC)
+        written.add((tmp_path / name / "encoder.safetensors").read_bytes())
+    assert len(written) == 1
+    with safe_open(tmp_path / "a/encoder.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"
+        assert EncoderSpec.of(json.loads(file.metadata()["encoder"])) == SPEC
+    loaded = load_encoder(tmp_path / "a")
+    assert all(
+        torch.equal(value, loaded.backbone.state_dict()[name]) for name, value in encoder.backbone.state_dict().items()
+    )
