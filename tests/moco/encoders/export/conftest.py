@@ -46,16 +46,16 @@ def source_of(tmp_path):
 
 @pytest.fixture(scope="session")
 def run_of(tmp_path_factory):
-    """Train two steps and keep the checkpoint; gives its path, model and optimizer."""
+    """Train some steps and keep the checkpoint; gives its path, model and optimizer."""
 
-    def make(*overrides):
+    def make(*overrides, steps=2):
         shared = ["encoder={kind: resnet, name: resnet18, stem: imagenet}", f"image_size={SIZE}", "dim=16"]
         shared += ["dictionary.num_keys=20", "global_batch=8", "bn_group_size=4", *overrides]
         settings = load_params(ROOT / "params.yaml", [f"pretrain.{value}" for value in shared]).pretrain
         model = build(settings, 40)
         optimizer = optimizer_of(model, settings)
         torch.manual_seed(1)
-        for step in range(2):
+        for step in range(steps):
             set_rates(model, optimizer, settings, step, 10)
             contrast = model(*torch.randint(0, 256, (2, 8, 3, SIZE, SIZE), dtype=torch.uint8), samples=range(8))
             optimizer.zero_grad()
@@ -64,8 +64,8 @@ def run_of(tmp_path_factory):
         folder: Path = tmp_path_factory.mktemp("runs") / "pretrain-0123456789abcdef"
         about = {"epoch": 3, "settings": settings.model_dump(mode="json"), "mean": [0.5, 0.4, 0.3], "std": [0.2] * 3}
         folder.mkdir()
-        state.save(folder, 2, model, optimizer, ALONE, True, 1, about)
-        return folder / "step-000000002.pt", model, optimizer
+        state.save(folder, steps, model, optimizer, ALONE, True, 1, about)
+        return folder / f"step-{steps:09d}.pt", model, optimizer
 
     return make
 

@@ -50,7 +50,6 @@ OPTIONS = {"kind": "timm", "name": "resnet18", "options": {"output_stride": 8}}
             "timm",
             "a ResNet with the stem small-stride2",
         ),
-        ("resnext50_32x8d", "timm", "resnext50_32x8d"),
         ("torchvision:mobilenet_v3_small", "timm", "torchvision:mobilenet_v3_small"),
         ("timm:convnext_atto", "torchvision", "timm:convnext_atto"),
         (OPTIONS, "torchvision", "timm:resnet18"),

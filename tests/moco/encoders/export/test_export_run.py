@@ -112,7 +112,7 @@ def test_the_same_export_again_replaces_itself(source_of, tmp_path, target):
     if target == "onnx":
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
-    source = source_of("resnet18")
+    source = source_of("resnet18" if target in ("official", "torchvision", "detectron2") else "thin")
     suffix = {"detectron2": ".pkl", "pt2": ".pt2", "onnx": ".onnx", "safetensors": ".safetensors", "hub": ""}
     output = tmp_path / f"out{suffix.get(target, '.pth')}"
     for _ in range(2):
