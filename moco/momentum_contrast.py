@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moco.dictionary.info_nce import Contrast, info_nce, info_nce_in_batch
+from moco.dictionary.inputs import normalized, same_images, same_length
 from moco.dictionary.protocol import Batch, Dictionary, Encode, Keys
 from moco.dictionary.shuffle_bn import Traveling
 from moco.encoders.encode import features_of
@@ -83,6 +84,7 @@ class MoCo(nn.Module):
         super().__init__()
         self.encoder_q, self.dictionary = encoder_q, dictionary
         self.temperature = temperature
+        self._looked = False
         self.ways = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
         """Pairs of views: the queries', the keys'."""
 
@@ -136,13 +138,20 @@ class MoCo(nn.Module):
         backbone's batch norms work in groups (`moco.encoders.split_batch_norm`).
 
         Args:
-            view_1: float, N x 3 x H x W, as the backbone expects them; the queries.
+            view_1: N x 3 x H x W, the queries: uint8, or float as the backbone expects them.
             view_2: other views of the same images; the keys.
             samples: int64 [N], the images' numbers, which a memory bank needs.
 
         Raises:
-            ValueError: the dictionary holds keys of numbered images, and `samples` is missing.
+            ValueError: the views are not of the same N images, or in the first step hold values
+                that nothing normalized; keys and queries differ in length; or the dictionary holds
+                keys of numbered images, and `samples` is missing.
         """
+        same_images(view_1, view_2)
+        if not self._looked:  # once: on a GPU each look waits for it
+            normalized(view_1, "view_1")
+            normalized(view_2, "view_2")
+            self._looked = True
         if samples is None and hasattr(self.dictionary, "bank"):
             raise ValueError("a memory bank needs to know which image is which; give their numbers as `samples`")
         numbers = np.arange(len(view_1)) if samples is None else np.asarray(samples)
@@ -150,6 +159,7 @@ class MoCo(nn.Module):
         batch = Batch.of((view_1, view_2), numbers, torch.randperm(len(view_1)).numpy(), 0, alone)
         keys = self.keys(batch, self.send(batch))
         queries = [self.encoder_q(batch.views[of_query]) for of_query, _ in self.ways]  # N x C each
+        same_length(queries[0], keys)
         found = [self.loss(q, keys, way) for way, q in enumerate(queries)]
         self.enqueue(batch, keys, queries[0].detach())
         loss = torch.stack([one.loss for one in found]).mean()

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 from moco import presets
 from moco.config import Params, load_params
 from moco.encoders.architectures import ARCHITECTURES
+from moco.encoders.export import TARGETS
 from moco.errors import MocoError
 from pipelines import stage
 
@@ -26,6 +28,7 @@ on other machines:
 with a trained encoder:
   embed        features of images, to Parquet, NumPy or CSV
   neighbors    the images of the data set that are most like a given one
+  export       the encoder as other programs load it
   inspect      what a file of weights holds, whoever wrote it
 
 settings and data:
@@ -41,6 +44,7 @@ examples:
   moco pretrain --set pretrain.epochs=3   this once; params.yaml stays as it is
   moco embed photos --output photos.npy
   moco neighbors photos/cat.jpg --k 12
+  moco export --to onnx encoder.onnx
 
 `moco COMMAND --help` says more.
 Exit codes: 0 done, 1 an error, 2 wrong usage, 130 stopped (the same command resumes).
@@ -140,6 +144,28 @@ def parser() -> argparse.ArgumentParser:
     )
 
     command = add(
+        "export",
+        export,
+        "An encoder as other programs load it. What is written is loaded back, and its features are compared, before"
+        " the file takes its name.",
+    )
+    command.add_argument("output", type=Path, metavar="OUTPUT", help="a file; for hub a folder")
+    command.add_argument(
+        "--to",
+        required=True,
+        choices=tuple(TARGETS),
+        help="; ".join(f"{name}: {text}" for name, text in TARGETS.items()),
+    )
+    command.add_argument(
+        "--from",
+        dest="source",
+        default=str(stage.ENCODER),
+        metavar="SOURCE",
+        help="an encoder's folder, a step-*.pt of runs/pretrain-*, or champion: the best registered encoder"
+        f" (default: {stage.ENCODER})",
+    )
+
+    command = add(
         "inspect",
         inspect,
         "What a file of weights holds: the program that wrote it, network, head, queue, what is not used and what its"
@@ -222,9 +248,9 @@ def embed(options: argparse.Namespace) -> None:
     if options.pieces:
         pieces = Pieces(options.output, options.pieces)
         pieces.prepare(options.images)
-        made_by = hash_of_files(
-            [options.encoder / "encoder.json", options.encoder / "encoder.safetensors"], options.encoder
-        )
+        folder = options.encoder if options.encoder.is_dir() else options.encoder.parent
+        files = (folder / "encoder.json", folder / "encoder.safetensors")
+        made_by = hash_of_files(files if folder == options.encoder else [options.encoder], folder)
         made, count = embed_pieces(encoder, made_by, images, pieces, share)
         written, bad = count.images, count.skips.count
         said = f"{pieces.there()} of {pieces.count} pieces are there, {made} made now: {written} images"
@@ -259,6 +285,16 @@ def neighbors(options: argparse.Namespace) -> None:
     with whole_file(options.output) as part:
         draw(part, [(Shown(image, options.image.name), shown)], "query", f"nearest images of {options.split}")
     print(f"{options.output}: the picture")
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write the encoder in another program's form."""
+    from moco.encoders.export.run import export as write
+    from moco.encoders.export.source import read_source
+    from moco.tracking.registry import CHAMPION, champion_folder
+
+    with champion_folder() if options.source == CHAMPION else nullcontext(Path(options.source)) as source:
+        print("\n".join(write(options.to, read_source(source), options.output)), flush=True)
 
 
 def inspect(options: argparse.Namespace) -> None:
@@ -307,7 +343,11 @@ def verify(options: argparse.Namespace) -> None:
 
 def _encoder(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--encoder", type=Path, default=stage.ENCODER, metavar="FOLDER", help=f"the encoder (default: {stage.ENCODER})"
+        "--encoder",
+        type=Path,
+        default=stage.ENCODER,
+        metavar="FOLDER",
+        help=f"the encoder's folder, or its encoder.safetensors alone (default: {stage.ENCODER})",
     )
 
 

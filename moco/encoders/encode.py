@@ -12,7 +12,8 @@ def features_of(backbone: nn.Module, images: Tensor) -> Tensor:
         MocoError: the network gives something else.
     """
     found = backbone(images)
-    if isinstance(found, Tensor) and found.dim() >= 2 and found.shape[0] == len(images):
+    # not len(images), which fixes N in an exported network
+    if isinstance(found, Tensor) and found.dim() >= 2 and found.shape[0] == images.shape[0]:
         if found.dim() == 2:
             return found
         if found[0].numel() == found.shape[1]:

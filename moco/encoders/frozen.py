@@ -116,16 +116,18 @@ class FrozenEncoder:
 
 def save_encoder(folder: Path | str, backbone: nn.Module, spec: EncoderSpec) -> None:
     """Write encoder.safetensors and encoder.json; the same bytes for the same weights."""
-    from safetensors.torch import save
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-    # The description is in the weights' file too, so that it can be passed on alone. `save_file`
-    # would make it readable by its owner only.
-    described = _with_metadata(save(weights), {"format": "pt", "encoder": json.dumps(spec.values(), sort_keys=True)})
-    write_bytes(folder / "encoder.safetensors", described)
+    write_bytes(folder / "encoder.safetensors", weights_file(backbone, spec))
     write_json(folder / "encoder.json", spec.values())
+
+
+def weights_file(backbone: nn.Module, spec: EncoderSpec) -> bytes:
+    """Give encoder.safetensors: weights and description, so that it can be passed on alone."""
+    from safetensors.torch import save  # `save_file` would make it readable by its owner only
+
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    return _with_metadata(save(weights), {"format": "pt", "encoder": json.dumps(spec.values(), sort_keys=True)})
 
 
 def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
@@ -137,25 +139,33 @@ def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
 
 
 def load_encoder(folder: Path | str, devices: Sequence[torch.device] = ()) -> FrozenEncoder:
-    """Read an encoder folder.
+    """Read an encoder folder, or its one file that describes itself.
 
     Args:
-        folder: with both files.
+        folder: with both files; or a file that `save_encoder` wrote, `encoder.safetensors`.
         devices: where to encode; none: on the CPU.
 
     Raises:
         MocoError: a file is missing or damaged.
     """
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     folder = Path(folder)
     try:
-        values = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-        spec = EncoderSpec.of(values)
-        weights = load_file(folder / "encoder.safetensors")
+        if folder.suffix == ".safetensors" and not folder.is_dir():
+            file = folder
+            with safe_open(file, "pt") as opened:
+                text = (opened.metadata() or {}).get("encoder")
+            if text is None:
+                raise ValueError("its metadata has no description `encoder`; name the folder that has encoder.json")
+        else:
+            file = folder / "encoder.safetensors"
+            text = (folder / "encoder.json").read_text(encoding="utf-8")
+        spec = EncoderSpec.of(json.loads(text))
+        weights = load_file(file)
         backbone = spec.build()
-        backbone.load_state_dict(weights)
+        _fill(backbone, weights, spec.network)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MocoError(
             f"{error.filename or folder}: no encoder there; pretrain one (`dvc repro pretrain`) or name another folder"
@@ -165,6 +175,14 @@ def load_encoder(folder: Path | str, devices: Sequence[torch.device] = ()) -> Fr
             f"{folder}: not a readable encoder ({str(error).splitlines()[0]}); restore it with `dvc checkout`"
         ) from None
     return FrozenEncoder(backbone, spec, devices)
+
+
+def _fill(backbone: nn.Module, weights: dict[str, Tensor], network: Network) -> None:
+    try:
+        backbone.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()[:160]
+        raise ValueError(f"its weights are not of {network.label}: {first}") from None
 
 
 def random_encoder(spec: EncoderSpec, seed: int, devices: Sequence[torch.device] = ()) -> FrozenEncoder:

@@ -53,12 +53,16 @@ def _timm(settings: Network, image_size: int | None, pretrained: bool) -> nn.Mod
     timm, name = _library(), settings.name
     if not timm.is_model(name):
         raise _unknown("timm", name, names("timm"))
-    options: dict[str, Any] = {}
-    config = timm.get_pretrained_cfg(name)
-    if image_size is not None and config is not None and config.fixed_input_size:
-        options["img_size"] = image_size
-    network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options | _options(settings))
+    options = timm_options(settings, image_size)
+    network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     return network
+
+
+def timm_options(settings: Network, image_size: int | None) -> dict[str, Any]:
+    """Give timm.create_model's options: the size, where a network is made for one."""
+    config = _library().get_pretrained_cfg(settings.name)
+    fixed = image_size is not None and config is not None and config.fixed_input_size
+    return ({"img_size": image_size} if fixed else {}) | _options(settings)
 
 
 def _library() -> Any:
@@ -76,26 +80,40 @@ def _torchvision(settings: Network, image_size: int | None, pretrained: bool) ->
     if name not in (known := names("torchvision")):
         raise _unknown("torchvision", name, known)
     builder = torchvision.models.get_model_builder(name)
-    options: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
-    if image_size is not None and "vision_transformer" in builder.__module__:
-        options["image_size"] = image_size
-    if image_size is not None and "maxvit" in builder.__module__:
-        options["input_size"] = (image_size, image_size)
-    if name in ("googlenet", "inception_v3"):
-        options |= {"init_weights": True} | ({} if pretrained else {"aux_logits": False})
-    network: nn.Module = builder(**options | _options(settings))
+    options = torchvision_options(settings, image_size, pretrained)
+    network: nn.Module = builder(weights="DEFAULT" if pretrained else None, **options)
     if hasattr(network, "aux_logits"):
         network.aux_logits = False  # type: ignore[assignment]
-    last = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)][-1:]
-    if not last:  # squeezenet classifies by a convolution
+    last = classifier_of(network)
+    if last is None:  # squeezenet classifies by a convolution
         raise MocoError(f"encoder torchvision:{name} has no linear classifier to take off; choose another network")
-    parent, _, child = last[0].rpartition(".")
+    parent, _, child = last.rpartition(".")
     classifier = network.get_submodule(parent)
     setattr(classifier, child, nn.Identity())
     for module in classifier.children() if isinstance(classifier, nn.Sequential) else ():
         if isinstance(module, nn.Dropout):  # of the classifier
             module.p = 0.0
     return network
+
+
+def torchvision_options(settings: Network, image_size: int | None, pretrained: bool = False) -> dict[str, Any]:
+    """Give what torchvision's builder is told: the size, where it is made for one."""
+    import torchvision
+
+    home = torchvision.models.get_model_builder(settings.name).__module__
+    options: dict[str, Any] = {}
+    if image_size is not None and "vision_transformer" in home:
+        options["image_size"] = image_size
+    if image_size is not None and "maxvit" in home:
+        options["input_size"] = (image_size, image_size)
+    if settings.name in ("googlenet", "inception_v3"):
+        options |= {"init_weights": True} | ({} if pretrained else {"aux_logits": False})
+    return options | _options(settings)
+
+
+def classifier_of(network: nn.Module) -> str | None:
+    """Name the layer of torchvision's network that is taken off: the last linear one."""
+    return next((path for path, module in reversed([*network.named_modules()]) if isinstance(module, nn.Linear)), None)
 
 
 def _own(settings: Network, image_size: int | None, pretrained: bool) -> nn.Module:

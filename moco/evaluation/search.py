@@ -54,7 +54,7 @@ def most_similar(
     Args:
         image: uint8 H x W x 3.
         split: the images to search.
-        encoder: an encoder's folder.
+        encoder: an encoder's folder, or its file encoder.safetensors.
         k: how many to find.
         devices: share the split's images.
         kept: folder of features, so that the second question about a split is answered at once.
@@ -67,7 +67,7 @@ def most_similar(
     if not len(split):
         raise MocoError(f"{split.folder}: its {split.split} split is empty; choose another with --split")
     frozen = load_encoder(encoder, devices)
-    name = file_sha256(encoder / "encoder.safetensors")[:16]
+    name = file_sha256(encoder / "encoder.safetensors" if encoder.is_dir() else encoder)[:16]
     extractor = Extractor(
         "neighbors", frozen.launch, name, frozen.spec.image_size, frozen.spec.eval_crop_ratio, num_workers, kept
     )

@@ -16,6 +16,7 @@ DECIDES_NOTHING = frozenset(
         "config",
         "cores",
         "drawing",
+        "encoders.export",
         "errors",
         "files",
         "presets",
@@ -50,7 +51,8 @@ def training_hash(settings: Pretrain, data_hash: str) -> str:
 
 def decides_nothing(module: str) -> bool:
     """Tell whether a module, such as `transfer.config`, or its room leaves a result as it is."""
-    return module in DECIDES_NOTHING or module.partition(".")[0] in DECIDES_NOTHING
+    parts = module.split(".")
+    return any(".".join(parts[:end]) in DECIDES_NOTHING for end in range(1, len(parts) + 1))
 
 
 def code_hash() -> str:

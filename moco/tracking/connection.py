@@ -109,7 +109,7 @@ def is_passing(error: Exception) -> bool:
 
 def describe(error: Exception, passing: bool) -> str:
     """Describe an error in one line for the person who watches the stage."""
-    uri = _public_uri()
+    uri = public_uri()
     root: BaseException = error
     while root.__cause__ or root.__context__:
         root = root.__cause__ or root.__context__  # type: ignore[assignment]
@@ -121,11 +121,12 @@ def describe(error: Exception, passing: bool) -> str:
 
 def where_to_look(experiment: str, run_id: str) -> str:
     """Name the page of a run, or for a database the command that shows it."""
-    uri = _public_uri()
+    uri = public_uri()
     if uri.startswith("http"):
         return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
     return f"run {run_id}; to see it: DO_NOT_TRACK=true mlflow ui --backend-store-uri {uri}"
 
 
-def _public_uri() -> str:
-    return re.sub(r"//[^/@]*@", "//", tracking_uri())  # without a password
+def public_uri() -> str:
+    """Say where runs are recorded, without a password."""
+    return re.sub(r"//[^/@]*@", "//", tracking_uri())

@@ -4,8 +4,10 @@ import importlib.metadata
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from moco.errors import MocoError
 from moco.files import file_sha256
-from moco.tracking.connection import connect, database_lock, describe, enabled, import_mlflow, is_passing
+from moco.tracking.connection import connect, database_lock, describe, enabled, import_mlflow, is_passing, public_uri
 from moco.tracking.runs import TrackedRun
 
 if TYPE_CHECKING:
@@ -227,6 +229,26 @@ def promote(
     except Exception as error:
         print(describe(error, is_passing(error)), flush=True)
         return f"{CHAMPION}: not decided, see the line above"
+
+
+@contextmanager
+def champion_folder() -> Iterator[Path]:
+    """Hold a copy of the champion's encoder folder for as long as the context lasts.
+
+    Raises:
+        MocoError: tracking is off or out of reach, or there is no champion.
+    """
+    if not enabled():
+        raise MocoError(
+            f"{CHAMPION}: is in the MLflow registry, which is off (MOCO_TRACKING) or not installed; name a folder"
+        )
+    with TemporaryDirectory() as folder:
+        if download_encoder(f"models:/{MODEL_NAME}@{CHAMPION}", Path(folder)) is None:
+            raise MocoError(
+                f"{CHAMPION}: no such encoder in the registry of {public_uri()}; `dvc repro linear` registers one, or"
+                " name a folder"
+            )
+        yield Path(folder)
 
 
 def _champion(client: "MlflowClient") -> "ModelVersion | None":

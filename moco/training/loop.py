@@ -90,7 +90,7 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
     views.compiled = painted = painted and backend != feed.PLAIN
     probe = LeakProbe.of(settings, run.monitor.val, painted)
     log = Log(run, plan, first, processes, writer, setup.remedy_for_waiting(machine, painted, streams is not None))
-    about = partial(setup.about, settings=settings, plan=plan, backend=backend, precision=precision)
+    about = partial(setup.about, settings=settings, model=model, plan=plan, backend=backend, precision=precision)
 
     def save(done: int) -> None:
         log.check(done)

@@ -263,12 +263,15 @@ def average_gradients(
     return wrapped
 
 
-def about(done: int, settings: Pretrain, plan: EpochPlan | StreamPlan, backend: str, precision: str) -> dict[str, Any]:
+def about(
+    done: int, settings: Pretrain, model: MoCo, plan: EpochPlan | StreamPlan, backend: str, precision: str
+) -> dict[str, Any]:
     """Give what a checkpoint needs beside the model's state: where the run stands, how it computes.
 
     Args:
         done: steps done.
         settings: of the run.
+        model: of the run, which knows what its images are normalized by.
         plan: of the run.
         backend: of the views, from `view_backend`.
         precision: of the encoders, which `precision: auto` leaves to the processor.
@@ -279,5 +282,7 @@ def about(done: int, settings: Pretrain, plan: EpochPlan | StreamPlan, backend: 
         "position": position * settings.global_batch,
         "loader": {"order": "stream" if settings.stream else "index", "views": backend},
         "precision": precision,
+        "mean": list(model.encoder_q.mean),
+        "std": list(model.encoder_q.std),
         "settings": settings.model_dump(mode="json"),
     }

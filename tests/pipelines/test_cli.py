@@ -314,3 +314,31 @@ def test_launch_says_in_one_line_what_it_cannot_do(project, capsys, text, argume
     assert code == 1
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_export_writes_a_file_that_embed_reads_alone(project, tmp_path, capsys):
+    file = tmp_path / "one.safetensors"
+    cli.main(["export", "--to", "safetensors", str(file)])
+    said = capsys.readouterr().out
+    assert "thin with stem small for safetensors, loaded back, largest difference of features 0" in said
+    outputs = tmp_path / "a.npy", tmp_path / "b.npy"
+    cli.main(["embed", "photos", "--output", str(outputs[0])])
+    cli.main(["embed", "photos", "--encoder", str(file), "--output", str(outputs[1])])
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    cli.main(["embed", "photos", "--encoder", str(file), "--pieces", "2", "--output", str(tmp_path / "pieces")])
+    cli.main(["neighbors", "photos/cold/00.png", "--encoder", str(file), "--output", str(tmp_path / "n.png")])
+
+
+def test_an_export_that_cannot_be_is_one_line_and_an_exit_code(project, tmp_path, capsys, monkeypatch):
+    code, said = fails(["export", "--to", "timm", str(tmp_path / "thin.pth")], capsys)
+    assert code == 1 and said.count("\n") == 1
+    assert said.startswith(
+        "error: outputs/pretrain/encoder: timm has no place for a ResNet called thin; take --to onnx"
+    )
+    code, said = fails(["export", "--to", "pt2", "--from", "nowhere.pt", str(tmp_path / "thin.pt2")], capsys)
+    assert code == 1 and said.startswith("error: nowhere.pt: No such file or directory; name an encoder's folder")
+    monkeypatch.setenv("MOCO_TRACKING", "off")
+    code, said = fails(["export", "--to", "pt2", "--from", "champion", str(tmp_path / "thin.pt2")], capsys)
+    assert code == 1 and said.startswith("error: champion: is in the MLflow registry, which is off")
+    assert fails(["export", "--to", "keras", "x"], capsys)[0] == 2
+    assert not list(tmp_path.iterdir())

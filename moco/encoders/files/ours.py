@@ -53,7 +53,8 @@ def described(opened: Opened) -> Described | None:
         return _specification(_json(_text(beside), beside), beside, "encoder.json beside it")
     settings = opened.content.get("settings")
     if isinstance(settings, Mapping) and "encoder" in settings and "dictionary" in settings:
-        values = {**settings, "architecture": settings["encoder"], "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        mean, std = opened.content.get("mean", IMAGENET_MEAN), opened.content.get("std", IMAGENET_STD)
+        values = {**settings, "architecture": settings["encoder"], "mean": mean, "std": std}
         if isinstance(settings["encoder"], str):
             del values["encoder"]
         return _specification(values, path, "its settings")

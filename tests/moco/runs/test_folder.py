@@ -25,6 +25,8 @@ def test_the_hash_of_the_sources_takes_in_the_compiled_part_and_leaves_out_what_
 def test_rooms_and_single_modules_may_decide_nothing():
     assert decides_nothing("report.page")
     assert decides_nothing("transfer.config")
+    assert decides_nothing("encoders.export.official")
+    assert not decides_nothing("encoders.exported")
     assert not decides_nothing("transfer.tasks")
     assert not decides_nothing("images.report")
 

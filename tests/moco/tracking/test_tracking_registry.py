@@ -21,7 +21,7 @@ from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
 from moco.features.extract import embed_images
-from moco.tracking.registry import CHAMPION, MODEL_NAME
+from moco.tracking.registry import CHAMPION, MODEL_NAME, champion_folder
 from pipelines.start import start
 
 
@@ -59,6 +59,20 @@ def champion():
 
 def unused(folder):
     raise AssertionError("the champion has a figure on this data")
+
+
+def test_the_champion_is_downloaded_as_an_encoder_folder(register, tmp_path, tracked):
+    with (
+        pytest.raises(MocoError, match=r"champion: no such encoder in the registry of .*name a folder"),
+        champion_folder(),
+    ):
+        pass
+    tracking.promote(register(1, knn=0.5), "knn", 0.5, "val", unused)
+    with champion_folder() as folder:
+        assert load_encoder(folder).spec == load_encoder(tmp_path / "encoder1").spec
+        own = (tmp_path / "encoder1/encoder.safetensors").read_bytes()
+        assert (folder / "encoder.safetensors").read_bytes() == own
+    assert not folder.exists()
 
 
 def test_embeddings_from_the_champion_are_those_of_the_encoder_folder(register, tmp_path, images):

@@ -139,9 +139,12 @@ def test_a_run_says_how_many_norms_work_in_groups():
 def test_a_checkpoint_says_where_in_the_plan_it_stands_and_how_the_run_computes():
     small = settings()
     plan = EpochPlan(100, 24, 0)
-    found = setup.about(9, small, plan, feed.PLAIN, precision="bf16")
+    model = setup.build(small, 100, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    found = setup.about(9, small, model, plan, feed.PLAIN, precision="bf16")
+    assert (found["mean"], found["std"]) == ([0.5, 0.4, 0.3], [0.2, 0.2, 0.2])
     assert (found["epoch"], found["position"], found["precision"]) == (2, 24, "bf16")
     assert found["loader"] == {"order": "index", "views": feed.PLAIN}
-    streamed = setup.about(0, settings(stream=Stream(lanes=4, window=8)), plan, feed.COMPILED, precision="fp32")
+    in_lanes = settings(stream=Stream(lanes=4, window=8))
+    streamed = setup.about(0, in_lanes, model, plan, feed.COMPILED, precision="fp32")
     assert (streamed["precision"], streamed["loader"]["order"]) == ("fp32", "stream")
     assert found["settings"]["global_batch"] == 24
