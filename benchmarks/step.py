@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import batch_norm
 from benchmarks.measure import Cost, Row, Side, apart, found, interleaved, machine, parser_of, save
 from benchmarks.official import lightly_step, official_step, resnet
 from benchmarks.scaling_model import preset
@@ -333,6 +334,7 @@ def main() -> None:
         small = settings.model_copy(update={"global_batch": 16, "bn_group_size": 16})
         proofs.append(prove(small, images_of(small, cpu)))
         rows += measure(settings, cpu, 4 if quick else 15, not quick and number == 0)
+    rows += batch_norm.rows(cpu, 9 if quick else 31)
     if not has_bf16(cpu):
         rows.append(Row(title(cases[0]), "the step in bf16", "ms", not_run="this CPU has no bfloat16 in hardware"))
     if torch.cuda.is_available():

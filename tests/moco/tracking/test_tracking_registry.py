@@ -1,5 +1,6 @@
 """The registered encoder: loading it, no second version, and who becomes champion."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,15 +9,20 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
+from small_material import ROOT
 
 from moco import tracking
+from moco.config import load_params
 from moco.encoders.frozen import EncoderSpec, load_encoder, save_encoder
+from moco.encoders.init import FETCHED, AnyInit
 from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
 from moco.features.extract import embed_images
 from moco.tracking.registry import CHAMPION, MODEL_NAME, champion_folder
+from pipelines.start import start
 
 
 def encoder_folder(folder, seed):
@@ -224,3 +230,39 @@ def test_the_registry_of_a_server_serves_as_well(server, tmp_path, images):
     server.kill()
     assert tracking.register_encoder(uri, "training1", {"knn": 0.5}, "val") is None
     assert "not decided" in tracking.promote(version, "knn", 0.5, "val", unused)
+
+
+def params(**init):
+    pretrain = load_params(ROOT / "params.yaml").pretrain.model_copy(
+        update={"init": TypeAdapter(AnyInit).validate_python(init)}
+    )
+    return load_params(ROOT / "params.yaml").model_copy(update={"pretrain": pretrain})
+
+
+def test_start_fetches_the_champion_or_another_model_for_the_next_run(register, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    start(params(kind="champion"))
+    assert "there is no champion yet" in capsys.readouterr().out
+    assert not FETCHED.exists()
+    tracking.promote(register(1, knn=0.5), "knn", 0.5, "val", unused)
+    register(2, knn=0.4)
+    for init, seed, version in (
+        ({"kind": "champion"}, 1, "1"),
+        ({"kind": "model", "uri": f"models:/{MODEL_NAME}/2"}, 2, "2"),
+    ):
+        start(params(**init))
+        expected = load_encoder(tmp_path / f"encoder{seed}")
+        fetched = load_encoder(FETCHED)
+        assert fetched.spec == expected.spec
+        assert torch.equal(fetched.backbone.conv1.weight, expected.backbone.conv1.weight)
+        assert json.loads((FETCHED / "origin.json").read_text())["version"] == version
+        assert f"version {version} is in data/start/model" in capsys.readouterr().out
+        assert FETCHED.stat().st_mode & 0o055 == 0o055  # for everybody
+    with pytest.raises(MocoError, match=r"models:/moco-encoder/9: the registry has no such model"):
+        start(params(kind="model", uri=f"models:/{MODEL_NAME}/9"))
+    assert load_encoder(FETCHED).spec.training_hash == "training2"  # stays as it was
+    start(params(kind="random"))
+    assert "nothing to fetch" in capsys.readouterr().out
+    monkeypatch.setenv("MOCO_TRACKING", "off")
+    with pytest.raises(MocoError, match="tracking is off"):
+        start(params(kind="champion"))
