@@ -273,7 +273,7 @@ def test_a_failed_run_is_named_and_the_others_finish(project: Pipeline) -> None:
     write(project, with_runs(runs), "broken")
     done = study(project, "broken", check=False)
     assert done.returncode == 1
-    said = "broken-laptop-moco-32-s0: fetch: encoder module:nowhere:net: there is no module nowhere"
+    said = "broken-laptop-moco-32-s0: pretrain: encoder module:nowhere:net: there is no module nowhere"
     assert said in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     page = (project.folder / "runs/studies/broken-laptop/study.md").read_text()
