@@ -64,4 +64,4 @@ def _differences(given: BaseModel, present: BaseModel, key: str, found: dict[str
         if isinstance(new, Settings) and isinstance(new, type(old)):
             _differences(new, old, f"{key}.{name}", found)
         elif new != old:
-            found[f"{key}.{name}"] = new.model_dump() if isinstance(new, Settings) else new
+            found[f"{key}.{name}"] = new.model_dump(mode="json") if isinstance(new, Settings) else new

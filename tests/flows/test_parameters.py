@@ -66,6 +66,9 @@ def test_another_kind_of_dictionary_may_be_chosen_and_a_part_of_the_present_one_
     assert parameters.overrides({"pretrain": other}, PARAMS) == {
         "pretrain.dictionary": {"kind": "memory-bank", "num_keys": 9, "momentum": 0.5}
     }
+    network = Pretrain(encoder={"kind": "timm", "name": "resnet10t", "freeze": ["layer1"]})
+    found = parameters.overrides({"pretrain": network}, PARAMS)["pretrain.encoder"]
+    assert found == {"kind": "timm", "name": "resnet10t", "options": {}, "freeze": ["layer1"]}  # as YAML takes it
     smaller = Pretrain(dictionary={"num_keys": 9})
     assert parameters.overrides({"pretrain": smaller}, PARAMS) == {"pretrain.dictionary.num_keys": 9}
 
