@@ -96,6 +96,21 @@ def full_precision() -> Iterator[None]:
             operation.fp32_precision = precision
 
 
+@contextmanager
+def torchs_own_precision() -> Iterator[None]:
+    """Leave convolutions as torch has them at its start, for a while.
+
+    `torch.export` asks by an older name, which fails where they and recurrent layers differ.
+    """
+    convolutions = _OPERATIONS[0]
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = torch.backends.cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
+
+
 def has_bf16(device: torch.device) -> bool:
     """Tell whether a processor has bfloat16 in hardware."""
     if device.type == "cuda":

@@ -3,6 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 
+from moco.devices import torchs_own_precision
 from moco.encoders.export.existing import EMPTY, kind_of_file
 from moco.encoders.export.source import Source
 from moco.encoders.export.target import Target, largest_difference
@@ -41,7 +42,8 @@ def export(name: str, source: Source, output: Path) -> list[str]:
     require_free(output, source.size, f"the file for {name}")  # torch names no full disk
     try:
         with whole_file(output) if target.suffixes else whole_folder(output) as part:
-            target.write(source, part)
+            with torchs_own_precision():
+                target.write(source, part)
             features = target.read(source, part)
             if isinstance(features, str):
                 compared = f"not compared with the source, for {features}"

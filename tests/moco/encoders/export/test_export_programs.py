@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from moco.devices import compute_in
 from moco.encoders.export import onnx_file
 from moco.encoders.export.run import export
 from moco.encoders.kinds import network_of
@@ -25,6 +26,7 @@ def test_a_program_takes_bytes_in_any_batch_and_describes_itself(source_of, tmp_
         pytest.importorskip("timm")
     source = source_of(network_of(name), mean=(0.1, 0.2, 0.3))
     file = tmp_path / "encoder.pt2"
+    compute_in("fp32", torch.device("cpu"))  # as in a process that has trained
     export("pt2", source, file)
     about = {"encoder.json": ""}
     program = torch.export.load(file, extra_files=about).module()
