@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator
 
 from moco.encoders.architectures import ARCHITECTURES
 from moco.encoders.stem import stem_of
@@ -22,6 +22,16 @@ from moco.settings import Settings, describe
 if TYPE_CHECKING:
     from torch import nn
 
+
+def _stem(text: str) -> str:
+    try:
+        return str(stem_of(text))
+    except MocoError as error:
+        raise ValueError(str(error)) from None
+
+
+StemText = Annotated[str, AfterValidator(_stem)]
+"""A name of first layers, or their values."""
 Options = dict[str, bool | int | float | str]
 _FREEZE = "Parts that keep their first weights, such as patch_embed: names of modules of the network."
 
@@ -70,7 +80,7 @@ class ResNet(Network):
 
     kind: Literal["resnet"]
     name: str = Field(description="Architecture: thin, resnet18, resnet34, resnet50, … (`moco encoders` lists them).")
-    stem: str = Field(
+    stem: StemText = Field(
         description="First layers. imagenet: 7x7 stride 2 and max-pooling. small: 3x3 stride 1, for images up to about"
         " 64 pixels. small-stride2: 3x3 stride 2, a quarter of the work, for the same on a CPU. Others by their values: 3x3-stride1-padding2-nopool."
     )
@@ -89,14 +99,6 @@ class ResNet(Network):
         if name not in ARCHITECTURES:
             raise ValueError(f"{name!r} is no known ResNet; choose one of {', '.join(ARCHITECTURES)}")
         return name
-
-    @field_validator("stem")
-    @classmethod
-    def _is_a_stem(cls, stem: str) -> str:
-        try:
-            return str(stem_of(stem))
-        except MocoError as error:
-            raise ValueError(str(error)) from None
 
 
 class Timm(Network):

@@ -67,7 +67,7 @@ def start_from(source: str, network: Network | None, seed: int, stated: str | No
             raise MocoError("'random' leaves the network open; name one")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            made = build_encoder(network)
+            made = build_encoder(network).requires_grad_(True)
         return Start(made, network, IMAGENET_MEAN, IMAGENET_STD, fingerprint(made))
     path = Path(source)
     if path.is_dir():
@@ -75,13 +75,13 @@ def start_from(source: str, network: Network | None, seed: int, stated: str | No
         spec = encoder.spec
         if network not in (None, spec.network):
             raise _another(source, spec.network, network)
-        made = spec.build()
+        made = spec.build().requires_grad_(True)  # what pretraining froze is fine-tuned
         made.load_state_dict(encoder.backbone.state_dict())
         return Start(made, spec.network, spec.mean, spec.std, fingerprint(made), spec.image_size, spec.eval_crop_ratio)
     found = read_as(path, network, stated)
     kind = network if found.architecture is None else network_of(found.architecture, str(found.stem))
     assert kind is not None
-    made = build_encoder(kind, image_size=found.image_size)
+    made = build_encoder(kind, image_size=found.image_size).requires_grad_(True)
     load_exactly(made, found, kind)
     return Start(
         made,

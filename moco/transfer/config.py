@@ -13,8 +13,7 @@ from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, get_args
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from moco.config import Fraction, Positive, Seed, Split
-from moco.encoders.kinds import AnyNetwork
-from moco.encoders.stem import stem_of
+from moco.encoders.kinds import AnyNetwork, StemText
 from moco.errors import MocoError
 from moco.settings import Settings, key_in_file, read_yaml, validate
 
@@ -83,15 +82,7 @@ def _rising(factors: tuple[float, float]) -> tuple[float, float]:
     return factors
 
 
-def _stem(text: str) -> str:
-    try:
-        return str(stem_of(text))
-    except MocoError as error:
-        raise ValueError(str(error)) from None
-
-
 VocList = Annotated[str, AfterValidator(_year_and_list)]
-StemText = Annotated[str, AfterValidator(_stem)]
 
 
 class Data(Settings):

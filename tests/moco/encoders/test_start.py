@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from moco.encoders.build import build_encoder
 from moco.encoders.frozen import EncoderSpec, save_encoder
 from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
@@ -122,3 +123,12 @@ def test_what_does_not_fit_is_one_line_with_the_remedy(folder, source, network, 
     with pytest.raises(MocoError, match=problem) as error:
         start_from(source.replace("FOLDER", str(folder[0])), network, 0)
     assert "\n" not in str(error.value)
+
+
+def test_what_pretraining_kept_frozen_is_fine_tuned(tmp_path):
+    kind = network_of({"kind": "torchvision", "name": "mobilenet_v3_small", "freeze": ["features.0"]})
+    backbone = build_encoder(kind)
+    assert not backbone.features[0][0].weight.requires_grad
+    save_encoder(tmp_path, backbone, EncoderSpec(kind, 32, 1.0, IMAGENET_MEAN, IMAGENET_STD, 1024, "abc"))
+    for source, network in ((str(tmp_path), None), ("random", kind)):
+        assert all(parameter.requires_grad for parameter in start_from(source, network, 0).network.parameters())
