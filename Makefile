@@ -68,6 +68,7 @@ bench: setup $(BENCH)/.ready
 	$(BENCH)/bin/python -m benchmarks.sharding
 	python -m benchmarks.transfer_step
 	python -m benchmarks.transfer_evaluation
+	python -m benchmarks.elsewhere
 	python -m benchmarks.overhead
 	python -m benchmarks.shuffle_bn
 	python -m benchmarks.scaling
@@ -79,8 +80,10 @@ $(BENCH)/.ready: pyproject.toml requirements.lock | setup
 
 # The one file that pins every package, for Linux and macOS and each Python; needs uv.
 lock:
-	uv pip compile pyproject.toml --extra pipeline --extra transfer --extra backbones --extra export --extra dev --universal --python-version 3.11 --no-header \
+	uv pip compile pyproject.toml --extra pipeline --extra transfer --extra backbones --extra export --extra data --extra dev --universal --python-version 3.11 --no-header \
 	  --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) $(BENCH) runs outputs/* mlflow.db mlartifacts
+	@printf 'This removes environments, runs and outputs, and what mlflow.db, mlartifacts and servers record. y: do it  ' && \
+	  read answer && test "$$answer" = y
+	rm -rf $(VENV) $(BENCH) runs outputs/* mlflow.db mlartifacts servers

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +11,21 @@ from moco.config import Fetch, Shard
 from moco.files import move_folder
 from moco.images.index import ShardSet, open_split
 from moco.shards.write import write_shards
-from moco.sources.hashing import stream
-from moco.sources.manifest import write_manifest
 from moco.sources.open import open_source
+from moco.sources.take_in import take_in
 
 KEPT = Path("runs/benchmarks")
 """Where photographs are kept from run to run; not versioned."""
 WALLPAPERS = (Path("/usr/share/backgrounds"), Path("/usr/share/wallpapers"))
 SHAPES = ((500, 375), (500, 375), (500, 375), (500, 333), (375, 500), (333, 500), (500, 500), (640, 480))
-SHARD = Shard(samples_per_shard=5000, megabytes_per_shard=256, max_side=None, jpeg_quality=92, max_bad_fraction=0.0)
+SHARD = Shard(
+    samples_per_shard=5000,
+    merge_below=None,
+    megabytes_per_shard=256,
+    max_side=None,
+    jpeg_quality=92,
+    max_bad_fraction=0.0,
+)
 
 
 def photographs(count: int) -> tuple[Path, str]:
@@ -61,10 +66,8 @@ def photograph_shards(count: int) -> tuple[ShardSet, Path, str]:
 def sharded(settings: Fetch, folder: Path) -> Path:
     """Shards of a source in `folder`, made unless they are there."""
     if not folder.exists():
-        raw, source = folder.with_suffix(".raw"), open_source(settings)
-        shutil.rmtree(raw, ignore_errors=True)  # of a run that was stopped
-        raw.mkdir(parents=True)
-        write_manifest(stream(source, raw), raw, settings, source.root, source.classes)
+        raw = folder.with_suffix(".raw")
+        take_in(open_source(settings), settings, raw)
         write_shards(raw, folder, KEPT, SHARD)
     return folder
 

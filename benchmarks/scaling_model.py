@@ -10,8 +10,8 @@ from pathlib import Path
 import moco
 from benchmarks.shuffle_bn import IMAGE, KEY, PER_RANK, mb
 from moco.config import Pretrain
-from moco.settings import read_yaml
 from moco.training.setup import build
+from moco.yaml_files import read_yaml
 
 PUBLISHED = {"V100, float32": 1_281_167 * 200 / (53 * 3600) / 8, "A100, mixed precision": 2470 * 3 / 4}
 """Images a second of one GPU, ResNet-50 at 224 pixels; none of them measured by us.

@@ -30,12 +30,18 @@ from moco.cores import cores
 from moco.images.index import sample_key
 from moco.shards import tars
 from moco.shards.write import write_shards
-from moco.sources.hashing import stream
-from moco.sources.manifest import write_manifest
 from moco.sources.open import open_source
 from moco.sources.source import Files
+from moco.sources.take_in import take_in
 
-SHARD = Shard(samples_per_shard=5000, megabytes_per_shard=64, max_side=None, jpeg_quality=92, max_bad_fraction=0.0)
+SHARD = Shard(
+    samples_per_shard=5000,
+    merge_below=None,
+    megabytes_per_shard=64,
+    max_side=None,
+    jpeg_quality=92,
+    max_bad_fraction=0.0,
+)
 MEMORY = Path("/dev/shm")
 TABLE = "Files a second"
 
@@ -69,8 +75,7 @@ def many_photographs(folder: Path, count: int) -> None:
 def fetched(images: Path, raw: Path, kind: Literal["folder", "list"] = "folder") -> int:
     """Write the manifest of a folder or list; return the bytes of its images."""
     source = open_source(settings(kind, images))
-    raw.mkdir()
-    return write_manifest(stream(source, raw), raw, settings(kind, images), source.root, None).bytes
+    return take_in(source, settings(kind, images), raw).bytes
 
 
 def with_webdataset(files: list[Path], target: Path) -> int:
@@ -81,7 +86,7 @@ def with_webdataset(files: list[Path], target: Path) -> int:
     with wds.ShardWriter(f"{target}/%06d.tar", maxcount=5000, maxsize=64e6, verbose=0) as writer:
         for number, file in enumerate(files):
             about = {"label": -1, "class": None, "path": file.name}
-            writer.write({"__key__": sample_key("train", number), file.suffix[1:]: file.read_bytes(), "json": about})
+            writer.write({"__key__": sample_key(number), file.suffix[1:]: file.read_bytes(), "json": about})
     return len(files)
 
 
@@ -91,7 +96,7 @@ def writer_alone(files: list[Path], target: Path) -> int:
     with (target / "000000.tar").open("wb", buffering=0) as out:
         tar = tars._Tar(out)
         for number, file in enumerate(files):
-            key = sample_key("train", number)
+            key = sample_key(number)
             tar.add(f"{key}{file.suffix}", file.read_bytes())
             tar.add(f"{key}.json", json.dumps({"label": -1, "class": None, "path": file.name}).encode())
         tar.finish()

@@ -21,11 +21,11 @@ from moco.encoders.kinds import network_of
 from moco.encoders.start import start_from
 from moco.images.plan import EpochPlan
 from moco.processes import Processes
-from moco.transfer.config import Scenes
 from moco.transfer.data.annotations import AnnotatedSet
 from moco.transfer.data.loader import BoxBatches, Share, steps
 from moco.transfer.data.trainable import with_objects
 from moco.transfer.data.voc import read_voc
+from moco.transfer.data_config import Scenes
 from moco.transfer.networks.batch_norm import set_batch_norm
 from moco.transfer.networks.detectors import detector
 from moco.transfer.scenes.build import build_scenes

@@ -4,11 +4,15 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from moco.errors import Interrupted
 
@@ -16,6 +20,7 @@ GRACE_SECONDS = 20.0
 """Between SIGTERM and SIGKILL a stage saves its state: 400 MB at 20 MB/s. Prefect itself kills a
 flow that takes longer than 30 s to leave."""
 
+UNRECORDED = "Prefect does not answer: the end of this run is not in its record"
 PROGRESS = re.compile(r"^(?P<stage>\S+)  (?P<percent>\d{1,3})% · (?P<note>.*)$")
 """A progress line, as moco.progress prints it."""
 
@@ -74,7 +79,7 @@ def run(command: Sequence[str], folder: Path, env: Mapping[str, str], on_line: C
         with _lock:
             _children.discard(child)
     if stopping():
-        raise Interrupted(f"stopped: {' '.join(command)}; the same command resumes from there")
+        raise Interrupted(f"stopped: {' '.join(command)}; the same command resumes")
     return Result(code, error, tuple(tail))
 
 
@@ -86,6 +91,18 @@ def reset() -> None:
 def stopping() -> bool:
     """Whether `stop_all` was called since `reset`."""
     return _stop.is_set()
+
+
+def leave_after(seconds: float) -> None:
+    """End this process in some seconds: Prefect asks a server that is gone for minutes."""
+    timer = threading.Timer(seconds, _leave)
+    timer.daemon = True
+    timer.start()
+
+
+def _leave() -> None:
+    print(UNRECORDED, file=sys.stderr, flush=True)
+    os._exit(Interrupted.exit_code)
 
 
 def stop_all(grace: float = GRACE_SECONDS) -> None:
@@ -130,10 +147,21 @@ def _kill(children: Sequence[subprocess.Popen[str]], grace: float) -> None:
                 time.sleep(0.05)
                 for child in children:
                     child.poll()  # reaps the leader, else its group looks alive
-                alive = [group for group in alive if _signal(group, 0)]
+                alive = [group for group in alive if _lives(group)]
     finally:  # a second Ctrl-C shortens the grace, not the promise
         for group in groups:
             _signal(group, signal.SIGKILL)
+
+
+def _lives(group: int) -> bool:
+    """Whether one of a group still runs: in many containers nothing reaps those that ended."""
+    if not _signal(group, 0):
+        return False
+    for pid in psutil.pids():
+        with suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(pid) == group and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def _signal(group: int, number: int) -> bool:

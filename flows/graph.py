@@ -95,12 +95,6 @@ def code_hash(folder: Path, stages: Iterable[str], data: str) -> str:
     return hash_of_files(code, folder)
 
 
-def has_remote(folder: Path) -> bool:
-    """Whether a default DVC remote is configured."""
-    with Repo(str(folder)) as repo:
-        return bool(repo.config["core"].get("remote"))
-
-
 def _address(stage: Any) -> str:
     """How `dvc repro` names the stage in the repository's root, wherever this process is."""
     if stage.is_data_source:

@@ -5,6 +5,7 @@ from typing import Any
 
 from dvc.repo import Repo
 
+from moco.report.page import escape
 from moco.tracking import flat
 
 REPORT = Path("outputs/report")
@@ -25,7 +26,7 @@ def markdown(folder: Path, workspace: Path, report: Path, experiment: str | None
         files = repo.metrics.show().get("", {}).get("data", {})
     for path, content in sorted(files.items()):
         if content.get("data"):  # else of a pipeline that was not run
-            parts.append(f"## {path}\n\n{_table(content['data'])}")
+            parts.append(f"## {escape(path)}\n\n{_table(content['data'])}")
     pages = sorted((workspace / report).glob("*.html")) or sorted((workspace / report).glob("*.md"))
     if pages:
         parts.append(f"Report: `{pages[0].relative_to(workspace)}`")
@@ -51,4 +52,6 @@ def _rows(head: list[str], rows: list[list[Any]]) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return escape(str(value)).replace(r"\_", "_")  # in a log it is read as it is

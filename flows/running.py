@@ -1,34 +1,81 @@
 """Run a graph's stages as tasks, under one MLflow run, and leave no process behind."""
 
 import contextlib
+import logging
+import math
 import queue
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import prefect
+from prefect import get_run_logger
 from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows import children, graph
-from flows.stages import Slots, run_stage
+from flows import children, graph, remotes, server
+from flows.reclaim import reclaimed
+from flows.stages import Slots, end_with_remote, run_stage
 from moco import tracking
+from moco.advice.doctor import examine
 from moco.cluster.machine import load_machine
 from moco.cores import cores
 from moco.devices import gpus, visible
+from moco.errors import MocoError
+from moco.locks import exclusive
 
 MOST_SIDE_BY_SIDE = 8
 MOST_RETRIES = 10
-SideBySide = Annotated[
-    int | None,
-    Field(
-        ge=1,
-        description="What runs at once, each with its share of GPUs or cores. Empty: one a GPU, or one a core"
-        f" ({MOST_SIDE_BY_SIDE} at most).",
-    ),
-]
-Retries = Annotated[
-    int, Field(ge=0, le=MOST_RETRIES, description="Further tries of a stage that crashed or was killed.")
-]
+LEAVE_SECONDS = 5.0
+"""For what is still sent to Prefect and MLflow after a run was stopped."""
+PREFECT = Path(prefect.__file__).parent
+SideBySide = Annotated[int, Field(ge=1)] | None
+Retries = Annotated[int, Field(ge=0, le=MOST_RETRIES)]
+# Prefect's form takes a description from the default alone.
+SIDE_BY_SIDE: Any = Field(
+    None,
+    description="What runs at once, each with its share of GPUs or cores. Empty: one a GPU, or one a core"
+    f" ({MOST_SIDE_BY_SIDE} at most).",
+)
+RETRIES: Any = Field(1, description=f"Further tries of a stage that crashed or was killed, 0 to {MOST_RETRIES}.")
+
+
+@contextlib.contextmanager
+def alone(workspace: Path) -> Iterator[None]:
+    """Let one flow run at a time work in a project, whichever deployment or command started it.
+
+    Another one waits, and names the one that works. The lock is the operating system's and not
+    Prefect's: it ends with its process, also without a server, and a server that is away for a
+    while cannot end it.
+
+    Args:
+        workspace: the project's folder.
+    """
+    lock = workspace / "runs" / "flow.lock"
+    lock.parent.mkdir(exist_ok=True)
+    what, who = "runs a flow here", f"flow run {flow_run.get_name()} of {flow_run.get_flow_name()}"
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(exclusive(lock, workspace, 0, what, who))
+        except MocoError as error:
+            get_run_logger().info("waiting: %s", error)
+            held.enter_context(exclusive(lock, workspace, math.inf, what, who))
+        with reclaimed():
+            yield
+
+
+def examine_first(folder: Path) -> None:
+    """Do what `moco doctor` does: notes go to the log, a problem ends the run before any stage.
+
+    Raises:
+        MocoError: the first problem.
+    """
+    for finding in examine(folder):
+        if finding.kind == "problem":
+            raise MocoError(finding.text)
+        if finding.kind == "note":
+            get_run_logger().info("doctor: %s", finding.text)
 
 
 def run_stages(
@@ -53,7 +100,7 @@ def run_stages(
     Returns:
         The stages, in an order in which they can be run.
     """
-    remote, slots = graph.has_remote(folder), shares(side_by_side)
+    remote, slots = remotes.look(folder, env), shares(side_by_side)
     futures: dict[str, PrefectFuture[None]] = {}
     stages = graph.stages_in_order(folder, pipeline)
     for stage, needed in (graph.up_to(until, stages) if until else stages).items():
@@ -68,6 +115,7 @@ def run_stages(
         )
     for future in futures.values():
         future.wait()
+    end_with_remote(remote, list(futures), folder, env)
     for future in futures.values():
         if future.state.is_failed() or future.state.is_crashed():
             future.result()
@@ -102,9 +150,20 @@ def no_child_left() -> Iterator[None]:
     children.reset()
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        by_hand = not isinstance(error, Exception) and server.of_this_process()
+        if by_hand:
+            for handler in logging.getLogger().handlers:  # the console's; Prefect's record has all
+                handler.addFilter(_not_of_prefect)
         children.stop_all()
+        if by_hand:
+            children.leave_after(LEAVE_SECONDS)
         raise
+
+
+def _not_of_prefect(record: logging.LogRecord) -> bool:
+    """Tell what a stage says from what Prefect says of each task that was stopped or not begun."""
+    return PREFECT not in Path(record.pathname).parents
 
 
 @contextlib.contextmanager

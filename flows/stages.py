@@ -1,11 +1,13 @@
 """One stage of the graph as a Prefect task, and the other commands a run consists of."""
 
+import json
 import logging
 import os
 import re
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -17,11 +19,20 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from flows import children
+from flows.card import show_card
+from flows.remotes import Remote
 from moco import tracking
 from moco.config import load_params
 from moco.errors import MocoError
+from moco.report.page import escape
+from pipelines.cache import Cache
+from pipelines.driver import DRIVER
+from pipelines.fetch import NOTHING_NEW
+from pipelines.stage import RAW, SHARDS
 
 SECONDS_BETWEEN_PROGRESS = 2.0
+SECONDS_WITHOUT_BAR = 300.0
+"""After one that failed: Prefect tries for a minute, and the stage's lines wait meanwhile."""
 Slots = SimpleQueue[dict[str, str]]
 """Shares of the machine that are free, as environment variables."""
 
@@ -51,11 +62,12 @@ class StageFailedError(MocoError):
 
     Attributes:
         again: whether another try may help. Not where the stage said what its reader must correct.
+        by_dvc: whether DVC said it, before any stage ran.
     """
 
-    def __init__(self, text: str, again: bool) -> None:
+    def __init__(self, text: str, again: bool, by_dvc: bool = False) -> None:
         super().__init__(text)
-        self.again = again
+        self.again, self.by_dvc = again, by_dvc
 
 
 def worth_another_try(task: Any, task_run: TaskRun, state: State[Any]) -> bool:
@@ -70,44 +82,115 @@ def worth_another_try(task: Any, task_run: TaskRun, state: State[Any]) -> bool:
     retry_delay_seconds=5,
     retry_condition_fn=worth_another_try,
 )
-def run_stage(stage: str, folder: Path, env: Mapping[str, str], remote: bool, slots: Slots | None = None) -> None:
+def run_stage(
+    stage: str, folder: Path, env: Mapping[str, str], remote: Remote | None, slots: Slots | None = None
+) -> None:
     """Bring one stage up to date by `dvc repro --single-item`, which skips what has not changed.
 
-    Where a default DVC remote is configured, missing outputs are pulled and new ones pushed. With
-    `slots` it waits for one of these shares of the machine, and keeps to it.
+    Where a default DVC remote answers, missing outputs are pulled and new ones pushed. With `slots`
+    it waits for one of these shares of the machine, and keeps to it.
     """
     share = slots.get() if slots else {}
     try:
+        if stage == "pretrain":
+            fetch_first_weights(folder, env)
         bring_up_to_date(stage, folder, {**env, **share}, remote)
     finally:
+        if stage == "check" and not children.stopping():
+            show_card(folder)
         if slots:
             slots.put(share)
 
 
-def bring_up_to_date(stage: str, folder: Path, env: Mapping[str, str], remote: bool, bar: str | None = None) -> bool:
+def bring_up_to_date(
+    stage: str, folder: Path, env: Mapping[str, str], remote: Remote | None, bar: str | None = None
+) -> bool:
     """Do what `run_stage` does, within the task that calls it.
+
+    A remote that does not answer stops nothing that can be done without it.
 
     Args:
         stage: its name.
         folder: where dvc.yaml is.
         env: of the stage.
-        remote: whether to pull from the default DVC remote, and push to it.
+        remote: the default DVC remote, to pull from and push to.
         bar: what its progress bar is called; None: as the stage is.
 
     Returns:
         Whether the stage ran; else DVC had its outputs already.
     """
-    pull = ["--pull"] if remote else []
-    # Without --single-item two siblings collide.
-    ran = _dvc(stage, ["repro", "--single-item", *pull, stage], folder, env, bar)
+    try:
+        ran = _repro(stage, folder, env, remote, bar)
+    except StageFailedError as error:
+        if remote and error.by_dvc:
+            error.args = (f"{error}{remote.asked_in_vain()}",)
+        raise
     if remote:
-        _dvc(stage, ["push", stage], folder, env)
+        remote.changed |= ran
+        _push(stage, [stage], folder, env, remote)
     return ran
+
+
+def _repro(stage: str, folder: Path, env: Mapping[str, str], remote: Remote | None, bar: str | None) -> bool:
+    command = ["repro", "--single-item", stage]  # without --single-item two siblings collide
+    if stage == "fetch" and remote and remote.usable and (folder / "dvc.lock").exists() and not (folder / RAW).exists():
+        # DVC pulls nothing for a stage that always runs, and this one adds to what there is.
+        with suppress(StageFailedError):
+            _dvc(stage, ["pull", "fetch", "shard"], folder, env, bar)
+    if remote and remote.usable:
+        try:
+            return _dvc(stage, [*command, "--pull"], folder, env, bar)
+        except StageFailedError as error:
+            if not error.by_dvc:
+                raise
+            reason = str(error)
+        try:
+            ran = _dvc(stage, command, folder, env, bar)
+        except StageFailedError as error:
+            if str(error) != reason:  # else it was not for the remote
+                remote.lose(reason.removeprefix(f"{stage}: "))
+            raise
+        remote.lose(reason.removeprefix(f"{stage}: "))
+        return ran
+    return _dvc(stage, command, folder, env, bar)
+
+
+def _push(what: str, arguments: list[str], folder: Path, env: Mapping[str, str], remote: Remote) -> None:
+    if remote.usable:
+        try:
+            _dvc(what, ["push", *arguments], folder, env)
+            return
+        except StageFailedError as error:
+            remote.lose(str(error).removeprefix(f"{what}: "))
+    remote.missed(what)
+
+
+def end_with_remote(remote: Remote | None, stages: list[str], folder: Path, env: Mapping[str, str]) -> None:
+    """Push how outputs were made, for other clones to restore them, or say what was not pushed."""
+    if remote is None:
+        return
+    if remote.usable and remote.changed:
+        _push("run-cache", ["--run-cache", *stages], folder, env, remote)
+    if said := remote.outcome():
+        get_run_logger().warning(said)
 
 
 def check_out(path: str, folder: Path, env: Mapping[str, str]) -> None:
     """Bring an output that dvc.lock names from the cache into the folder."""
     _dvc(path, ["checkout", path], folder, env)
+
+
+def check_out_data(folder: Path, env: Mapping[str, str]) -> None:
+    """Bring images' list and shards into a worktree as DVC does: as links, if so configured.
+
+    Else the stages would bring them, and DVC would then hash every byte of them. What the cache
+    holds in part is left to the stages, which say so.
+    """
+    cache = Cache()
+    for path in (RAW, SHARDS):
+        digest = tracking.dvc_digest(str(path), folder / "dvc.lock")
+        if digest and cache.holds(digest):
+            check_out(str(path), folder, env)
 
 
 @task(task_run_name="save experiment {name}", cache_policy=NO_CACHE)
@@ -118,17 +201,33 @@ def save_experiment(name: str, stages: list[str], folder: Path, env: Mapping[str
 
 def save(name: str, stages: list[str], folder: Path, env: Mapping[str, str]) -> None:
     """Do what `save_experiment` does, within the task that calls it."""
-    status = children.run(_command(["status", "-q", *stages]), folder, env, get_run_logger().info)
-    if status.code:  # saving now would record stages that do not belong to these parameters
-        raise MocoError(f"{folder}: `dvc status` is not clean: inputs changed during the run; run it again")
+    require_up_to_date(folder, stages, env)
     _dvc(name, ["exp", "save", "--force", "--name", name, *stages], folder, env)
+
+
+def require_up_to_date(folder: Path, stages: list[str], env: Mapping[str, str]) -> None:
+    """See that what the stages read is still what they made their outputs of.
+
+    A stage that looks each time, such as `fetch`, is never up to date by itself.
+
+    Raises:
+        MocoError: something was edited meanwhile.
+    """
+    lines: list[str] = []
+    done = children.run(_command(["status", "--json", *stages]), folder, env, lines.append)
+    found = json.loads(next((line for line in lines if line.startswith("{")), "null"))
+    if done.code or found is None or any(reasons != ["always changed"] for reasons in found.values()):
+        # saving now would record stages that do not belong to these parameters
+        raise MocoError(f"{folder}: `dvc status` is not clean: inputs changed during the run; run it again")
 
 
 def environment(workspace: Path, flow_run: str, pipeline_run: str | None) -> dict[str, str]:
     """Make the environment of the stages."""
     env = dict(os.environ)
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    env[DRIVER] = str(os.getpid())
     env["PYTHONUNBUFFERED"] = "1"  # lines reach the log as they are printed
+    env["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # as they are read
     env["MOCO_RUNS"] = str(Path(env.get("MOCO_RUNS", workspace / "runs")).resolve())
     env["MOCO_FLOW_RUN"] = flow_run
     env["MOCO_PIPELINE_RUN"] = pipeline_run or ""  # empty: the stages shall not make one each
@@ -142,7 +241,7 @@ def _command(arguments: list[str]) -> list[str]:
 
 
 def fetch_first_weights(folder: Path, env: Mapping[str, str]) -> None:
-    """Fetch the registered model that `pretrain.init` names, before the stages look at it."""
+    """Fetch the registered model that `pretrain.init` names, once the images are there."""
     if load_params(folder / "params.yaml").pretrain.init.kind in ("model", "champion"):
         log = get_run_logger()
         result = children.run([sys.executable, "-m", "pipelines.start"], folder, env, log.info)
@@ -155,8 +254,11 @@ def _dvc(stage: str, arguments: list[str], folder: Path, env: Mapping[str, str],
     reporter = _Reporter(bar or stage)
     result = children.run(_command(arguments), folder, env, reporter.line)
     if result.code:
-        said = result.error or " | ".join(result.tail[-3:]) or f"`dvc {arguments[0]}` ended with {result.code}"
-        raise StageFailedError(f"{stage}: {said}", again=result.error is None)
+        of_dvc = next((line for line in reversed(result.tail) if line.startswith("ERROR: ")), "")
+        by_dvc = bool(of_dvc) and not reporter.ran
+        said = result.error or (by_dvc and of_dvc.removeprefix("ERROR: ").removeprefix("unexpected error - "))
+        said = said or " | ".join(result.tail[-3:]) or f"`dvc {arguments[0]}` ended with {result.code}"
+        raise StageFailedError(f"{stage}: {said}", again=result.error is None, by_dvc=by_dvc)
     return reporter.ran
 
 
@@ -167,11 +269,13 @@ class _Reporter:
         self.stage = stage
         self.log = get_run_logger()
         self.artifact: UUID | None = None
-        self.last = float("-inf")
+        self.last = self.no_bar_before = float("-inf")
         self.ran = False
 
     def line(self, text: str) -> None:
         self.ran |= text.startswith("Running stage ")
+        if text == NOTHING_NEW:  # of stage fetch, which looks each time
+            self.ran = False
         if DVC_HINTS.match(text):
             return
         progress = children.PROGRESS.match(text)
@@ -183,13 +287,16 @@ class _Reporter:
             return
         self.last = now
         self.log.info(text)
+        if now < self.no_bar_before:
+            return
         try:
             self._show(float(percent), progress["note"])
         except Exception as error:  # a bar is not worth a stage that has run for hours
             self.log.warning("no progress bar: %s", error)
+            self.no_bar_before = time.monotonic() + SECONDS_WITHOUT_BAR
 
     def _show(self, percent: float, note: str) -> None:
-        text = f"`{self.stage}` · {note}"
+        text = f"`{self.stage}` · {escape(note)}"
         if self.artifact is None:
             key = re.sub(r"[^a-z0-9]+", "-", f"progress-{self.stage}".lower()).strip("-")
             made = create_progress_artifact(progress=percent, key=key, description=text)

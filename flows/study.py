@@ -16,18 +16,32 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.running import MOST_RETRIES, Retries, SideBySide, no_child_left, shares, tracked
+from flows.card import unwrapped
+from flows.running import (
+    MOST_RETRIES,
+    RETRIES,
+    SIDE_BY_SIDE,
+    Retries,
+    SideBySide,
+    alone,
+    examine_first,
+    no_child_left,
+    shares,
+    tracked,
+)
+from flows.server import served
 from flows.stages import environment
 from flows.study_plan import Plan, Site, plan
 from flows.study_run import run_point
 from moco import tracking
 from moco.config import load_params, settings_hash
 from moco.errors import Interrupted, MocoError
-from moco.files import exclusive
+from moco.locks import exclusive
+from moco.report.page import escape
 from moco.report.study import FIGURE, PAGE_FILE, TABLE, Outcome, shortened, write_study
 from moco.study.definition import SCALES, SECTIONS, Scale, Study, Variant, load_study, names, slug, variants
 from moco.study.record import read
-from pipelines.stage import errors_in_one_line, whole
+from pipelines.stage import as_process, whole
 
 ALL = "all"
 if TYPE_CHECKING:
@@ -35,19 +49,16 @@ if TYPE_CHECKING:
 else:
     Name = Literal[(ALL, *names())]
 
-Seeds = Annotated[
-    list[Annotated[int, Field(ge=0)]] | None,
-    Field(min_length=1, description="Each point is run with each. Empty: those of the study's file."),
-]
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None
 
 
 @flow(name="study", persist_result=False)
 def study(
-    study: Annotated[Name, Field(description="A file of studies/, or all of them, one after the other.")] = ALL,
-    scale: Annotated[Scale, Field(description="Which of the file's two grids.")] = "laptop",
-    seeds: Seeds = None,
-    side_by_side: SideBySide = None,
-    retries: Retries = 1,
+    study: Name = Field(ALL, description="A file of studies/, or all of them, one after the other."),
+    scale: Scale = Field("laptop", description="Which of the file's two grids."),
+    seeds: Seeds = Field(None, description="Each point is run with each. Empty: those of the study's file."),
+    side_by_side: SideBySide = SIDE_BY_SIDE,
+    retries: Retries = RETRIES,
 ) -> None:
     """Run the paper's comparisons again on the images of `params.yaml`.
 
@@ -61,8 +72,11 @@ def study(
     **If a run fails**, the others still finish, and the message names it and says what to correct.
     **Cancelling** ends all processes, which save first, within 25 seconds at most.
     """
-    workspace = Path.cwd()
-    asked = _asked(study, scale, seeds)
+    with alone(workspace := Path.cwd()):
+        _run(workspace, _asked(study, scale, seeds), side_by_side, retries)
+
+
+def _run(workspace: Path, asked: list["Asked"], side_by_side: int | None, retries: int) -> None:
     for one in asked:
         for run in one.runs:
             run.params(workspace / "params.yaml")  # mistakes, before anything runs
@@ -72,12 +86,14 @@ def study(
         site = Site.of(workspace, environment(workspace, run_id, None))
         for one in asked:
             try:
-                with _alone(site, one):
+                with _of_one(site, one):
                     _run_study(site, one, side_by_side, retries)
             except Interrupted:
                 raise
             except MocoError as error:
                 failures.append(str(error))
+        if site.remote and (said := site.remote.outcome()):
+            get_run_logger().warning(said)
     if failures:
         raise MocoError("; ".join(failures))
 
@@ -110,7 +126,7 @@ def _asked(name: str, scale: Scale, seeds: list[int] | None) -> list[Asked]:
 
 
 @contextlib.contextmanager
-def _alone(site: Site, asked: Asked) -> Iterator[None]:
+def _of_one(site: Site, asked: Asked) -> Iterator[None]:
     """Two starts of one study would replace each other's worktrees."""
     folder = site.folder(asked.name, asked.scale)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +141,7 @@ def _run_study(site: Site, asked: Asked, side_by_side: int | None, retries: int)
         MocoError: runs failed; a part of the line for each.
     """
     log, name, scale = get_run_logger(), asked.name, asked.scale
+    examine_first(site.workspace)
     planned = plan(site, asked.study, asked.runs, retries)
     for reason in dict.fromkeys(planned.left_out.values()):
         which = [run for run, why in planned.left_out.items() if why == reason]
@@ -171,7 +188,7 @@ def _show(site: Site, asked: Asked, planned: Plan, failures: list[str], parent: 
         return
     outcome = Outcome(name, study, scale, asked.command, records, planned.left_out, failures)
     key = slug(f"study-{name}-{scale}").replace(".", "-")
-    create_markdown_artifact(markdown=write_study(folder, outcome), key=key, description=study.title)
+    create_markdown_artifact(markdown=unwrapped(write_study(folder, outcome)), key=key, description=escape(study.title))
     means = {f"{slug(point.series)}/{slug(point.x)}": point.mean for point in outcome.points}
     files = [folder / file for file in (PAGE_FILE, TABLE, FIGURE)]
     tracking.add_to_run(parent, means, files, {"command": asked.command})
@@ -191,9 +208,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.study != ALL:
         load_study(given.study)  # an unknown name is one line
-    study(given.study, given.scale, given.seeds, given.side_by_side, given.retries)
+    with served():
+        study(given.study, given.scale, given.seeds, given.side_by_side, given.retries)
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
-        main()
+    as_process(main)

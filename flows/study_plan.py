@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows import graph, worktree
+from flows import graph, remotes, worktree
 from flows.running import run_stages
 from moco.config import Params, load_params, settings_hash
 from moco.errors import MocoError
@@ -16,10 +16,10 @@ from moco.runs.folder import training_hash
 from moco.study.definition import SECTIONS, Study, Variant, place
 from moco.study.record import Record, read
 from moco.tracking import dvc_digest
-from moco.training.setup import check
+from moco.training.checks import check
 from pipelines.stage import SHARDS
 
-DATA, LAST = "shard", "linear"
+DATA, LAST = "check", "linear"
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Site:
         env: of the stages.
         stages: those from pretraining on, in order.
         code: hash of the files that they depend on, and those before them.
-        remote: whether there is a default DVC remote.
+        remote: the default DVC remote.
     """
 
     workspace: Path
     env: dict[str, str]
     stages: list[str]
     code: str
-    remote: bool
+    remote: remotes.Remote | None
 
     @classmethod
     def of(cls, workspace: Path, env: dict[str, str]) -> "Site":
@@ -46,7 +46,7 @@ class Site:
         graph_ = graph.stages_in_order(workspace)
         before = graph.up_to(DATA, graph_)
         stages = [stage for stage in graph.up_to(LAST, graph_) if stage not in before]
-        return cls(workspace, env, stages, code_of(workspace), graph.has_remote(workspace))
+        return cls(workspace, env, stages, code_of(workspace), remotes.look(workspace, env))
 
     def folder(self, study: str, scale: str) -> Path:
         """Where a study's records and results are."""

@@ -24,7 +24,7 @@ from moco.runs import checkpoints
 from moco.runs.curves import read_rows
 from moco.study.definition import SECTIONS
 from moco.study.record import Record, epochs_of, write
-from pipelines.stage import SHARDS
+from pipelines.stage import PASSED, SHARDS
 
 _TRAININGS = defaultdict[str, threading.Lock](threading.Lock)
 """Held by the one run that is about a training: of two that share it, the second finds it done."""
@@ -93,7 +93,8 @@ def _run(planned: Planned, site: Site, folder: Path, env: dict[str, str], pipeli
         training.mkdir(parents=True, exist_ok=True)
         mark.touch()
     (folder / "dvc.lock").write_bytes(planned.data.lock)
-    check_out(str(SHARDS), folder, env)  # not by stages fetch and shard: DVC would hash all images for each run
+    for path in (SHARDS, PASSED):  # not by the stages that made them: DVC would hash all images for each run
+        check_out(str(path), folder, env)
     seconds, restored = {}, []
     for stage in site.stages:
         began = time.monotonic()

@@ -37,29 +37,35 @@ def make(workspace: Path, name: str, changes: Mapping[str, Any]) -> Path:
     cache.
 
     Args:
-        workspace: the project's folder, at the top of a git repository.
+        workspace: the project's folder, a git repository or a folder of one.
         name: the worktree's name; also the experiment's.
         changes: `section.key` -> value.
+
+    Returns:
+        The project's folder in it.
 
     Raises:
         MocoError: the workspace has no commit to start from, or the changed parameters are not
             allowed.
     """
     load_params(workspace / "params.yaml", [f"{key}={json.dumps(value)}" for key, value in changes.items()])
-    folder = workspace / FOLDER / name
+    top = workspace / FOLDER / name
     with ONE_AT_A_TIME:
-        remove(workspace, folder)
+        remove(workspace, top)
         try:
-            _make(workspace, folder, changes)
+            top.parent.mkdir(parents=True, exist_ok=True)
+            _git(workspace, "worktree", "add", "--quiet", "--detach", str(top), "HEAD")
+            folder = top / _git(workspace, "rev-parse", "--show-prefix")
+            if not folder.is_dir():
+                raise MocoError(f"{workspace}: the last commit does not hold this folder; commit the project first")
+            _fill(workspace, folder, changes)
         except BaseException:
-            remove(workspace, folder)
+            remove(workspace, top)
             raise
     return folder
 
 
-def _make(workspace: Path, folder: Path, changes: Mapping[str, Any]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _git(workspace, "worktree", "add", "--quiet", "--detach", str(folder), "HEAD")
+def _fill(workspace: Path, folder: Path, changes: Mapping[str, Any]) -> None:
     # Else a file that was written again with the same content makes `stash create` fail silently.
     _git(workspace, "update-index", "-q", "--refresh", check=False)
     if edited := _git(workspace, "stash", "create"):  # a commit of the uncommitted changes; they stay where they are
@@ -71,13 +77,7 @@ def _make(workspace: Path, folder: Path, changes: Mapping[str, Any]) -> None:
         target = folder / built.relative_to(workspace)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(built)
-    with modify_yaml(str(folder / "params.yaml")) as values:  # keeps the comments
-        for key, value in changes.items():
-            *sections, last = key.split(".")
-            target = values
-            for section in sections:
-                target = target[section]
-            target[last] = value
+    change_values(folder / "params.yaml", changes)
     with Repo(str(workspace)) as repo:
         cache = repo.cache.local_cache_dir
     with Repo(str(folder)) as repo, repo.config.edit("local") as config:
@@ -85,12 +85,25 @@ def _make(workspace: Path, folder: Path, changes: Mapping[str, Any]) -> None:
     _link_inputs(workspace, folder)
 
 
+def change_values(path: Path, changes: Mapping[str, Any]) -> None:
+    """Write values (`section.key`, or deeper) into a YAML file, whose comments stay."""
+    with modify_yaml(str(path)) as values:
+        for key, value in changes.items():
+            *sections, last = key.split(".")
+            target = values
+            for section in sections:
+                target = target.setdefault(section, {})  # a section that has defaults may be missing
+            target[last] = value
+
+
 def remove(workspace: Path, folder: Path) -> None:
-    """Remove a worktree and git's record of it; nothing happens if there is none."""
+    """Remove the worktree of a project's folder, and git's record of it, if there is one."""
+    trees = workspace / FOLDER
+    top = trees / folder.relative_to(trees).parts[0]
     with ONE_AT_A_TIME:
-        if folder.exists():
-            _git(workspace, "worktree", "remove", "--force", "--force", str(folder), check=False)
-            shutil.rmtree(folder, ignore_errors=True)
+        if top.exists():
+            _git(workspace, "worktree", "remove", "--force", "--force", str(top), check=False)
+            shutil.rmtree(top, ignore_errors=True)
         _git(workspace, "worktree", "prune")
 
 
@@ -135,8 +148,10 @@ def _link_inputs(workspace: Path, folder: Path) -> None:
     """Link what the stages read and git does not hold, such as the images in data/inbox."""
     with Repo(str(folder)) as repo:
         outs = [Path(out.fs_path) for out in repo.index.outs]
-        for dep in repo.index.deps:
-            path = Path(dep.fs_path) if dep.protocol == "local" else folder.parent
+        paths = [Path(dep.fs_path) for dep in repo.index.deps if dep.protocol == "local"]
+        # DVC does not watch the images themselves.
+        paths.append(Path(os.path.normpath(folder / load_params(folder / "params.yaml").fetch.path)))
+        for path in paths:
             if not path.is_relative_to(folder) or any(_overlap(path, out) for out in outs):
                 continue
             source = workspace / path.relative_to(folder)

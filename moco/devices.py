@@ -8,7 +8,7 @@ from typing import Literal, cast
 
 import torch
 
-from moco.errors import MocoError
+from moco.errors import MocoError, first_line
 
 DEVICE_FILES = Path("/dev")
 """Where a GPU of this host, or of this container, shows as `nvidia0`, …"""
@@ -140,5 +140,5 @@ def _reason() -> str:
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return str(error).strip().splitlines()[0].rstrip(".")
+        return first_line(error).rstrip(".")
     return "no device is visible to it"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Strength = Annotated[float, Field(ge=0)]
+Strength = Annotated[float, Field(ge=0, le=10)]
 
 
 class AnOptimizer(Settings):
@@ -70,7 +70,7 @@ class LARS(AnOptimizer):
 
     kind: Literal["lars"]
     momentum: Share = Field(description="Momentum of SGD.")
-    trust_coefficient: Annotated[float, Field(gt=0)] = Field(
+    trust_coefficient: Annotated[float, Field(gt=0, le=10)] = Field(
         description="A layer's rate is the rate times this times the length of its weights over that of its gradient."
     )
     weight_decay: Strength = Field(

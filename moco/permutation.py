@@ -5,9 +5,11 @@ the number of elements by cycle walking) permutes a billion positions in the mem
 resuming at any step is free.
 """
 
+import numba
 import numpy as np
-from numba import vectorize
 from numpy.typing import NDArray
+
+from moco.compiled import cached
 
 Integers = NDArray[np.int64]
 Words = NDArray[np.uint64]
@@ -20,7 +22,7 @@ def mix(words: Words | int) -> Words:
     return _mix(np.asarray(words, dtype=np.uint64))
 
 
-@vectorize(["uint64(uint64)"], cache=True)
+@cached(numba.vectorize, ["uint64(uint64)"])
 def _mix(word: np.uint64) -> np.uint64:
     x = word + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

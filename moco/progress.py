@@ -5,7 +5,20 @@ Every line begins `STAGE  NN% · `, which is what the Prefect flow reads its pro
 
 import sys
 import time
+from io import TextIOWrapper
 from typing import TextIO
+
+from moco.text import ESCAPE
+
+
+def print_any_text() -> None:
+    """Let stdout and stderr take any text: what their encoding lacks is written as its escape.
+
+    A file's name need not be UTF-8, and a terminal need not know the dot of a progress line.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=ESCAPE)
 
 
 class Progress:

@@ -25,6 +25,8 @@ COLLAPSED_SPREAD = 0.1
 """Spread of the queries below which they are one point."""
 COLLAPSED_RANK, SHRUNK_RANK = 2.0, 0.25
 """Effective ranks that are too low: a number, and a share of the first reading."""
+FEWEST_IMAGES = 30
+"""Images that a verdict on their features needs: of fewer, chance alone makes any."""
 FEWEST_STEPS = 100
 """Steps before an epoch says anything: nothing settles in the epochs of small sets."""
 _EPSILON = 1e-9  # epochs are sums of fractions
@@ -37,10 +39,12 @@ class Validation:
     Attributes:
         classified: those behind a kNN accuracy; 0 without labels.
         probed: those that the leak probe takes.
+        measured: those whose features are measured for collapse.
     """
 
     classified: int
     probed: int
+    measured: int
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ def _shortcut(history: History) -> Verdict | None:
 
 
 def _leak(history: History) -> Verdict | None:
-    if not history.leaks:
+    if not history.leaks or history.validation.probed < FEWEST_IMAGES:
         return None
     points = 100 * history.leaks[-1]
     if history.leaks[-1] <= leak_limit(history.validation.probed):
@@ -186,12 +190,14 @@ def _leak(history: History) -> Verdict | None:
 
 
 def _knn(history: History) -> Verdict | None:
-    if len(history.knn) < 2 or _cheats(history):  # the shortcut says it
+    if (
+        len(history.knn) < 2 or history.validation.classified < FEWEST_IMAGES or _cheats(history)
+    ):  # the shortcut says it
         return None
     first, best, last = history.knn[0], max(history.knn), history.knn[-1]
     if fell(best, last, history.validation.classified):
         what = f"validation accuracy by kNN fell {_fall(history)}: the features got worse"
-        return Verdict("knn", False, what, _calmer(history.settings))
+        return Verdict("knn", False, what, _steadier(history.settings))
     highest = f", highest {_percent(best)}" if best > last else ""
     return Verdict("knn", True, f"validation accuracy by kNN went from {_percent(first)} to {_percent(last)}{highest}")
 
@@ -209,7 +215,7 @@ def _collapse(history: History) -> Verdict | None:
 
 
 def _rank(history: History) -> Verdict | None:
-    if not history.ranks:
+    if not history.ranks or history.validation.measured < FEWEST_IMAGES:
         return None
     first, last = history.ranks[0], history.ranks[-1]
     if last < COLLAPSED_RANK:
@@ -232,7 +238,7 @@ def _solved(history: History) -> bool:
 
 
 def _reads_knn(history: History) -> bool:
-    return bool(history.validation.classified and history.settings.knn_every_epochs)
+    return bool(history.validation.classified >= FEWEST_IMAGES and history.settings.knn_every_epochs)
 
 
 def _cheats(history: History) -> bool:
@@ -248,8 +254,15 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _calmer(settings: Pretrain) -> str:
+def _steadier(settings: Pretrain) -> str:
     return mechanism_of(settings).against_collapse.format(**_named(settings))
+
+
+def _calmer(settings: Pretrain) -> str:
+    """Say the same of what can be so from the first steps on, which are on random keys."""
+    random = getattr(settings.dictionary, "start", "") == "random"
+    more = mechanism_of(settings).against_random_start if random else ""
+    return _steadier(settings) + more.format(**_named(settings))
 
 
 def _fairer(settings: Pretrain) -> str:
@@ -264,6 +277,7 @@ def _named(settings: Pretrain) -> dict[str, str]:
         "momentum": ("dictionary.momentum", getattr(settings.dictionary, "momentum", None)),
         "rate": ("lr_per_256", settings.lr_per_256),
         "size": ("dictionary.num_keys", getattr(settings.dictionary, "num_keys", None)),
+        "start": ("dictionary.start", getattr(settings.dictionary, "start", None)),
         "temperature": ("temperature", settings.temperature),
         "epochs": ("epochs", settings.epochs),
         "group": ("bn_group_size", settings.bn_group_size),

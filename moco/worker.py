@@ -6,7 +6,7 @@ machine.yaml.
 """
 
 import argparse
-import json
+import errno
 import os
 import sys
 import time
@@ -14,13 +14,19 @@ from importlib import import_module
 from pathlib import Path
 
 from moco.cluster.agent import SUPERVISED
-from moco.errors import Interrupted, MocoError
+from moco.ending import end_process
+from moco.errors import Interrupted, MocoError, first_line, os_error_in_one_line
+from moco.files import read_note, write_json
+from moco.progress import print_any_text
 from moco.runs.checkpoints import newest_step
 from moco.runs.job import error_left, leave_error
+from moco.text import printable
 
 JOBS = {"job.yaml": "moco.training.work", "transfer.yaml": "moco.transfer.trial"}
 """The file that orders each kind of run -> the module whose `work(folder)` carries it out."""
 
+LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
+"""What the operating system refuses again at the next try."""
 PATIENCE = 3
 """Restarts in a row from the same checkpoint after which the cause is taken to be the run
 itself."""
@@ -28,6 +34,7 @@ itself."""
 
 def main() -> None:
     """Train, with errors as one line on stderr and an exit code that is not 0."""
+    print_any_text()
     parser = argparse.ArgumentParser(prog="python -m moco.worker", description=__doc__)
     parser.add_argument("folder", type=Path, help="the run's folder, as `moco pretrain` or `moco launch` made it")
     folder = parser.parse_args().folder
@@ -40,23 +47,23 @@ def main() -> None:
     except Interrupted as error:
         if os.environ.get("RANK", "0") == "0":
             print(error, flush=True)
-        sys.exit(error.exit_code)
+        end_process(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(Interrupted.exit_code)
+        end_process(Interrupted.exit_code)
     except RuntimeError as error:
         if not lost_a_peer(error):
             raise
         time.sleep(0.5)
         if not error_left(folder):  # else the peer has said itself why
-            print(
-                f"{folder.name}: a peer is gone or silent ({str(error).splitlines()[0]:.200})",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"{folder.name}: a peer is gone or silent ({first_line(error):.200})", file=sys.stderr, flush=True)
         os._exit(1)  # leaving the group in order would wait for the peer
-    except MocoError as error:
+    except (MocoError, OSError) as error:
+        if isinstance(error, OSError):
+            if error.errno not in LASTING:
+                raise
+            error = MocoError(os_error_in_one_line(error))
         if not leave_error(folder, error) or SUPERVISED not in os.environ:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
         if "TORCHELASTIC_RUN_ID" in os.environ:
             sys.stdout.flush()
             os._exit(error.exit_code)  # as above: peers may wait within a collective of NCCL
@@ -83,9 +90,9 @@ def refuse_endless_restarts(folder: Path, restarts: int) -> None:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
     path = folder / f"starts.{os.uname().nodename}.json"
-    began = json.loads(path.read_text()) if restarts and path.exists() else []
+    began = read_note(path).get("began", []) if restarts else []
     began = [*began, newest_step(folder)][-PATIENCE - 1 :]
-    path.write_text(json.dumps(began))
+    write_json(path, {"began": began})
     if len(began) > PATIENCE and len(set(began)) == 1:
         raise MocoError(
             f"{folder}: failed {PATIENCE} times after step {began[0]} without reaching another checkpoint; the reason is"

@@ -21,6 +21,9 @@ from moco.files import file_sha256, whole_file
 from moco.runs.folder import code_hash
 from pipelines import stage
 
+CLOCK_STEP = 1.0
+"""Seconds by which the clock was set, not slowed or hurried, since it was last looked at."""
+
 
 def kept(identity: Any, settings: Linear, data_hash: str, evaluate: Callable[[], Evaluation]) -> Evaluation:
     """Evaluate features that no training changes, once, and keep the result.
@@ -58,7 +61,7 @@ def features_in_use(folder: Path) -> Iterator[None]:
         folder: of the cached features; each file's time is that of its last use.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    start = time.time()
+    start, began = time.time(), time.monotonic()
     with (folder / f"{os.uname().nodename}.{os.getpid()}.user").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -67,7 +70,8 @@ def features_in_use(folder: Path) -> Iterator[None]:
             yield
             return
         yield
-        _forget_before(min([start, *_starts_of_others(folder, Path(file.name))]), folder)
+        if abs(time.time() - start - (time.monotonic() - began)) < CLOCK_STEP:  # else times tell nothing
+            _forget_before(min([start, *_starts_of_others(folder, Path(file.name))]), folder)
         Path(file.name).unlink(missing_ok=True)
 
 

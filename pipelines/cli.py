@@ -1,20 +1,18 @@
-"""The command `moco`. Parts import what they need as they run, so `moco --help` is immediate."""
+"""The command `moco`: its commands and their options. What they do is in pipelines/commands."""
 
 import argparse
-import os
+import math
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 from moco import presets
-from moco.config import Params, load_params
-from moco.encoders.architectures import ARCHITECTURES
+from moco.config import Params
 from moco.encoders.export import TARGETS
-from moco.errors import MocoError
+from moco.progress import print_any_text
 from pipelines import stage
+from pipelines.commands import encoders, prune, settings, stages, up, versions
 
 PAGE = """\
 Pretrain an image encoder by Momentum Contrast, without labels, and see what it learned.
@@ -22,12 +20,16 @@ Pretrain an image encoder by Momentum Contrast, without labels, and see what it 
 stages, in the order of dvc.yaml (`dvc repro` runs what is out of date):
 {stages}
 
+for a team, or a night:
+  up           bring up the servers of Prefect and MLflow and a worker, until Ctrl-C
+
 on other machines:
   launch       print the line that starts a run there (torchrun), or a Kubernetes manifest
 
 with a trained encoder:
   embed        features of images, to Parquet, NumPy or CSV
   neighbors    the images of the data set that are most like a given one
+  duplicates   the images of the data set that are there twice, exactly or nearly
   export       the encoder as other programs load it
   inspect      what a file of weights holds, whoever wrote it
 
@@ -35,7 +37,12 @@ settings and data:
   preset       write a published recipe into params.yaml
   start        fetch the registered model that pretraining is to begin with
   encoders     list the networks: ours, timm's or torchvision's
+  ingest       take new images in: a listing and shards of their own
+  forget       delete images, and say what still holds or has seen them
   verify       check the shards against their checksums
+  doctor       what will not work on this machine or in this folder, and what to do
+  versions     the versions of data and encoder, and what differs between two
+  prune        what takes room on this disk, and what of it may go
 """
 
 EXAMPLES = """\
@@ -53,7 +60,11 @@ Exit codes: 0 done, 1 an error, 2 wrong usage, 130 stopped (the same command res
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; every foreseeable error is one line and an exit code that is not 0."""
-    options = parser().parse_args(arguments)
+    print_any_text()
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["up"]:
+        up.up(given[1:])
+    options = parser().parse_args(given)
     with stage.errors_in_one_line():
         options.run(options)
 
@@ -68,10 +79,10 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """Every command with its options."""
     raw = argparse.RawDescriptionHelpFormatter
-    stages = "\n".join(f"  {name:<12} {_first_line(field)}" for name, field in Params.model_fields.items())
+    listed = "\n".join(f"  {name:<12} {_first_line(field)}" for name, field in Params.model_fields.items())
     top = Parser(
         prog="moco",
-        description=PAGE.format(stages=stages),
+        description=PAGE.format(stages=listed),
         epilog=EXAMPLES,
         formatter_class=raw,
         usage="moco COMMAND [OPTION…]",
@@ -84,18 +95,53 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     for name, section in Params.model_fields.items():
-        command = add(name, run_stage, f"Stage {name}. {_first_line(section)}")
+        command = add(name, stages.run_stage, f"Stage {name}. {_first_line(section)}")
         stage.with_parameters(command)
+        if name == "fetch":
+            command.add_argument(
+                "--begin-again",
+                action="store_true",
+                help="the set is what fetch.path has now, without what was ingested; what was forgotten stays out",
+            )
         if name == "pretrain":
             command.add_argument(
                 "--restart", action="store_true", help="train from the start; checkpoints are set aside"
             )
 
-    stage.with_parameters(add("start", run_stage, "Fetch the registered model that pretrain.init names (data/start)."))
+    command = add("start", stages.run_stage, "Fetch the registered model that pretrain.init names (data/start).")
+    stage.with_parameters(command)
+    command.add_argument("--as-in", metavar="VERSION", help="what the run of that version began with, to run it again")
+
+    command = add(
+        "ingest",
+        stages.run_stage,
+        "Take new images in, as a listing and shards of their own, into DVC's cache and the default remote."
+        " What is in the set already is left out.",
+    )
+    stage.with_parameters(command)
+    command.add_argument("paths", nargs="+", metavar="PATH", help="a folder of images, a list (CSV, Parquet), or a tar")
+    command.add_argument(
+        "--announce",
+        action=argparse.BooleanOptionalAction,
+        help="emit the event moco.data.ingested (default: where PREFECT_API_URL is set)",
+    )
+
+    command = add(
+        "forget",
+        stages.run_stage,
+        "Delete images on request: their shards are written again without them, and their content never comes in again.",
+    )
+    stage.with_parameters(command)
+    command.add_argument(
+        "names", nargs="+", metavar="KEY", help="key, SHA-256 or path of an image, or a file with one of these a line"
+    )
+    command.add_argument(
+        "--purge", action="store_true", help="delete the tars of earlier versions too, from the cache and the remote"
+    )
 
     command = add(
         "launch",
-        launch,
+        stages.launch,
         "Print what starts the processes of `moco pretrain` by other means. The stage itself needs no such line:"
         " it follows `launcher` in machine.yaml.",
     )
@@ -108,7 +154,9 @@ def parser() -> argparse.ArgumentParser:
     )
 
     command = add(
-        "embed", embed, "Features of images, wherever they are. What is no readable image is named and skipped."
+        "embed",
+        encoders.embed,
+        "Features of images, wherever they are. What is no readable image is named and skipped.",
     )
     command.add_argument(
         "images",
@@ -133,7 +181,9 @@ def parser() -> argparse.ArgumentParser:
         " torchrun or srun share them",
     )
 
-    command = add("neighbors", neighbors, "The images of the data set whose features are most like an image's.")
+    command = add(
+        "neighbors", encoders.neighbors, "The images of the data set whose features are most like an image's."
+    )
     command.add_argument("image", type=Path, metavar="IMAGE")
     _encoder(command)
     command.add_argument("--shards", type=Path, default=stage.SHARDS, help=f"the shards (default: {stage.SHARDS})")
@@ -144,8 +194,43 @@ def parser() -> argparse.ArgumentParser:
     )
 
     command = add(
+        "duplicates",
+        encoders.duplicates,
+        "Images of the shards that are there twice, exactly or nearly, as a list and a picture that shows whether the"
+        " threshold is right.",
+    )
+    command.add_argument("--shards", type=Path, default=stage.SHARDS, help=f"the shards (default: {stage.SHARDS})")
+    command.add_argument(
+        "--encoder",
+        type=Path,
+        help=f"whose features decide: a folder, or a file that `moco inspect` reads (default: {stage.ENCODER} if it is there,"
+        " else the correlation of small copies)",
+    )
+    command.add_argument(
+        "--threshold", type=_share(0.5), default=0.99, help="likeness from which on a pair counts (default: 0.99)"
+    )
+    command.add_argument(
+        "--distance", type=stage.whole(0, 7), default=4, help="bits of 64 in which hashes may differ (default: 4)"
+    )
+    command.add_argument("--mirrored", action="store_true", help="mirror images count too")
+    command.add_argument(
+        "--output",
+        type=Path,
+        default=Path("duplicates.csv"),
+        help="the pairs; a .png is beside it (default: duplicates.csv)",
+    )
+    command.add_argument(
+        "--groups", type=Path, metavar="FILE.csv", help="also write key and group of each image with a twin"
+    )
+    command.add_argument(
+        "--leave-out",
+        action="store_true",
+        help="take images that have a twin in a later split (train, val, test) out of the set; left_out.csv names both",
+    )
+
+    command = add(
         "export",
-        export,
+        encoders.export,
         "An encoder as other programs load it. What is written is loaded back, and its features are compared, before"
         " the file takes its name.",
     )
@@ -167,7 +252,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = add(
         "inspect",
-        inspect,
+        encoders.inspect,
         "What a file of weights holds: the program that wrote it, network, head, queue, what is not used and what its"
         " names cannot tell. Files of other programs are read without running anything in them.",
     )
@@ -178,167 +263,38 @@ def parser() -> argparse.ArgumentParser:
         "--pool", action=argparse.BooleanOptionalAction, help="whether max-pooling follows it, likewise"
     )
 
-    command = add("preset", preset, "Write every value of a recipe into the pretrain section of params.yaml.")
+    command = add("preset", settings.preset, "Write every value of a recipe into the pretrain section of params.yaml.")
     command.add_argument("name", choices=presets.NAMES, help="the demo, CIFAR, or the recipes of the two papers")
     command.add_argument("--params", type=Path, default=Path("params.yaml"), help="(default: params.yaml)")
 
-    command = add("encoders", encoders, "The networks that pretrain.encoder can name.")
+    command = add("encoders", settings.encoders, "The networks that pretrain.encoder can name.")
     command.add_argument(
         "kind", nargs="?", choices=("resnet", "timm", "torchvision"), default="resnet", help="(default: resnet)"
     )
 
-    command = add("verify", verify, "Recompute the checksums and counts of a set of shards.")
+    command = add("verify", settings.verify, "Recompute the checksums and counts of a set of shards.")
     command.add_argument("folder", type=Path, nargs="?", default=stage.SHARDS, help=f"(default: {stage.SHARDS})")
+
+    command = add("versions", versions.versions, "The versions of data and encoder, or what differs between two.")
+    command.add_argument(
+        "names", nargs="*", metavar="VERSION", help="two: what differs; one: from it to the newest; none: list them"
+    )
+
+    command = add(
+        "prune",
+        prune.prune,
+        "What takes room on this disk, what may go, and what stays and why. Removes nothing by itself.",
+    )
+    command.add_argument("--yes", action="store_true", help="remove what may go")
+
+    add("up", lambda _: up.up([]), up.__doc__ or "")  # `main` hands its options on
+
+    add(
+        "doctor",
+        settings.doctor,
+        "What will not work on this machine or in this folder, and what to do; nothing is changed.",
+    )
     return top
-
-
-def run_stage(options: argparse.Namespace) -> None:
-    """Do the same as `python -m pipelines.STAGE`."""
-    params = load_params(options.params, options.set)
-    extra = {"restart": options.restart} if options.command == "pretrain" else {}
-    getattr(import_module(f"pipelines.{options.command}"), options.command)(params, **extra)
-
-
-def launch(options: argparse.Namespace) -> None:
-    """Print the line or the manifest; stdout holds nothing else."""
-    from moco.cluster.kubernetes import train_job
-    from moco.runs.job import Job, write_job
-    from moco.training.setup import check
-    from pipelines.pretrain import run_of
-
-    run = run_of(load_params(options.params, options.set))
-    machine, folder = run.machine, run.folder
-    write_job(folder, Job(run.settings, str(stage.SHARDS)))
-    if folder.is_relative_to(Path.cwd()):
-        folder = folder.relative_to(Path.cwd())  # other hosts may have the project elsewhere
-    if options.render == "kubernetes":
-        if machine.kubernetes is None:
-            raise MocoError(
-                "machine.yaml: has no section kubernetes (image, volume_claim, …); docs/kubernetes.md shows one"
-            )
-        processes = machine.kubernetes.gpus_per_node or machine.processes or 1
-        check(run.settings, len(run.images), machine.kubernetes.nodes * processes)
-        print(train_job(machine.kubernetes, folder.name, str(folder), processes), end="")
-        return
-    line = machine.launcher.line(folder, run.processes_per_host)
-    hosts = "on this host" if machine.launcher.hosts() == (1, 1) else "on every host"
-    print(f"{hosts}, in the project's folder:", file=sys.stderr)
-    print(line)
-
-
-def embed(options: argparse.Namespace) -> None:
-    """Features of images."""
-    from moco.cluster.machine import load_machine
-    from moco.devices import compute_devices
-    from moco.encoders.frozen import load_encoder
-    from moco.evaluation.embed import check_output, embed_into
-    from moco.evaluation.embed_pieces import Pieces, Share, embed_pieces
-    from moco.evaluation.inputs import Skips, find_images
-    from moco.files import hash_of_files
-
-    share = Share.of(os.environ)
-    if not options.pieces and share.world_size > 1:
-        raise MocoError(
-            f"{options.output}: {share.world_size} processes cannot write one file; add --pieces, and name a folder"
-        )
-    samples = Skips()
-    images = find_images(options.images, samples)  # what is not there is told before the encoder is read
-    encoder = load_encoder(options.encoder, share.devices(compute_devices(load_machine().device)))
-    numbers = f"{encoder.spec.feature_dim} numbers each"
-    if options.pieces:
-        pieces = Pieces(options.output, options.pieces)
-        pieces.prepare(options.images)
-        folder = options.encoder if options.encoder.is_dir() else options.encoder.parent
-        files = (folder / "encoder.json", folder / "encoder.safetensors")
-        made_by = hash_of_files(files if folder == options.encoder else [options.encoder], folder)
-        made, count = embed_pieces(encoder, made_by, images, pieces, share)
-        written, bad = count.images, count.skips.count
-        said = f"{pieces.there()} of {pieces.count} pieces are there, {made} made now: {written} images"
-    else:
-        check_output(options.output, options.images)
-        written, bad = embed_into(encoder, images, options.output)
-        said = f"{written} images"
-    bad += samples.count
-    print(f"{options.output}: {said}, {numbers}" + f", {bad} skipped" * (bad > 0), flush=True)
-
-
-def neighbors(options: argparse.Namespace) -> None:
-    """Print and draw the nearest images."""
-    from moco.cluster.machine import load_machine
-    from moco.devices import compute_devices
-    from moco.evaluation.search import most_similar, read_file
-    from moco.files import whole_file
-    from moco.images.index import open_split
-    from moco.report.pictures import Shown
-    from moco.report.pictures import neighbors as draw
-
-    image = read_file(options.image)
-    if options.output.suffix != ".png" or not options.output.parent.is_dir():
-        raise MocoError(f"{options.output}: cannot be written; name a .png in an existing folder")
-    split, kept = open_split(options.shards, options.split), stage.runs_folder() / "features"
-    machine = load_machine()
-    devices = compute_devices(machine.device)
-    found = most_similar(image, split, options.encoder, options.k, devices, kept, machine.workers())
-    for one in found:
-        print(f"{one.key}  {one.similarity:.4f}  {one.label}".rstrip())
-    shown = [Shown(one.pixels, one.label or one.key, one.similarity) for one in found]
-    with whole_file(options.output) as part:
-        draw(part, [(Shown(image, options.image.name), shown)], "query", f"nearest images of {options.split}")
-    print(f"{options.output}: the picture")
-
-
-def export(options: argparse.Namespace) -> None:
-    """Write the encoder in another program's form."""
-    from moco.encoders.export.run import export as write
-    from moco.encoders.export.source import read_source
-    from moco.tracking.registry import CHAMPION, champion_folder
-
-    with champion_folder() if options.source == CHAMPION else nullcontext(Path(options.source)) as source:
-        print("\n".join(write(options.to, read_source(source), options.output)), flush=True)
-
-
-def inspect(options: argparse.Namespace) -> None:
-    """Describe a file of weights."""
-    from moco.encoders.files.describe import described, with_stem
-    from moco.encoders.files.reading import read
-
-    found = read(options.file)
-    stem = with_stem(found, options.stride, options.padding, options.pool)
-    print("\n".join(described(found if stem is None else read(options.file, stem))))
-
-
-def preset(options: argparse.Namespace) -> None:
-    """Write a recipe."""
-    changes = presets.apply(options.name, options.params)
-    print("\n".join(changes) if changes else f"{options.params}: holds the values of {options.name} already")
-
-
-def encoders(options: argparse.Namespace) -> None:
-    """List the networks of one kind."""
-    if options.kind != "resnet":
-        from moco.encoders.others import names
-
-        print("\n".join(names(options.kind)))
-        return
-    from moco.encoders.build import size_of
-
-    for name in ARCHITECTURES:
-        weights, features = size_of(name)
-        print(f"{name:<16} {features:>5} features  {weights / 1e6:>6.1f} M weights")
-
-
-def verify(options: argparse.Namespace) -> None:
-    """Check the shards."""
-    from moco.shards.index import verify as problems_of
-
-    problems = problems_of(options.folder)
-    for problem in problems:
-        print(problem)
-    if problems:
-        raise MocoError(
-            f"{options.folder}: {len(problems)} problem(s), listed above; `dvc checkout` or `dvc repro -f shard` restores it"
-        )
-    print(f"{options.folder}: every checksum and count is right")
 
 
 def _encoder(command: argparse.ArgumentParser) -> None:
@@ -346,9 +302,36 @@ def _encoder(command: argparse.ArgumentParser) -> None:
         "--encoder",
         type=Path,
         default=stage.ENCODER,
-        metavar="FOLDER",
-        help=f"the encoder's folder, or its encoder.safetensors alone (default: {stage.ENCODER})",
+        help=f"an encoder's folder, or any file of weights that `moco inspect` reads (default: {stage.ENCODER})",
     )
+    known = command.add_argument_group("what a file of others does not say, where you know it")
+    known.add_argument("--network", metavar="LABEL", help="timm:NAME, torchvision:NAME or module:FILE:FUNCTION")
+    known.add_argument("--stem", help="of a ResNet: small, small-stride2, or as 3x3-stride1-padding2-nopool")
+    known.add_argument("--image-size", type=stage.whole(8), help="pixels of the images it was trained on (else 224)")
+    known.add_argument("--crop-ratio", type=_share(0.05), help="of the short side, for the center view (else 0.875)")
+    for what, least in (("mean", 0), ("std", 0.001)):
+        known.add_argument(
+            f"--{what}",
+            type=_share(least),
+            nargs=3,
+            metavar=("R", "G", "B"),
+            help="of values from 0 to 1 (else ImageNet's)",
+        )
+
+
+def _share(least: float) -> Callable[[str], float]:
+    """Make the type of an argument: a number from `least` to 1."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= 1:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least:g} to 1")
+        return value
+
+    return read
 
 
 def _first_line(section: Any) -> str:

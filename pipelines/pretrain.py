@@ -5,18 +5,18 @@ Slurm job), while this process follows the run's files for MLflow; then it makes
 of the last checkpoint.
 """
 
-import json
-import shutil
+from contextlib import nullcontext
 
 import numpy as np
 
-from moco import tracking
+from moco import notices, tracking
 from moco.cluster.launcher import Work
 from moco.cluster.machine import find, load_machine
 from moco.config import Params
 from moco.encoders.frozen import save_encoder
 from moco.errors import MocoError
-from moco.files import write_json
+from moco.features.intervals import wilson
+from moco.files import copy_file, read_note, whole_folder, write_json
 from moco.images.batches import read_image
 from moco.images.decode import Pixels
 from moco.runs import checkpoints
@@ -25,9 +25,11 @@ from moco.runs.folder import FINISHED, held, only_writer, prepare
 from moco.runs.job import Job, write_job
 from moco.tracking.follow import followed
 from moco.training.run import Run
-from moco.training.setup import specification
+from moco.training.setup import ADDRESSES, DVC, specification
 from moco.worker import train
 from pipelines import stage
+from pipelines.driver import work_elsewhere
+from pipelines.remote_tars import write_tars
 
 
 def pretrain(params: Params, restart: bool = False) -> None:
@@ -37,8 +39,10 @@ def pretrain(params: Params, restart: bool = False) -> None:
         params: all of params.yaml.
         restart: set checkpoints of the same settings and data aside and train from the start.
     """
-    stage.check_encoder(params.pretrain)
+    stage.check_pretraining(params.pretrain)
     run = run_of(params)
+    own = [line for line in notices.of_params(params) if line.startswith("pretrain.")]
+    stage.note("pretrain", own + notices.of_data(params.pretrain, len(run.images), len(run.monitor.val)))
     launcher, folder = run.machine.launcher, run.folder
     work = Work(folder, run.processes_per_host, lambda: train(folder), run.done)
     if held(folder) and launcher.help(work, lambda: held(folder)):
@@ -52,18 +56,20 @@ def pretrain(params: Params, restart: bool = False) -> None:
             )
         if found is None:
             prepare(folder, restart)
-            write_job(folder, Job(run.settings, str(stage.SHARDS)))
+            leave_job(run)
         notes = folder / "mlflow.json"
-        resume_id = json.loads(notes.read_text())["run"] if notes.exists() else None
+        resume_id = read_note(notes).get("run")
         with tracking.stage_run("pretrain", run.settings.model_dump(), resume_id=resume_id) as tracked:
             if tracked.id:
                 write_json(notes, {"run": tracked.id})
             tracked.tags({"training_hash": run.name})
             tracked.dataset("shards", tracking.dvc_digest(str(stage.SHARDS)) or run.images.data_hash, stage.SHARDS)
             validation = run.monitor.validation(run.settings.bn_group_size)
-            with followed(folder, tracked, run.steps_per_epoch, run.settings, validation):
+            elsewhere = work_elsewhere() if launcher.outlives_driver else nullcontext()
+            with followed(folder, tracked, run.steps_per_epoch, run.settings, validation), elsewhere:
                 launcher.run(work, found)
-            write_outputs(run, tracked)
+            with stage.alone("pretrain"):
+                write_outputs(run, tracked)
             model = tracking.log_encoder(tracked, stage.ENCODER, [_example(run)])
             write_json(notes, {"run": tracked.id, "model": model})
         (folder / FINISHED).touch()
@@ -76,6 +82,13 @@ def run_of(params: Params) -> Run:
     return run
 
 
+def leave_job(run: Run) -> None:
+    """Write what the processes that train need to know into the run's folder."""
+    write_job(run.folder, Job(run.settings, str(stage.SHARDS)))
+    if run.machine.shards_from == DVC:
+        write_tars(run.folder / ADDRESSES)
+
+
 def write_outputs(run: Run, tracked: tracking.TrackedRun) -> None:
     """Make the encoder, the metrics and the curves of the last checkpoint.
 
@@ -83,14 +96,15 @@ def write_outputs(run: Run, tracked: tracking.TrackedRun) -> None:
         MocoError: the run has not reached its end.
     """
     state = checkpoints.load_newest(run.folder)
-    if state is None or not run.done():
+    if state is None or state["step"] != run.total:
         raise MocoError(f"{run.folder}: holds no checkpoint of the run's end; run the same command again")
     model = run.model()
     model.load_state_dict(state["model"])
     outputs = stage.outputs("pretrain")
-    save_encoder(stage.ENCODER, model.encoder_q.backbone, specification(run.settings, model, run.name))
+    with whole_folder(stage.ENCODER) as part:
+        save_encoder(part, model.encoder_q.backbone, specification(run.settings, model, run.name))
     for file in ("curves.csv", "readings.csv"):
-        shutil.copyfile(run.folder / file, outputs / file)
+        copy_file(run.folder / file, outputs / file)
         tracked.artifact(outputs / file)
     last = read_rows(outputs / "curves.csv")[-1]
     newest = (read_rows(outputs / "readings.csv") or [{}])[-1]
@@ -103,6 +117,9 @@ def write_outputs(run: Run, tracked: tracking.TrackedRun) -> None:
         "steps": int(last["step"]),
         "precision": state.get("precision"),  # missing in a checkpoint of an earlier version
     }
+    if metrics["knn_top1"] is not None:
+        classified = run.monitor.validation(run.settings.bn_group_size).classified
+        metrics["knn_top1_low"], metrics["knn_top1_high"] = wilson(metrics["knn_top1"], classified)
     write_json(outputs / "metrics.json", metrics)
     tracked.results(metrics)
 

@@ -22,7 +22,7 @@ def report(params: Params) -> None:
     machine = load_machine()
     encoder = load_encoder(stage.ENCODER, compute_devices(machine.device))
     train, val = open_split(stage.SHARDS, "train"), open_split(stage.SHARDS, "val")
-    with tracking.stage_run("report", params.report.model_dump()) as tracked:
+    with stage.alone("report"), tracking.stage_run("report", params.report.model_dump()) as tracked:
         samples = gather(encoder, train, val, params, machine.workers())
         folder = stage.outputs("report")
         with whole_folder(folder) as part:

@@ -15,15 +15,16 @@ SCENES = Path("data/scenes")
 def scenes(params: TransferParams) -> None:
     """Run the stage: data/scenes, and outputs/transfer/scenes.json."""
     file = stage.outputs("transfer") / "scenes.json"
-    if params.scenes is None:  # the tasks are on other data
-        SCENES.mkdir(parents=True, exist_ok=True)
-        write_json(file, {})
-        return
     start = time.monotonic()
-    with tracking.stage_run("scenes", params.scenes.model_dump()) as tracked:
-        counts = build_scenes(SCENES, params.scenes)
-        write_json(file, counts)
-        tracked.results(counts)
+    with stage.alone("scenes", SCENES, "python -m pipelines.scenes"):
+        if params.scenes is None:  # the tasks are on other data
+            SCENES.mkdir(parents=True, exist_ok=True)
+            write_json(file, {})
+            return
+        with tracking.stage_run("scenes", params.scenes.model_dump()) as tracked:
+            counts = build_scenes(SCENES, params.scenes)
+            write_json(file, counts)
+            tracked.results(counts)
     total = sum(split["scenes"] for split in counts.values())
     print(f"{total} scenes in {SCENES}, {time.monotonic() - start:.1f} s", flush=True)
 

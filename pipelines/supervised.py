@@ -24,10 +24,11 @@ from pipelines.weights import keep, place, specification
 
 def supervised(params: TransferParams) -> None:
     """Run the stage: outputs/transfer/{weights/supervised, supervised.json}."""
-    if isinstance(params.supervised, Trained):
-        _train(params.supervised, params.random)
-    else:
-        keep(params.supervised.source, "supervised", params.random)
+    with stage.alone("weights", place("supervised"), "python -m pipelines.supervised"):
+        if isinstance(params.supervised, Trained):
+            _train(params.supervised, params.random)
+        else:
+            keep(params.supervised.source, "supervised", params.random, params.supervised.stem)
 
 
 def _train(settings: Trained, network: Network) -> None:

@@ -1,8 +1,8 @@
 """Stage transfer: one task from one initialization, in several trials."""
 
-import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, get_args
@@ -13,7 +13,8 @@ from moco.cluster.machine import Machine, load_machine
 from moco.devices import compute_devices
 from moco.errors import MocoError
 from moco.features.extract import Labelled
-from moco.files import whole_file, write_json
+from moco.features.intervals import commonest, wilson
+from moco.files import whole_folder, write_json, write_table
 from moco.processes import join
 from moco.runs.curves import read_rows
 from moco.runs.folder import FINISHED, only_writer, prepare
@@ -22,6 +23,9 @@ from moco.transfer.sets import Sets
 from moco.transfer.trial import PICTURES, QUARANTINE, RESULT, RESULTS, Trial, name_of, run_trial, write_job
 from pipelines import stage
 
+BESIDE = ("_std", "_low", "_high")
+"""Ends of the names of figures that belong to another one."""
+
 
 def transfer(params: TransferParams, task: str, init: str) -> None:
     """Run the stage: metrics.json, CSV files and predictions in outputs/transfer/results/TASK-INIT.
@@ -29,15 +33,24 @@ def transfer(params: TransferParams, task: str, init: str) -> None:
     Args:
         params: all of transfer/params.yaml.
         task: what is trained.
-        init: what it starts from: an initialization of stage weights, a file, or an encoder's
-            folder.
+        init: what it starts from: an initialization of stage weights, an encoder's folder, or a
+            file. `moco.stem` and `random` say the stem and the network that it does not tell.
     """
     comparison = params.of(task)
     if comparison is None:
         raise MocoError(f"{PARAMS}: has no section {task}; add it, or name another task")
-    weights = f"outputs/transfer/weights/{init}" if init in get_args(Init) else init
+    ready = init in get_args(Init)
+    weights = f"outputs/transfer/weights/{init}" if ready else init
+    stem, otherwise = (None, None) if ready else (params.moco.stem, params.random)
     name = f"{task}-{Path(init).stem}"
-    machine, outputs = load_machine(), stage.outputs("transfer") / "results" / name
+    outputs = stage.outputs("transfer") / "results" / name
+    with stage.alone("transfer", outputs, f"python -m pipelines.transfer {task} {init}"):
+        _trials(Trial(comparison, weights, comparison.training.seed, stem, otherwise), name, outputs)
+
+
+def _trials(first: Trial, name: str, outputs: Path) -> None:
+    """Run the trials that are not done, and write the outputs of all."""
+    comparison, machine = first.comparison, load_machine()
     quarantine = stage.runs_folder() / f"transfer-{name}.{QUARANTINE}"
     sets = Sets.of(comparison, quarantine)
     left_out = [] if isinstance(sets.test, Labelled) else [bad for bad in sets.test.problems if not bad.stays]
@@ -46,17 +59,19 @@ def transfer(params: TransferParams, task: str, init: str) -> None:
     with tracking.stage_run(f"transfer-{name}", comparison.model_dump()) as tracked:
         folders = []
         for number in range(comparison.training.trials):
-            trial = Trial(comparison, weights, comparison.training.seed + number)
+            trial = replace(first, seed=first.seed + number)
             print(f"transfer: {name}: trial {number + 1} of {comparison.training.trials}", flush=True)
             folders.append(_finished(trial, sets, machine))
             _follow(folders[-1], number, tracked)
         results = [json.loads((folder / RESULT).read_text()) for folder in folders]
         metrics = summary(results)
+        if isinstance(sets.test, Labelled) and isinstance(sets.train, Labelled):
+            metrics["label"] |= beside(metrics["label"], sets.train, sets.test)
         _write_outputs(outputs, folders, results, metrics)
         tracked.results(metrics)
         for path in sorted(outputs.iterdir()):
             tracked.artifact(path)
-    means = {name: value for name, value in tracking.flat(metrics).items() if not name.endswith("_std")}
+    means = {name: value for name, value in tracking.flat(metrics).items() if not name.endswith(BESIDE)}
     figures = ", ".join(f"{name} {value:.1%}" for name, value in means.items() if value is not None)
     print(f"transfer: {name}: {figures}", flush=True)
 
@@ -102,6 +117,14 @@ def _follow(folder: Path, number: int, tracked: tracking.TrackedRun) -> None:
         tracked.metrics(values, int(row["step"]))
 
 
+def beside(figures: dict[str, float], train: Labelled, test: Labelled) -> dict[str, float]:
+    """Give the ends of each accuracy's 95 % interval, and what the commonest class alone gives."""
+    found = {"majority": commonest(train.labels, test.labels)}
+    for name in ("top1", "top5"):
+        found[f"{name}_low"], found[f"{name}_high"] = wilson(figures[name], len(test.labels))
+    return found
+
+
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Average each figure over the trials; NAME_std is its standard deviation.
 
@@ -126,7 +149,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
 def _write_outputs(outputs: Path, folders: list[Path], results: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
     outputs.mkdir(parents=True, exist_ok=True)
     write_json(outputs / "metrics.json", metrics)
-    _write_rows(
+    write_table(
         outputs / "trials.csv",
         ["trial", "metric", "value"],
         [
@@ -137,23 +160,14 @@ def _write_outputs(outputs: Path, folders: list[Path], results: list[dict[str, A
         ],
     )
     curves = [read_rows(folder / "training/curves.csv") for folder in folders]
-    _write_rows(
+    write_table(
         outputs / "curves.csv",
         ["trial", "step", "loss"],
         [[number, row["step"], row["loss"]] for number, rows in enumerate(curves) for row in rows],
     )
-    pictures = outputs / "predictions"
-    pictures.mkdir(exist_ok=True)
-    for path in pictures.iterdir():  # maybe of another format's
-        path.unlink()
-    for path in sorted([*folders[0].glob(PICTURES), *folders[0].glob(RESULTS)]):  # of the first trial
-        shutil.copyfile(path, pictures / path.name)
-
-
-def _write_rows(path: Path, head: list[str], rows: list[list[Any]]) -> None:
-    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([head, *rows])
+    with whole_folder(outputs / "predictions") as pictures:
+        for path in sorted([*folders[0].glob(PICTURES), *folders[0].glob(RESULTS)]):  # of the first trial
+            shutil.copyfile(path, pictures / path.name)
 
 
 if __name__ == "__main__":

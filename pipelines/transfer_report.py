@@ -11,7 +11,9 @@ def report(params: TransferParams) -> None:
     """Run the stage: outputs/transfer/report/{report.md, report.html} and their pictures."""
     outputs = stage.outputs("transfer")
     folder = outputs / "report"
-    with tracking.stage_run("transfer-report", {"tasks": params.tasks, "inits": params.inits}) as tracked:
+    settings = {"tasks": params.tasks, "inits": params.inits}
+    held = stage.alone("transfer-report", folder, "python -m pipelines.transfer_report")
+    with held, tracking.stage_run("transfer-report", settings) as tracked:
         with whole_folder(folder) as part:
             write_transfer_report(part, outputs / "results", params)
         for path in sorted(folder.iterdir()):

@@ -4,13 +4,12 @@ random: the architecture alone, since every trial draws its weights. moco: an en
 pretrain, or a file of others. Stage supervised also comes here for weights that exist.
 """
 
-import shutil
 from pathlib import Path
 
 from moco.encoders.frozen import EncoderSpec, save_encoder
 from moco.encoders.kinds import Network
 from moco.encoders.start import RANDOM, Start, start_from
-from moco.files import whole_folder, write_json
+from moco.files import copy_folder, whole_folder, write_json
 from moco.transfer.config import PARAMS, Init, TransferParams, load_transfer_params
 from pipelines import stage
 
@@ -20,10 +19,11 @@ IMAGENET = 224, 256
 
 def weights(params: TransferParams, init: Init) -> None:
     """Run the stage for random or MoCo weights."""
-    if init == "random":
-        keep(RANDOM, init, params.random)
-    else:
-        keep(params.moco.source, init, params.random, params.moco.stem)
+    with stage.alone("weights", place(init), f"python -m pipelines.weights {init}"):
+        if init == "random":
+            keep(RANDOM, init, params.random)
+        else:
+            keep(params.moco.source, init, params.random, params.moco.stem)
 
 
 def keep(source: str, init: Init, network: Network, stated: str | None = None) -> None:
@@ -44,14 +44,15 @@ def keep(source: str, init: Init, network: Network, stated: str | None = None) -
         if source == RANDOM:
             write_json(folder / "encoder.json", specification(start, name, *IMAGENET).values())
         elif Path(source).is_dir():
-            shutil.copytree(source, folder, dirs_exist_ok=True)
+            copy_folder(Path(source), folder)
         else:
             crop, short = start.image_size or IMAGENET[0], IMAGENET[1]
             if start.image_size and start.eval_crop_ratio:
                 short = round(crop / start.eval_crop_ratio)
             save_encoder(folder, start.network, specification(start, name, crop, short))
     if start.about:
-        print(f"weights: {init}: {start.about}", flush=True)
+        assumed = "" if start.image_size else f"; images of {IMAGENET[0]} pixels are assumed"
+        print(f"weights: {init}: {start.about}{assumed}", flush=True)
     print(f"weights: {init}: {source} in {place(init)}", flush=True)
 
 

@@ -14,13 +14,18 @@ HEAVY = tuple(
     f"tests/{name}"
     for name in (
         "flows",
+        "moco/cluster/test_dask.py",
         "moco/cluster/test_kubernetes.py::test_two_pods",
         "moco/dictionary/test_shuffle_bn.py",
         "moco/encoders/test_build_encoder.py::test_every_name",
+        "moco/images/test_exact_reads.py",
         "moco/images/test_index.py::test_a_set_travels",
         "moco/images/test_loader.py",
+        "moco/images/test_decode_memory.py",
         "moco/images/test_stream.py",
+        "moco/shards/test_killed_shards.py",
         "moco/shards/test_write.py",
+        "moco/test_progress.py::test_every_command",
         "moco/tracking",
         "moco/training/test_l",  # leak, loop
         "moco/training/test_ranks.py",
@@ -28,11 +33,19 @@ HEAVY = tuple(
         "moco/transfer/test_finetune.py",
         "moco/transfer/test_trial.py",
         "pipelines/test_baselines.py",
+        "pipelines/test_cache.py",
+        "pipelines/test_data_in_place.py",
+        "pipelines/test_driver.py",
+        "pipelines/test_killed_growth.py",
         "pipelines/test_own_folder.py",
         "pipelines/test_pretrain_stage.py",
+        "pipelines/test_prune.py",
+        "pipelines/test_remote_tars.py",
         "pipelines/test_report_stage.py",
+        "pipelines/test_versions.py",
         "test_benchmarks.py::test_a_part_of_the_proof",
         "test_benchmarks.py::test_sides_apart",
+        "test_fuzz.py",
     )
 )
 """Tests that start processes or servers, train, or build every network."""

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 SMALL_PRETRAIN = {
     "pretrain.image_size": 16,
     "pretrain.dictionary.num_keys": 100,
+    "pretrain.dictionary.start": "random",
     "pretrain.dim": 16,
     "pretrain.global_batch": 24,
     "pretrain.bn_group_size": 8,
@@ -86,16 +87,21 @@ def write_arrays(base: Path, parts: list, classes: list[str], samples_per_shard:
     """Shards of images from arrays, in `base`/shards, and their manifest in `base`/raw."""
     from moco.config import Fetch, Shard
     from moco.shards.write import write_shards
-    from moco.sources.hashing import stream
-    from moco.sources.manifest import write_manifest
     from moco.sources.source import Arrays
+    from moco.sources.take_in import take_in
 
     fetch = Fetch(source="folder", path="x", labels="none", val_fraction=val_fraction, test_fraction=0, split_seed=0)
-    limits = {"samples_per_shard": samples_per_shard, "megabytes_per_shard": 1, "max_side": None}
-    (base / "raw").mkdir()
-    write_manifest(stream(Arrays(parts, classes), base / "raw"), base / "raw", fetch, None, classes)
+    limits = {"samples_per_shard": samples_per_shard, "megabytes_per_shard": 1, "max_side": None, "merge_below": None}
+    take_in(Arrays(lambda: parts, classes), fetch, base / "raw")
     write_shards(base / "raw", base / "shards", base / "runs", Shard(**limits, jpeg_quality=90, max_bad_fraction=0), 1)
     return base / "shards"
+
+
+def rows_of(raw: Path) -> list:
+    """The images in the set of a manifest, in order."""
+    from moco.sources.manifest import lines, read_manifest
+
+    return [placed.row for placed in lines(raw, read_manifest(raw)) if not placed.removed]
 
 
 def write_gray_numbers(base: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Both dvc.yaml name exactly the rooms of the library that decide a stage's result."""
+"""Both graphs name exactly the rooms of the library that decide a stage's result."""
 
 from pathlib import Path
 
@@ -11,7 +11,11 @@ from moco.runs.folder import decides_nothing
 ROOT = Path(__file__).parents[1]
 STARTED = {"pretrain": ["moco.training.loop"], "transfer": ["moco.transfer.trial"]}
 """What the processes run that a stage starts, which the stage itself need not import."""
-SHOWN = {"report": {"report", "drawing", "alarms", "verdicts"}, "transfer_report": {"report", "drawing"}}
+SHOWN = {
+    "check": {"checks", "duplicates", "survey", "report", "drawing"},
+    "report": {"report", "drawing", "alarms", "verdicts"},
+    "transfer_report": {"report", "drawing"},
+}
 """Rooms that decide no training's result, but what these stages show."""
 
 
@@ -23,7 +27,7 @@ def imports() -> grimp.ImportGraph:
 def stages() -> list[tuple[str, str, list[str]]]:
     """(file, module, code that it depends on) of each stage."""
     found = []
-    for file in ("dvc.yaml", "transfer/dvc.yaml"):
+    for file in ("dvc.yaml", "transfer/graph.yaml"):
         for stage in yaml.safe_load((ROOT / file).read_text())["stages"].values():
             python, option, module, *_ = stage["cmd"].split()
             assert (python, option) == ("python", "-m")
@@ -36,7 +40,7 @@ def decides(stage: str, module: str) -> bool:
     """Whether a module, such as moco.images.views, decides what a stage makes."""
     package, _, name = module.partition(".")
     if package == "pipelines":
-        return name not in ("", "stage")
+        return name not in ("", "stage", "driver", "remote_tars")
     return bool(name) and (name.partition(".")[0] in SHOWN.get(stage, ()) or not decides_nothing(name))
 
 

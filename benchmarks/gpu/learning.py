@@ -46,7 +46,7 @@ def recipe(epochs: int) -> Pretrain:
         "log_every_steps": 2,
         "knn_every_epochs": epochs,
         "views": small.views.model_copy(update=hiding),
-        "dictionary": small.dictionary.model_copy(update={"num_keys": 256}),
+        "dictionary": small.dictionary.model_copy(update={"num_keys": 256, "start": "random"}),
     }
     return small.model_copy(update=update)
 

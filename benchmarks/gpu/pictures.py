@@ -9,13 +9,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from moco.config import SPLITS, Shard, Split
+from moco.config import Shard, Split
 from moco.images.decode import Pixels
-from moco.shards.index import write_index
-from moco.shards.tars import Origin, write_tar
-from moco.sources.manifest import Row
+from moco.shards.earlier import Earlier
+from moco.shards.index import Piece, write_index
+from moco.shards.tars import Origin, Segment, write_tar
+from moco.sources.listing import Row
 
-SHARD = Shard(samples_per_shard=10**6, megabytes_per_shard=10**4, max_side=None, jpeg_quality=92, max_bad_fraction=0)
+SHARD = Shard(
+    samples_per_shard=10**6,
+    merge_below=None,
+    megabytes_per_shard=10**4,
+    max_side=None,
+    jpeg_quality=92,
+    max_bad_fraction=0,
+)
 Pictures = Iterator[tuple[str, Pixels]]
 """Class and picture, uint8 H x W x 3, without end."""
 
@@ -33,6 +41,7 @@ def write(folder: Path, counts: Mapping[Split, int], pictures: Pictures, classes
     for each in (raw, notes):
         each.mkdir(parents=True)
     origin = Origin(raw, None, {name: label for label, name in enumerate(classes)}, SHARD)
+    pieces: list[Piece] = []
     for split, images in counts.items():
         rows = []
         for number in range(images):
@@ -43,9 +52,11 @@ def write(folder: Path, counts: Mapping[Split, int], pictures: Pictures, classes
             (raw / name).write_bytes(data)
             rows.append(Row(name, None, label, split, hashlib.sha256(data).hexdigest(), len(data)))
         tar = folder / f"{split}-000000.tar"
-        note = write_tar(tar, split, 0, rows, origin, lambda _: None)
-        (notes / f"{tar.name}.json").write_text(json.dumps(note))
-    write_index(folder, notes, classes, {split: counts.get(split, 0) for split in SPLITS})
+        (notes / f"{tar.name}.json").write_text(
+            json.dumps(write_tar(tar, [Segment(rows, [origin] * len(rows))], lambda _: None))
+        )
+        pieces.append(Piece(split, tar.name, "", kept=False))
+    write_index(folder, notes, classes, pieces, Earlier(folder))
     return folder
 
 

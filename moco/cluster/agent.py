@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from moco.cores import cores
-from moco.errors import Interrupted, MocoError
+from moco.errors import Interrupted, MocoError, first_line
+from moco.runs.checkpoints import newest_step
 from moco.runs.job import error_left
 
 WORKER = "moco.worker"
@@ -35,6 +36,10 @@ ENVIRONMENT = {
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120",  # seconds for the last checkpoint
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # else a warning for every host that the DNS does not know
 }
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Torch's agent has them raise an Exception, and leaves it so: what follows a run would take Ctrl-C
+for a damaged file."""
 
 SUPERVISED = "MOCO_SUPERVISED"
 """Set where a launcher reads the reason that a worker leaves, so that it need not print it too."""
@@ -98,18 +103,23 @@ def run_agent(folder: Path, processes: int, fewest: int = 1, most: int = 1, endp
         max_restarts=MAX_RESTARTS,
         monitor_interval=0.2,
         logs_specs=DefaultLogsSpecs(log_dir=scratch.name),
+        local_addr=None if endpoint else "127.0.0.1",  # a host alone need not know its own name
     )
     ended = threading.Event()
     threading.Thread(target=_stop_on_error, args=(folder, ended), daemon=True).start()
-    stopped = Interrupted(f"{folder.name}: stopped; the same command resumes from the last checkpoint")
+
+    def stopped() -> Interrupted:
+        return Interrupted(f"{folder.name}: stopped; the same command resumes from step {newest_step(folder)}")
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         elastic_launch(config, sys.executable)("-u", "-m", WORKER, str(folder))
     except (SignalException, KeyboardInterrupt):
-        raise _reason(folder) or stopped from None
+        raise _reason(folder) or stopped() from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode == Interrupted.exit_code:
-            raise _reason(folder) or stopped from None
+            raise _reason(folder) or stopped() from None
         raise _reason(folder) or MocoError(
             f"{folder.name}: process {rank} ended with exit code {failure.exitcode}; its reason is above, and the same"
             " command resumes from the last checkpoint"
@@ -126,11 +136,14 @@ def run_agent(folder: Path, processes: int, fewest: int = 1, most: int = 1, endp
         ) from None
     except (RendezvousError, DistError) as error:
         raise _reason(folder) or MocoError(
-            f"machine.yaml: launcher.rendezvous = {endpoint} cannot be reached, or no more ({str(error).splitlines()[0]}); name one"
+            f"machine.yaml: launcher.rendezvous = {endpoint} cannot be reached, or no more ({first_line(error)}); name one"
             " of the hosts, with a free port that all of them can reach; the same command resumes from the last checkpoint"
         ) from None
     finally:
         ended.set()
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
         scratch.cleanup()
 
 

@@ -58,14 +58,14 @@ class Kubernetes(Settings):
         description="Container image with Python, torch and what else moco imports; the code comes from the volume.",
     )
     nodes: int = Field(
-        ge=1, description="Pods that train together, each on a node of its own if it asks for a whole one."
+        ge=1, le=100_000, description="Pods that train together, each on a node of its own if it asks for a whole one."
     )
     gpus_per_node: int = Field(
-        ge=0, description="GPUs (nvidia.com/gpu) of each pod, one process each; 0: train on CPUs."
+        ge=0, le=1024, description="GPUs (nvidia.com/gpu) of each pod, one process each; 0: train on CPUs."
     )
-    cpus_per_node: int = Field(ge=1, description="CPU cores of each pod.")
+    cpus_per_node: int = Field(ge=1, le=100_000, description="CPU cores of each pod.")
     memory_per_node: str = Field(
-        pattern=r"^[1-9][0-9]*(Mi|Gi|Ti|M|G|T)$",
+        pattern=r"^[1-9][0-9]{0,8}(Mi|Gi|Ti|M|G|T)$",
         description="Memory of each pod, such as 64Gi; what loader processes hand over lies in it, too.",
     )
     volume_claim: Subdomain = Field(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from moco.settings import Settings
 
@@ -41,6 +42,9 @@ class Found:
 
 class Launcher(Settings):
     """How the processes of a run are started; a launcher overrides what differs from one host."""
+
+    outlives_driver: ClassVar[bool] = False
+    """Whether the processes continue without the one that started them, for the next to follow."""
 
     def hosts(self) -> tuple[int, int]:
         """Give the fewest and the most hosts that train together."""

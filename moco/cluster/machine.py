@@ -6,16 +6,22 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from moco.cluster.engines import Dask, Processes
+from moco.cluster.keep import Keep
 from moco.cluster.kubernetes import Kubernetes
 from moco.cluster.launcher import Found, Launcher
 from moco.cluster.local import Local
+from moco.cluster.pieces import Engine
 from moco.cluster.slurm import Slurm
+from moco.cluster.slurm_array import SlurmArray
 from moco.cluster.torchrun import Torchrun
 from moco.cores import cores
 from moco.devices import gpus
-from moco.settings import Settings, read_yaml, validate
+from moco.settings import Settings, validate
+from moco.yaml_files import read_yaml
 
 AnyLauncher = Annotated[Local | Torchrun | Slurm, Field(discriminator="kind")]
+AnyEngine = Annotated[Processes | SlurmArray | Dask, Field(discriminator="kind")]
 LAUNCHERS: tuple[type[Launcher], ...] = get_args(get_args(AnyLauncher)[0])
 
 
@@ -33,18 +39,25 @@ class Machine(Settings):
     processes: int | None = Field(
         None,
         ge=1,
+        le=1024,
         description="Training processes on this machine; null: one a GPU, or one a CPU core as far as the batch-norm"
         " groups can be shared out equally.",
     )
     num_workers: int | None = Field(
-        None, ge=0, description="Loader processes for each training process; null: its share of the cores, less one."
+        None,
+        ge=0,
+        le=1024,
+        description="Loader processes for each training process; null: its share of the cores, less one.",
     )
-    checkpoint_every_steps: int | None = Field(None, ge=1, description="Steps between checkpoints; null: by time only.")
-    checkpoint_every_minutes: float = Field(2.0, gt=0, description="Minutes between checkpoints.")
-    keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints that are kept.")
+    checkpoint_every_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="Steps between checkpoints; null: by time only."
+    )
+    checkpoint_every_minutes: float = Field(2.0, gt=0, le=100_000, description="Minutes between checkpoints.")
+    keep_checkpoints: int = Field(3, ge=1, le=100_000, description="Newest checkpoints that are kept.")
     max_batch_per_process: int | None = Field(
         None,
         ge=2,
+        le=1_048_576,
         description="Images that fit into a process's memory at once; its share of a step is taken in parts of this size, to the same result. null: its whole share.",
     )
     views: Literal["cpu", "gpu", "auto"] = Field(
@@ -60,17 +73,33 @@ class Machine(Settings):
     gradients: Literal["fp32", "bf16"] = Field(
         "fp32", description="What gradients travel in between processes; bf16: half the traffic, rounded to 8 bits."
     )
+    keep: Keep = Field(Keep(), description="What `moco prune` leaves.")
     shards_from: str | None = Field(
         None,
         min_length=1,
-        description="Where the tars are, if not in data/shards: http(s)://…, s3://BUCKET/PREFIX, a folder, or pipe:COMMAND that"
-        " prints the tar named {shard}. Needs pretrain.stream.",
+        description="Where the tars are, if not in data/shards: dvc (the default DVC remote), http(s)://…, s3://BUCKET/PREFIX, a folder,"
+        " or pipe:COMMAND that prints the tar named {shard}, which needs pretrain.stream.",
+    )
+    shards_cache_gb: float = Field(
+        0.0,
+        ge=0,
+        le=1_000_000,
+        description="GB (10^9 bytes) of tars of shards_from that are kept on this host's disk, in runs/tars, where images are read"
+        " in the exact order (pretrain.stream: null).",
     )
     step_timeout_seconds: float = Field(
-        40.0, gt=0, description="How long a process waits for a silent peer within a step before it gives it up."
+        40.0,
+        gt=0,
+        le=86_400,
+        description="How long a process waits for a silent peer within a step before it gives it up.",
     )
     launcher: AnyLauncher = Field(
         Local(), description="How processes are started: {kind: local}, {kind: torchrun, …} or {kind: slurm, …}."
+    )
+    engine: AnyEngine = Field(
+        Processes(),
+        description="Who does the pieces of fetch, shard, embed and duplicates: {kind: processes} of this host, {kind: slurm, …} or"
+        " {kind: dask, …}.",
     )
     kubernetes: Kubernetes | None = Field(
         None, description="What `moco launch --render kubernetes` writes into its manifest."
@@ -91,6 +120,11 @@ class Machine(Settings):
                 "device = cpu, but the launcher asks for GPUs; set launcher.gpus_per_node: 0, or device: auto"
             )
         return self
+
+    @property
+    def elsewhere(self) -> Engine | None:
+        """Who does pieces of work on other hosts; None: this host does all."""
+        return None if isinstance(self.engine, Processes) else self.engine
 
     def training_processes(self, groups: int) -> int:
         """How many processes train on a host.
@@ -131,7 +165,7 @@ def load_machine(path: Path | str = "machine.yaml") -> Machine:
     Raises:
         MocoError: an unknown key or a value out of range; one line.
     """
-    return validate(read_yaml(path), str(path), Machine) if Path(path).exists() else Machine()
+    return validate(read_yaml(path, may_be_empty=True), str(path), Machine) if Path(path).exists() else Machine()
 
 
 def find(folder: Path) -> tuple[type[Launcher], Found] | None:

@@ -13,7 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,7 +26,7 @@ POLL_SECONDS = 2.0
 TURNS = 100_000
 """Time limits a job may reach; it gets one more turn each time."""
 
-_NEVER = frozenset(
+NEVER = frozenset(
     [
         "AccountNotAllowed",
         "BadConstraints",
@@ -38,7 +38,7 @@ _NEVER = frozenset(
     ]
 )
 """Reasons to wait that no waiting removes; sbatch accepts such jobs all the same."""
-_DONE = frozenset(
+DONE = frozenset(
     ["BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT"]
 )
 
@@ -64,15 +64,23 @@ class Slurm(Launcher):
     `moco pretrain` submits and follows it. Anything else sbatch knows goes into `options`.
     """
 
+    outlives_driver: ClassVar[bool] = True
+
     kind: Literal["slurm"]
-    nodes: int = Field(1, ge=1, description="Nodes.")
-    gpus_per_node: int = Field(0, ge=0, description="GPUs of each node, one process each; 0: train on CPUs.")
-    cpus_per_node: int | None = Field(None, ge=1, description="CPU cores of each node; null: Slurm's default.")
+    nodes: int = Field(1, ge=1, le=100_000, description="Nodes.")
+    gpus_per_node: int = Field(0, ge=0, le=1024, description="GPUs of each node, one process each; 0: train on CPUs.")
+    cpus_per_node: int | None = Field(
+        None, ge=1, le=100_000, description="CPU cores of each node; null: Slurm's default."
+    )
     minutes: int = Field(
-        ge=2, description="Time limit of one turn; at its end the job saves, returns to the queue and resumes."
+        ge=2,
+        le=1_000_000,
+        description="Time limit of one turn; at its end the job saves, returns to the queue and resumes.",
     )
     partition: str | None = Field(None, description="Partition; null: Slurm's default.")
-    seconds_to_save: int = Field(90, ge=1, description="How long before the time limit the job saves its state.")
+    seconds_to_save: int = Field(
+        90, ge=1, le=86_400, description="How long before the time limit the job saves its state."
+    )
     options: dict[str, str | int | bool] = Field(
         {}, description="Further options of sbatch by their long names: account, qos, mem, constraint, …"
     )
@@ -110,7 +118,7 @@ class Slurm(Launcher):
         listing = ask("squeue", "--noheader", "--me", f"--name={folder.name}", "--format=%A|%T|%r|%k")
         for line in listing.splitlines():
             number, state, _, comment = line.strip().split("|", 3)
-            if comment == str(folder) and state not in _DONE:
+            if comment == str(folder) and state not in DONE:
                 return Found(number, f"Slurm job {number} ({state})", f"scancel {number}")
         return None
 
@@ -212,7 +220,7 @@ def follow(folder: Path, number: str) -> None:
     logs = _Logs(folder / LOGS, number)
     told = ""
     while (job := _state(number)) is not None:
-        if job.state == "PENDING" and job.reason in _NEVER:
+        if job.state == "PENDING" and job.reason in NEVER:
             subprocess.run(["scancel", number], check=False)
             raise MocoError(
                 f"machine.yaml: Slurm can never start job {number} as asked ({job.reason}); it is cancelled, correct"
@@ -261,4 +269,4 @@ def _state(number: str) -> SlurmJob | None:
     if not listing:
         return None
     state, reason = listing.splitlines()[0].split("|", 1)
-    return SlurmJob(number, state, reason) if state not in _DONE else None
+    return SlurmJob(number, state, reason) if state not in DONE else None

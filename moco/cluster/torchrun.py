@@ -19,12 +19,14 @@ class Torchrun(Launcher):
     kind: Literal["torchrun"]
     nnodes: str = Field(
         "1",
-        pattern=r"^[1-9][0-9]*(:[1-9][0-9]*)?$",
+        pattern=r"^[1-9][0-9]{0,4}(:[1-9][0-9]{0,4})?$",
+        strict=False,
         coerce_numbers_to_str=True,
         description="Number of hosts, or FEWEST:MOST where hosts may come and go.",
     )
     rendezvous: str = Field(
-        pattern=r"^[^\s:]+:[0-9]+$", description="HOST:PORT of one of the hosts, by a name that all of them can reach."
+        pattern=r"^[^\s:]+:[0-9]{1,5}$",
+        description="HOST:PORT of one of the hosts, by a name that all of them can reach.",
     )
 
     @model_validator(mode="after")

@@ -28,7 +28,7 @@ _WARMER = "lower {rate} or raise {temperature}"
 class Mechanism:
     """A way to get the keys that queries are compared with.
 
-    Remedies name settings in braces: momentum, rate, size, temperature, epochs.
+    Remedies name settings in braces: momentum, rate, size, start, temperature, epochs.
 
     Attributes:
         name: its name for people.
@@ -38,6 +38,8 @@ class Mechanism:
         sentence: where its keys come from.
         momentum: what its momentum is of; None: it has none.
         against_collapse: remedy for queries or features that collapse.
+        against_random_start: what is added to that remedy where the first keys are random and need
+            not be.
         unfilled: what is wrong when random first keys are left at the end; {share} is that of the
             real ones.
         against_unfilled: remedy for that.
@@ -52,6 +54,7 @@ class Mechanism:
     sentence: str
     momentum: str | None
     against_collapse: str
+    against_random_start: str = ""
     unfilled: str = ""
     against_unfilled: str = ""
     divisible: bool = True
@@ -93,15 +96,16 @@ class MomentumQueue(Kind):
         fills="queue",
         sentence="keys of earlier steps, from an encoder that follows slowly",
         momentum="m, how slowly the key encoder follows the query encoder",
+        against_collapse=_SLOWER,
         # Queries are farthest from random keys when all point in one direction, and deep encoders
         # stay there.
-        against_collapse=f"{_SLOWER}, or, for a deep encoder, lower {{size}}, whose keys are random at first",
+        against_random_start=", or, where it was so from the beginning, set {start} to keys or lower {size}",
         unfilled="the queue never fills ({share} at the end)",
         against_unfilled="raise {epochs} or lower {size}",
     )
 
     kind: Literal["momentum-queue"]
-    num_keys: int = Field(ge=1, description="K: number of keys in the queue.")
+    num_keys: int = Field(ge=1, le=100_000_000, description="K: number of keys in the queue.")
     start: Literal["random", "keys"] = Field(
         "random",
         description="random: random keys are negatives until real ones replace them, as in the paper. keys: only real keys"
@@ -134,7 +138,7 @@ class MemoryBank(Kind):
     )
 
     kind: Literal["memory-bank"]
-    num_keys: int = Field(ge=1, description="K: number of keys drawn from the bank in a step.")
+    num_keys: int = Field(ge=1, le=100_000_000, description="K: number of keys drawn from the bank in a step.")
     momentum: Momentum = Field(description="Share of an image's key in its mean with the new query.")
 
     def build(self, encoder, dim, images, seed, generator=None):  # type: ignore[no-untyped-def]

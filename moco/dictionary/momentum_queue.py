@@ -61,12 +61,19 @@ class MomentumQueue(MomentumEncoder):
         return self.keys[:filled]
 
     @torch.no_grad()
-    def restart(self, keys: Tensor, pointer: int) -> None:
-        """Take over real keys K x C, and the row that the next one overwrites."""
+    def restart(self, keys: Tensor, pointer: int, filled: int) -> None:
+        """Take over a queue.
+
+        Args:
+            keys: K x C.
+            pointer: the row that the next key overwrites.
+            filled: real keys, the first ones.
+        """
         self.keys.copy_(keys)
         self.pointer.fill_(pointer)
         if self.filled is not None:
-            self.filled.fill_(len(keys))
+            self.filled.fill_(filled)
+            self._full = False
 
     @torch.no_grad()
     def enqueue(self, batch: Batch, keys: Sequence[Tensor], queries: Tensor) -> None:

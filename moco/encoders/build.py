@@ -11,7 +11,7 @@ from torch import nn
 from moco.encoders.encode import features_of
 from moco.encoders.kinds import Network, ResNet, network_of
 from moco.encoders.split_batch_norm import split_batch_norm
-from moco.errors import MocoError
+from moco.errors import MocoError, first_line
 
 
 class Backbone(nn.Module):
@@ -65,7 +65,7 @@ def measured(network: Network, image_size: int) -> Backbone:
     except MocoError:
         raise
     except Exception as error:  # a library's or a person's own
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        said = first_line(error)[:200]
         raise MocoError(
             f"{what}: refuses images of image_size = {image_size} pixels ({said}); choose another size or network"
         ) from error

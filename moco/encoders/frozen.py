@@ -16,7 +16,7 @@ from moco.encoders.build import Backbone, build_encoder
 from moco.encoders.encode import features_of
 from moco.encoders.kinds import Network, network_of
 from moco.encoders.normalize import normalize
-from moco.errors import MocoError
+from moco.errors import MocoError, first_line
 from moco.files import write_bytes, write_json
 
 
@@ -172,7 +172,7 @@ def load_encoder(folder: Path | str, devices: Sequence[torch.device] = ()) -> Fr
         ) from None
     except (ValueError, TypeError, KeyError, SafetensorError, RuntimeError) as error:
         raise MocoError(
-            f"{folder}: not a readable encoder ({str(error).splitlines()[0]}); restore it with `dvc checkout`"
+            f"{folder}: not a readable encoder ({first_line(error)}); restore it with `dvc checkout`"
         ) from None
     return FrozenEncoder(backbone, spec, devices)
 

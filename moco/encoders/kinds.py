@@ -111,7 +111,7 @@ class Timm(Network):
     options: Options = Field(
         {}, description="Passed to timm.create_model, such as {patch_size: 4, drop_path_rate: 0.1}."
     )
-    freeze: tuple[str, ...] = Field((), description=_FREEZE)
+    freeze: tuple[str, ...] = Field((), strict=False, description=_FREEZE)
 
 
 class Torchvision(Network):
@@ -122,7 +122,7 @@ class Torchvision(Network):
     kind: Literal["torchvision"]
     name: str = Field(min_length=1, description="As torchvision.models.list_models() has it: regnet_y_400mf, …")
     options: Options = Field({}, description="Passed to the model's builder.")
-    freeze: tuple[str, ...] = Field((), description=_FREEZE)
+    freeze: tuple[str, ...] = Field((), strict=False, description=_FREEZE)
 
 
 class Own(Network):
@@ -135,7 +135,7 @@ class Own(Network):
         description="package.file:function. The function takes nothing, or image_size, and gives an nn.Module from"
         " normalized images N x 3 x S x S to features N x D."
     )
-    freeze: tuple[str, ...] = Field((), description=_FREEZE)
+    freeze: tuple[str, ...] = Field((), strict=False, description=_FREEZE)
 
     @field_validator("name")
     @classmethod

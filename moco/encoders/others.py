@@ -11,7 +11,7 @@ from torch import nn
 
 from moco.encoders.encode import features_of
 from moco.encoders.kinds import Network, look_here
-from moco.errors import MocoError
+from moco.errors import MocoError, first_line
 
 
 def build(settings: Network, image_size: int | None = None, pretrained: bool = False) -> nn.Module:
@@ -33,7 +33,7 @@ def build(settings: Network, image_size: int | None = None, pretrained: bool = F
     except Exception as error:  # a library's or a person's own
         raise MocoError(
             f"encoder {settings.label}: cannot be made for images of {image_size} pixels"
-            f" ({type(error).__name__}: {_first_line(error)}); choose another network or image_size"
+            f" ({type(error).__name__}: {first_line(error)[:200]}); choose another network or image_size"
         ) from error
     _freeze(network, settings)
     network.feature_dim = _feature_dim(network, image_size)  # type: ignore[assignment]  # a module takes any attribute
@@ -116,6 +116,25 @@ def classifier_of(network: nn.Module) -> str | None:
     return next((path for path, module in reversed([*network.named_modules()]) if isinstance(module, nn.Linear)), None)
 
 
+def classifiers(settings: Network) -> tuple[str, ...]:
+    """Name the layers of a library's network that its encoder is without: its classifiers.
+
+    Raises:
+        MocoError: the library is not there.
+    """
+    if settings.kind == "timm":
+        config = _library().get_pretrained_cfg(settings.name)
+        named = getattr(config, "classifier", None) or ()
+        return (named,) if isinstance(named, str) else tuple(named)
+    if settings.kind == "torchvision":
+        import torchvision
+
+        with torch.device("meta"):
+            last = classifier_of(torchvision.models.get_model(settings.name, **_options(settings)))
+        return () if last is None else (last,)
+    return ()
+
+
 def _own(settings: Network, image_size: int | None, pretrained: bool) -> nn.Module:
     name = settings.name
     file, _, function = name.partition(":")
@@ -165,7 +184,3 @@ def _unknown(library: str, name: str, known: Iterable[str]) -> MocoError:
     near = difflib.get_close_matches(name, known, 3, 0.5)
     like = f"; did you mean {' or '.join(near)}?" if near else ""
     return MocoError(f"encoder {library}:{name} is no network of the {library} installed here{like}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0][:200]

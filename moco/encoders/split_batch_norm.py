@@ -50,7 +50,7 @@ def split_batch_norm(model: nn.Module, group_size: int) -> nn.Module:
         MocoError: names a norm over the batch whose kind is not known; nothing was changed.
     """
     for name, module in model.named_modules():
-        if _over_a_batch(module) and not isinstance(module, GroupBatchNorm2d) and _kind(module) is None:
+        if is_unknown(module):
             raise MocoError(
                 f"{name or 'the model'} is a {type(module).__name__}, whose statistics cannot be split into groups; use"
                 " torch's BatchNorm there, or one group for the whole batch"
@@ -91,6 +91,16 @@ def _split(model: nn.Module, group_size: int) -> nn.Module:
         split.get_parameter(name).requires_grad_(parameter.requires_grad)
     first = next(iter(state.values()), torch.empty(0))
     return split.to(first.device, first.dtype if first.is_floating_point() else None)
+
+
+def is_unknown(module: nn.Module) -> bool:
+    """Whether a module normalizes over a batch with an arithmetic that is not known here."""
+    return _over_a_batch(module) and not isinstance(module, GroupBatchNorm2d) and _kind(module) is None
+
+
+def ends_in_activation(module: nn.Module) -> bool:
+    """Whether a batch norm ends in `drop` and `act`, as timm's can."""
+    return isinstance(module, GroupBatchNormAct2d) or type(module).__name__ in _WITH_ACTIVATION
 
 
 def _over_a_batch(module: nn.Module) -> bool:

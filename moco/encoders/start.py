@@ -1,7 +1,7 @@
 """What a run starts from: nothing, an encoder's folder, or a file of others."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from moco.encoders.files.checkpoint import Checkpoint
 from moco.encoders.files.describe import in_one_line
 from moco.encoders.files.reading import read
 from moco.encoders.frozen import load_encoder
-from moco.encoders.kinds import Network, ResNet, network_of
+from moco.encoders.kinds import Network, ResNet
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.stem import stem_of
 from moco.errors import MocoError
@@ -46,18 +46,21 @@ class Start:
     about: str = ""
 
 
-def start_from(source: str, network: Network | None, seed: int, stated: str | None = None) -> Start:
+def start_from(
+    source: str, network: Network | None, seed: int, stated: str | None = None, otherwise: Network | None = None
+) -> Start:
     """Read or draw the weights that a source names.
 
     Args:
         source: "random"; or an encoder's folder (encoder.safetensors and encoder.json); or a file
             that `moco.encoders.files` reads. A file that does not say its mean and deviation is
             taken to be trained with ImageNet's on RGB, as torchvision's and the official ones are.
-        network: what it must be; needed for random weights, and for files of networks that are no
-            ResNets. A file that does not tell its stem has this one's, if the first convolution
-            fits.
+        network: what it must be; needed for random weights. A file that does not tell its stem has
+            this one's, if the first convolution fits.
         seed: of random weights, which depend on nothing else.
         stated: what the stem of a file is, where a person knows better than its names.
+        otherwise: what a file is of that does not tell its network, and needs not be of it if it
+            does.
 
     Raises:
         MocoError: no such file, another network than was asked for, or no readable encoder.
@@ -78,14 +81,12 @@ def start_from(source: str, network: Network | None, seed: int, stated: str | No
         made = spec.build().requires_grad_(True)  # what pretraining froze is fine-tuned
         made.load_state_dict(encoder.backbone.state_dict())
         return Start(made, spec.network, spec.mean, spec.std, fingerprint(made), spec.image_size, spec.eval_crop_ratio)
-    found = read_as(path, network, stated)
-    kind = network if found.architecture is None else network_of(found.architecture, str(found.stem))
-    assert kind is not None
-    made = build_encoder(kind, image_size=found.image_size).requires_grad_(True)
-    load_exactly(made, found, kind)
+    found = read_as(path, network, stated, otherwise)
+    made = loaded(found).requires_grad_(True)
+    assert found.network is not None
     return Start(
         made,
-        kind,
+        found.network,
         found.mean or IMAGENET_MEAN,
         found.std or IMAGENET_STD,
         fingerprint(made),
@@ -95,34 +96,64 @@ def start_from(source: str, network: Network | None, seed: int, stated: str | No
     )
 
 
-def read_as(path: Path, network: Network | None, stated: str | None = None) -> Checkpoint:
+def read_as(
+    path: Path, network: Network | None, stated: str | None = None, otherwise: Network | None = None
+) -> Checkpoint:
     """Read a file of weights that must be of a network.
 
     Args:
         path: the file.
-        network: which; None: any ResNet.
+        network: which; None: any that can be told.
         stated: as for `start_from`.
+        otherwise: as for `start_from`.
+
+    Returns:
+        With its network, and without the classifier of a library's network.
 
     Raises:
-        MocoError: no readable file, or one of another network.
+        MocoError: no readable file, one of another network, or of one that nobody tells.
     """
     found = read(path, stated)
     if found.architecture is None:
-        if network is None or isinstance(network, ResNet):
+        held = network or found.network or otherwise
+        if held is None or isinstance(held, ResNet):
             raise MocoError(
                 f"{path}: fits none of the known architectures ({found.layout}); {found.difference}; `moco encoders` lists"
-                " them"
+                " them; name the network of another library that it is of (moco embed: --network; transfer: random)"
             )
-        return found
-    assert found.stem is not None
-    if isinstance(network, ResNet):
-        asked = stem_of(network.stem)
-        if not found.stem_known and asked.kernel == stem_of(found.stem).kernel:
-            found = read(path, asked)
-    held = network_of(found.architecture or "", str(found.stem))
-    if network is not None and (not isinstance(network, ResNet) or network != held):
-        raise _another(str(path), held, network)
+        return _without_classifier(found, held)
+    asked = network or otherwise
+    if isinstance(asked, ResNet) and not found.stem_known and found.architecture == asked.name:
+        stem = stem_of(asked.stem)
+        if stem.kernel == stem_of(str(found.stem)).kernel:
+            found = read(path, stem)
+    assert found.network is not None
+    if network is not None and network != found.network:
+        if not isinstance(network, ResNet) and network.name == found.architecture:
+            return replace(found, network=network)  # a library's network with the names of ours
+        raise _another(str(path), found.network, network)
     return found
+
+
+def _without_classifier(found: Checkpoint, network: Network) -> Checkpoint:
+    from moco.encoders.others import classifiers
+
+    ends = tuple(f"{name}." for name in classifiers(network))
+    ended = tuple(name for name in found.backbone if name.startswith(ends)) if ends else ()
+    kept = {name: value for name, value in found.backbone.items() if name not in ended}
+    return replace(found, network=network, backbone=kept, unused=(*found.unused, *ended))
+
+
+def loaded(found: Checkpoint) -> Backbone:
+    """Build the network of a file that `read_as` read, with its weights.
+
+    Raises:
+        MocoError: they do not fit.
+    """
+    assert found.network is not None
+    made = build_encoder(found.network, image_size=found.image_size)
+    load_exactly(made, found, found.network)
+    return made
 
 
 def load_exactly(backbone: nn.Module, found: Checkpoint, network: Network) -> None:

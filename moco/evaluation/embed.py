@@ -1,6 +1,6 @@
 """Features of any images, streamed to a Parquet, NumPy or CSV file."""
 
-import csv
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moco import npy
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder
 from moco.errors import MocoError
 from moco.evaluation.inputs import Image, Skipped, Skips
 from moco.features.extract import Features
 from moco.features.placing import fetched
-from moco.files import whole_file
-from moco.images.decode import Pixels, UndecodableError, decode
+from moco.features.usable import OF_A_FILE, require_finite
+from moco.files import csv_writer, whole_file
+from moco.images.decode import Pixels, UndecodableError, decoded
 from moco.images.views import center_view
 from moco.progress import Progress
 
@@ -103,6 +105,7 @@ def embed_files(encoder: FrozenEncoder, images: Sequence[Image], skipped: Skippe
 
     with ThreadPoolExecutor() as threads:
         for features in fetched(launched(threads)):
+            require_finite(features.numpy(), "embed", OF_A_FILE)
             yield Embedded(names.popleft(), features.numpy())
 
 
@@ -169,20 +172,27 @@ def _write_npy(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int
     """Write row by row; the padded header is rewritten at the end, when the rows are counted."""
     written = 0
     with path.open("wb") as file, _names_file(path).open("w", encoding="utf-8") as names:
-        _npy_header(file, written, feature_dim)
+        npy.begin(file, np.float32, (0, feature_dim))
         for batch in batches:
-            file.write(np.ascontiguousarray(batch.features, dtype="<f4").tobytes())
-            names.writelines(f"{name}\n" for name in batch.names)
+            file.write(np.ascontiguousarray(batch.features, dtype=np.float32).data)
+            names.writelines(f"{_LINE_ENDS.sub(_escaped, name)}\n" for name in batch.names)
             written += len(batch.names)
-        file.seek(0)
-        _npy_header(file, written, feature_dim)
+        npy.begin(file, np.float32, (written, feature_dim))
     return written
+
+
+_LINE_ENDS = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
+"""What Python, too, ends lines at. In a name they are written as their escapes: a row, a line."""
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
 
 
 def _write_csv(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int:
     written = 0
     with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
+        rows = csv_writer(file)
         rows.writerow(["path", *(f"f{column}" for column in range(feature_dim))])
         for batch in batches:
             for name, features in zip(batch.names, batch.features.tolist(), strict=True):
@@ -191,18 +201,14 @@ def _write_csv(path: Path, batches: Iterator[Embedded], feature_dim: int) -> int
     return written
 
 
-def _npy_header(file: object, rows: int, columns: int) -> None:
-    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, columns)}
-    np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
-
-
 def _names_file(path: Path) -> Path:
     return path.with_suffix(".txt")
 
 
 def _view(image: Image, spec: EncoderSpec) -> NDArray[np.uint8] | str:
     try:
-        return center_view(decode(image.read()), spec.image_size, spec.eval_crop_ratio)
+        with decoded(image.read()) as pixels:
+            return center_view(pixels, spec.image_size, spec.eval_crop_ratio)
     except UndecodableError as error:
         return str(error)
     except OSError as error:

@@ -5,17 +5,22 @@ another, and nothing needs to be kept beside the pieces.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from moco.cluster.pieces import Engine, spread
 from moco.config import settings_hash
+from moco.devices import compute_devices
+from moco.encoders.anyones import Stated, encoder_of
 from moco.encoders.frozen import FrozenEncoder
 from moco.errors import MocoError
-from moco.evaluation.embed import Count, write_parquet
-from moco.evaluation.inputs import Image
+from moco.evaluation.embed import Count, Embedded, embed_files, write_parquet
+from moco.evaluation.inputs import Image, Skips
 from moco.files import whole_file
 from moco.progress import Progress
 
@@ -125,24 +130,101 @@ def embed_pieces(
     Raises:
         MocoError: a piece cannot be written.
     """
-    mine = {}
-    for number in range(share.rank, pieces.count, share.world_size):
+    mine = _missing(made_by, images, pieces, range(share.rank, pieces.count, share.world_size))
+    count = Count(Progress("embed", sum(len(piece.images) for piece in mine)))
+    for piece in mine:
+        _write(pieces, piece, count.embed(encoder, piece.images), encoder.spec.feature_dim)
+    return len(mine), count
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A piece that is to be made: its number, images, and what names them and the encoder."""
+
+    number: int
+    images: list[Image]
+    made_of: bytes
+
+
+@dataclass(frozen=True)
+class Anywhere:
+    """Makes a piece on any host that sees the same files, with an encoder that it reads there.
+
+    Attributes:
+        encoder: the folder or file of `moco.encoders.anyones.encoder_of`.
+        stated: what the file does not say.
+        device: auto, cpu or cuda, of the hosts.
+        pieces: where to write.
+    """
+
+    encoder: Path
+    stated: Stated
+    device: str
+    pieces: Pieces
+
+    def __call__(self, piece: _Piece) -> tuple[int, list[tuple[str, str]]]:
+        """Write a piece; return images written, and place and reason of the others."""
+        skipped: list[tuple[str, str]] = []
+        batches = embed_files(self._encoder, piece.images, lambda place, reason: skipped.append((place, reason)))
+        written = _write(self.pieces, piece, batches, self._encoder.spec.feature_dim, shared=True)
+        return written, skipped
+
+    @cached_property
+    def _encoder(self) -> FrozenEncoder:
+        return encoder_of(self.encoder, self.stated, compute_devices(self.device))[0]
+
+
+def embed_elsewhere(
+    engine: Engine, scratch: Path, work: Anywhere, made_by: str, images: Sequence[Image]
+) -> tuple[int, int, int]:
+    """Have the pieces made on other hosts that are not there, as `embed_pieces` makes them.
+
+    Args:
+        engine: which.
+        scratch: folder on the disk that all of them share.
+        work: what makes a piece.
+        made_by: names the encoder.
+        images: all of them.
+
+    Returns:
+        Pieces made, images written, images skipped; the latter are named on stderr.
+    """
+    pieces = replace(work.pieces, folder=work.pieces.folder.absolute())
+    work = replace(work, encoder=work.encoder.absolute(), pieces=pieces)
+    mine = _missing(made_by, images, pieces, range(pieces.count))
+    items = (replace(one, images=[image._replace(file=image.file.absolute()) for image in one.images]) for one in mine)
+    written, skips = 0, Skips()
+    with closing(spread(engine, "embed", scratch / "embed", work, items, threaded=True)) as made:
+        for count, skipped in made:
+            written += count
+            for place, reason in skipped:
+                skips(place, reason)
+    for leftover in pieces.folder.glob("piece-*.part.parquet"):  # of processes that were replaced
+        leftover.unlink()
+    return len(mine), written, skips.count
+
+
+def _missing(made_by: str, images: Sequence[Image], pieces: Pieces, numbers: Iterable[int]) -> list[_Piece]:
+    """List the pieces that are to be made; what is there of other images or weights is removed."""
+    mine = []
+    for number in numbers:
         part = images[len(images) * number // pieces.count : len(images) * (number + 1) // pieces.count]
         made_of = settings_hash(made_by, [[image.name, image.bytes_there()] for image in part]).encode()
         if _made_of(pieces.path(number)) != made_of:
             pieces.path(number).unlink(missing_ok=True)
-            mine[number] = part, made_of
-    count = Count(Progress("embed", sum(len(part) for part, _ in mine.values())))
-    for number, (part, made_of) in mine.items():
-        try:
-            with whole_file(pieces.path(number)) as path:
-                batches = count.embed(encoder, part)
-                write_parquet(path, batches, encoder.spec.feature_dim, {MADE_OF: made_of})
-        except OSError as error:
-            raise MocoError(
-                f"{pieces.path(number)}: cannot be written ({error.strerror or error}); the same command makes what is missing"
-            ) from None
-    return len(mine), count
+            mine.append(_Piece(number, list(part), made_of))
+    return mine
+
+
+def _write(pieces: Pieces, piece: _Piece, batches: Iterator[Embedded], feature_dim: int, shared: bool = False) -> int:
+    path = pieces.path(piece.number)
+    try:
+        with whole_file(path, shared=shared) as part:
+            return write_parquet(part, batches, feature_dim, {MADE_OF: piece.made_of})
+    except OSError as error:
+        raise MocoError(
+            f"{path}: cannot be written ({error.strerror or error}); the same command makes what is missing"
+        ) from None
 
 
 def _made_of(path: Path) -> bytes | None:

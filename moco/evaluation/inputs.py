@@ -3,21 +3,18 @@
 import csv
 import re
 import sys
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from moco.errors import MocoError
-from moco.sources.manifest import IMAGE_SUFFIXES
+from moco.images.decode import LARGEST_FILE, UndecodableError, read_encoded
+from moco.sources.members import COMPRESSED, samples_of
+from moco.sources.tree import LeftOut, walk_tree
+from moco.text import one_line, utf8
 
 LISTS = (".txt", ".csv", ".tsv")
-COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
-KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
-"""WebDataset's rule: a sample's key is the path up to the base name's first dot, then its field."""
-META = re.compile(r"__[^/]*__($|/)")
-"""Members that WebDataset leaves out."""
 Skipped = Callable[[str, str], None]
 """Is called with a place and the reason why no image of it is read."""
 
@@ -31,7 +28,7 @@ class Skips:
     def __call__(self, place: str, reason: str) -> None:
         """Name one place."""
         self.count += 1
-        print(f"skipped {place}: {reason}", file=sys.stderr)
+        print(one_line(f"skipped {place}: {reason}", 1000), file=sys.stderr)
 
 
 class Image(NamedTuple):
@@ -68,9 +65,12 @@ class Image(NamedTuple):
 
         Raises:
             OSError: the file cannot be read.
+            UndecodableError: they are more than an image may have.
         """
         if self.size is None:
-            return self.file.read_bytes()
+            return read_encoded(self.file)
+        if self.size > LARGEST_FILE:
+            raise UndecodableError(f"larger than {LARGEST_FILE // 10**6} MB")
         with self.file.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
@@ -100,7 +100,7 @@ def find_images(arguments: Sequence[Path], skipped: Skipped) -> list[Image]:
     for argument in arguments:
         alone = len(arguments) == 1
         if argument.is_dir():
-            files = [(path, path.relative_to(argument) if alone else path) for path in _files(argument)]
+            files = [(path, path.relative_to(argument) if alone else path) for path in _files(argument, skipped)]
             for path, name in files:
                 found += _images(path, name.as_posix(), skipped)
         elif not argument.exists():
@@ -116,7 +116,7 @@ def find_images(arguments: Sequence[Path], skipped: Skipped) -> list[Image]:
         elif argument.suffix.lower() == ".tar":
             found += _members(argument, "" if alone else f"{argument.as_posix()}/", skipped)
         else:
-            found.append(Image(_writable(argument.name if alone else argument.as_posix()), argument))
+            found.append(Image(utf8(argument.name if alone else argument.as_posix()), argument))
     return found
 
 
@@ -125,18 +125,17 @@ def _images(path: Path, name: str, skipped: Skipped) -> Iterator[Image]:
     if path.suffix.lower() == ".tar" and path.is_file():
         yield from _members(path, f"{name}/", skipped)
     else:
-        yield Image(_writable(name), path)
+        yield Image(utf8(name), path)
 
 
-def _files(folder: Path) -> list[Path]:
-    files = [path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder))]
+def _files(folder: Path, skipped: Skipped) -> list[Path]:
+    left_out = LeftOut()
+    files = sorted(folder / name for name in walk_tree(folder, left_out) if (folder / name).is_file())
+    if left_out:
+        skipped(str(folder), f"left out what systems put there: {left_out}")
     if not files:
         raise MocoError(f"{folder}: holds no file; give a folder of images")
-    return sorted(files)
-
-
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
+    return files
 
 
 def _listed(path: Path) -> list[str]:
@@ -168,49 +167,9 @@ def _column(path: Path, rows: list[list[str]]) -> list[str]:
 
 
 def _members(path: Path, before: str, skipped: Skipped) -> Iterator[Image]:
-    """Find the image of each sample in a tar, by reading the members' headers."""
-    key, image, fields = "", None, list[str]()
-    for name, offset, size in _regular(path):
-        match = KEY.fullmatch(name)
-        if META.match(name) or not match:
-            continue
-        if match[1] != key:
-            yield from _of_sample(f"{key} in {path}", image, fields, skipped)
-            key, image, fields = match[1], None, []
-        fields.append(match[2])
-        if image is None and match[2] and f".{match[2].lower()}" in IMAGE_SUFFIXES:
-            image = Image(_writable(before + key), path, offset, size)
-    yield from _of_sample(f"{key} in {path}", image, fields, skipped)
-
-
-def _of_sample(place: str, image: Image | None, fields: list[str], skipped: Skipped) -> Iterator[Image]:
-    if image is not None:
-        yield image
-    elif fields:
-        skipped(place, f"no image among its fields {', '.join(fields)}")
-
-
-def _regular(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of the files in a tar."""
-    total = path.stat().st_size
-    damaged = f"{path}: damaged, or no plain tar"
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.offset_data + member.size > total:
-                    raise MocoError(f"{damaged} ({member.name} ends beyond it); restore it")
-                if member.isreg():
-                    yield member.name, member.offset_data, member.size
-                tar.members = []  # type: ignore[attr-defined]  # else they are all kept
-            end = tar.offset
-    except (tarfile.TarError, OSError) as error:
-        raise MocoError(f"{damaged} ({error}); restore it") from None
-    with path.open("rb") as file:  # tarfile ends in silence at a header that it cannot read
-        file.seek(end)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise MocoError(f"{damaged} (no file's header at byte {end}); restore it")
-
-
-def _writable(name: str) -> str:
-    """Replace what is no UTF-8 in a file's name, which Parquet and text files cannot hold."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """Find the image of each sample in a tar."""
+    for sample in samples_of(path):
+        if sample.image is None:
+            skipped(f"{sample.key} in {path}", f"no image among its fields {', '.join(sample.fields)}")
+        else:
+            yield Image(utf8(before + sample.key), path, *sample.fields[sample.image])

@@ -11,13 +11,17 @@ from torch import Tensor
 
 from moco.config import Linear
 from moco.devices import full_precision
+from moco.errors import MocoError
 from moco.features.extract import Extractor, Features, Labelled
 from moco.features.knn import knn_predict
 from moco.features.placing import ON_CPU, Devices, fetched, placed
+from moco.features.usable import COLLAPSED, DIVERGED, NOT_TRAINED, require_different, require_finite
 from moco.permutation import key_of, permute
 from moco.progress import Progress
 
 Labels = NDArray[np.int32]
+PRETRAINED = "moco"
+"""Name of the features whose faults pretraining can correct; others are compared with them."""
 NEGLIGIBLE = 1e-20
 """Probability of a wrong class below which it teaches nothing: float32 weights keep 7 digits."""
 
@@ -80,6 +84,16 @@ class LinearProbes:
         self.weight.sub_(self._weight_motion, alpha=decay)
         self.bias.sub_(self._bias_motion, alpha=decay)
 
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """Tell which rates' classifiers are still finite, bool [L].
+
+        Their squares too: logits of larger weights overflow.
+        """
+        squares = self.weight.square().sum(dim=1) + self.bias.square()
+        found: NDArray[np.bool_] = torch.isfinite(squares).view(-1, self.classes).all(dim=1).cpu().numpy()
+        return found
+
     def ranked(self, features: Features, at_most: int = 5) -> NDArray[np.int64]:
         """Rank the most likely classes of each row for each rate: int64 N x L x min(at_most, C).
 
@@ -87,9 +101,7 @@ class LinearProbes:
         """
 
         def best(block: Tensor) -> Tensor:
-            # a rate that diverged predicts nothing well
-            scores = self.logits(block.to(self.device)).nan_to_num_(nan=float("-inf"))
-            return scores.topk(min(at_most, self.classes), dim=2).indices
+            return self.logits(block.to(self.device)).topk(min(at_most, self.classes), dim=2).indices
 
         return torch.cat(list(fetched(map(best, torch.from_numpy(features).split(4096))))).numpy()
 
@@ -103,8 +115,9 @@ class Evaluation:
     """What one kind of features is worth.
 
     Attributes:
-        val_top1: top-1 accuracy on validation for each learning rate, fractions of 1.
-        learning_rate: the best of them there (the smallest of equals).
+        val_top1: top-1 accuracy on validation for each learning rate, fractions of 1; NaN where the
+            classifier diverged.
+        learning_rate: the best of them there (the first of equals).
         linear_top1: top-1 accuracy on the test split at that rate, once.
         linear_top5: top-5 accuracy there.
         knn_top1: weighted kNN there, the bank being the labelled training images.
@@ -134,8 +147,13 @@ def train_probes(
 
     Returns:
         The classifiers, and the features of the training images' center views.
+
+    Raises:
+        MocoError: features are not finite, or all the same.
     """
-    center = extractor.center(train.images, train.indices)
+    center = _center(extractor, train)
+    remedy = COLLAPSED if extractor.name == PRETRAINED else NOT_TRAINED
+    require_different(center, f"linear: {extractor.name}", remedy)
     probes: list[LinearProbes] = []
     for rates in np.array_split(settings.learning_rates, min(len(devices), len(settings.learning_rates))):
         share = settings.model_copy(update={"learning_rates": rates.tolist()})
@@ -175,9 +193,35 @@ def _ranked(probes: Probes, features: Features, at_most: int = 5) -> NDArray[np.
 
 
 def validation_accuracies(extractor: Extractor, probes: Probes, val: Labelled) -> list[float]:
-    """Measure top-1 accuracy on the validation split for each learning rate."""
-    ranked = _ranked(probes, extractor.center(val.images, val.indices), at_most=1)
-    return [float(accuracy) for accuracy in (ranked[:, :, 0] == val.labels[:, None]).mean(axis=0)]
+    """Measure top-1 accuracy on the validation split for each learning rate; NaN: it diverged."""
+    ranked = _ranked(probes, _center(extractor, val), at_most=1)
+    accuracies = (ranked[:, :, 0] == val.labels[:, None]).mean(axis=0)
+    return [float(accuracy) for accuracy in np.where(_finite(probes), accuracies, np.nan)]
+
+
+def best_of(val_top1: list[float], extractor: Extractor, settings: Linear) -> int:
+    """Choose a learning rate by accuracy on validation: its number, the first of equals.
+
+    Raises:
+        MocoError: every classifier diverged.
+    """
+    if np.isnan(val_top1).all():
+        raise MocoError(
+            f"linear: {extractor.name}: the classifiers of all learning rates diverged, and no figure can be made of them;"
+            f" lower linear.learning_rates (now {settings.learning_rates})"
+        )
+    return int(np.nanargmax(val_top1))
+
+
+def _finite(probes: Probes) -> NDArray[np.bool_]:
+    return np.concatenate([one.finite for one in probes])
+
+
+def _center(extractor: Extractor, images: Labelled) -> Features:
+    features = extractor.center(images.images, images.indices)
+    remedy = DIVERGED if extractor.name == PRETRAINED else NOT_TRAINED
+    require_finite(features, f"linear: {extractor.name}", remedy)
+    return features
 
 
 def evaluate(
@@ -192,11 +236,14 @@ def evaluate(
         test: images that are scored.
         settings: of the classifiers and of kNN.
         devices: share the learning rates, and kNN's queries.
+
+    Raises:
+        MocoError: features are not finite or all the same, or every classifier diverged.
     """
     probes, bank = train_probes(extractor, train, settings, devices)
     val_top1 = validation_accuracies(extractor, probes, val)
-    best = int(np.argmax(val_top1))
-    features = extractor.center(test.images, test.indices)
+    best = best_of(val_top1, extractor, settings)
+    features = _center(extractor, test)
     ranked = _ranked(probes, features)[:, best]
     neighbors = knn_predict(
         features, bank, train.labels, len(train.images.classes), settings.knn_k, settings.knn_temperature, devices

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from moco.encoders.frozen import load_encoder
+from moco.encoders.frozen import FrozenEncoder
 from moco.errors import MocoError
 from moco.features.extract import Extractor, embed_images
 from moco.features.neighbors import nearest
-from moco.features.placing import Devices
-from moco.files import file_sha256
+from moco.features.usable import OF_A_FILE, require_finite
 from moco.images.batches import read_image
-from moco.images.decode import Pixels, UndecodableError, decode
+from moco.images.decode import Pixels, UndecodableError, decode, read_encoded
 from moco.images.index import ShardSet
 
 
@@ -40,39 +39,38 @@ def read_file(path: Path) -> Pixels:
         MocoError: it cannot be read, or is no image.
     """
     try:
-        return decode(path.read_bytes())
+        return decode(read_encoded(path))
     except (OSError, UndecodableError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise MocoError(f"{path}: {reason}; give an image file") from None
 
 
 def most_similar(
-    image: Pixels, split: ShardSet, encoder: Path, k: int, devices: Devices, kept: Path, num_workers: int
+    image: Pixels, split: ShardSet, encoder: FrozenEncoder, name: str, k: int, kept: Path, num_workers: int
 ) -> list[Similar]:
     """Find the images of a split whose features are most like an image's, best first.
 
     Args:
         image: uint8 H x W x 3.
         split: the images to search.
-        encoder: an encoder's folder, or its file encoder.safetensors.
+        encoder: frozen; its devices share the split's images.
+        name: of the encoder, among those whose features are kept.
         k: how many to find.
-        devices: share the split's images.
         kept: folder of features, so that the second question about a split is answered at once.
             They are written as they come and read block by block: they may exceed the memory.
         num_workers: loader processes.
 
     Raises:
-        MocoError: the split is empty, or there is no readable encoder.
+        MocoError: the split is empty.
     """
     if not len(split):
         raise MocoError(f"{split.folder}: its {split.split} split is empty; choose another with --split")
-    frozen = load_encoder(encoder, devices)
-    name = file_sha256(encoder / "encoder.safetensors" if encoder.is_dir() else encoder)[:16]
     extractor = Extractor(
-        "neighbors", frozen.launch, name, frozen.spec.image_size, frozen.spec.eval_crop_ratio, num_workers, kept
+        "neighbors", encoder.launch, name, encoder.spec.image_size, encoder.spec.eval_crop_ratio, num_workers, kept
     )
     gallery = extractor.center(split, np.arange(len(split)))
-    rows, similarities = nearest(embed_images(frozen, [image]), gallery, k, devices)
+    require_finite(gallery, name, OF_A_FILE)
+    rows, similarities = nearest(embed_images(encoder, [image]), gallery, k, encoder.devices)
     found = []
     for row, similarity in zip(rows[0].tolist(), similarities[0].tolist(), strict=True):
         label = int(split.labels[row])

@@ -7,6 +7,7 @@ Both are computed in float64 on one device, `ROWS` rows at a time; the singular 
 rank leaves of them, D x D numbers at most, by the CPU.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -53,7 +54,12 @@ def effective_rank(features: NDArray[np.float32], device: torch.device = ON_CPU[
     Args:
         features: float32, N x D.
         device: that computes.
+
+    Returns:
+        The rank; NaN where features are not finite.
     """
+    if not np.isfinite(features).all():
+        return math.nan
     seen = torch.zeros(0, features.shape[1], dtype=torch.float64, device=device)
     for block in _unit_rows(features, device):
         seen = torch.cat([seen, block])

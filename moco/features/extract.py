@@ -4,8 +4,9 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moco import npy
 from moco.config import Views, settings_hash
 from moco.encoders.frozen import FrozenEncoder
 from moco.errors import MocoError
 from moco.features.placing import fetched
-from moco.files import whole_file
+from moco.files import hash_of_files, whole_file
 from moco.images import fused_views
 from moco.images.batches import read_image, views_of
 from moco.images.decode import Pixels
@@ -160,17 +162,19 @@ class Extractor:
         if self.cache is None:
             return apply(self.featurizer, views, self.num_workers)
         chosen = hashlib.sha256(indices.tobytes()).hexdigest()
-        name = settings_hash(self.fingerprint, split.data_hash, split.split, chosen, self.size, self.crop_ratio)
+        seen = (split.data_hash, split.split, chosen, self.size, self.crop_ratio)
+        name = settings_hash(self.fingerprint, *seen, _code_of_images())
         path = self.cache / f"{name}.npy"
         while True:
-            try:
+            with suppress(FileNotFoundError):  # not made yet, or somebody is tidying up at this very moment
                 os.utime(path)  # used just now
-                found: Features = np.load(path, mmap_mode="c")  # never written to, but torch warns otherwise
-                return found
-            except FileNotFoundError:  # not made yet, or somebody is tidying up at this very moment
-                print(f"{self.name}: encoding {len(indices)} images, once", file=sys.stderr, flush=True)
-                self.cache.mkdir(parents=True, exist_ok=True)
-                self._extract_into(path, views)
+                found = npy.mapped(path, writable_copy=True)  # never written to, but torch warns otherwise
+                if found is not None and found.dtype == np.float32 and found.ndim == 2 and len(found) == len(indices):
+                    return found
+                print(f"{self.name}: {path} is damaged and made again", file=sys.stderr, flush=True)
+            print(f"{self.name}: encoding {len(indices)} images, once", file=sys.stderr, flush=True)
+            self.cache.mkdir(parents=True, exist_ok=True)
+            self._extract_into(path, views)
 
     def augmented(self, split: ShardSet, indices: Integers, epoch: tuple[int, int], batch: int) -> Iterator[Tensor]:
         """Encode random crops of some images, batch by batch, float32; epoch: seed and epoch."""
@@ -178,19 +182,23 @@ class Extractor:
         return fetched(map(self.featurizer, batches(views, self.num_workers)))
 
     def _extract_into(self, path: Path, views: SingleViews) -> None:
-        features, done = None, 0
-        with whole_file(path, shared=True) as part:
+        width = 0
+        with whole_file(path, shared=True) as part, part.open("wb") as file:
             for result in fetched(map(self.featurizer, batches(views, self.num_workers))):
-                found = result.numpy()
-                if features is None:
-                    shape = (len(views.indices), found.shape[1])
-                    features = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
-                features[done : done + len(found)] = found
-                done += len(found)
-            if features is None:
-                np.save(part, np.zeros((0, 0), np.float32))
-            else:
-                features.flush()
+                found = np.ascontiguousarray(result.numpy(), dtype=np.float32)
+                if not width:
+                    width = found.shape[1]
+                    npy.begin(file, np.float32, (len(views.indices), width))
+                file.write(found.data)
+            if not width:
+                npy.begin(file, np.float32, (0, 0))
+
+
+@cache
+def _code_of_images() -> str:
+    """Hash what decodes images and cuts their views: other code gives other features."""
+    folder = Path(fused_views.__file__).parent
+    return hash_of_files([folder], folder, (".py", ".cpp", ".h"))
 
 
 def embed_images(encoder: FrozenEncoder, images: Sequence[NDArray[Any]]) -> Features:

@@ -10,8 +10,10 @@ from torch import Tensor
 from moco.config import Views
 from moco.errors import MocoError
 from moco.images import fused_views
-from moco.images.decode import Pixels, UndecodableError, decode
+from moco.images.decode import KEPT, Pixels, UndecodableError, decode
+from moco.images.exact_reads import ExactReads
 from moco.images.index import ShardSet
+from moco.images.jpeg import header_of
 from moco.images.operations import fused, paint_operations
 from moco.images.plan import EpochPlan
 from moco.images.stream import TarStreams
@@ -30,7 +32,7 @@ class ViewBatches:
         size: S, their side in pixels.
         rank: of this process.
         world_size: number of processes.
-        streams: reads the encoded images where the plan is of streams; None: by the index.
+        streams: reads the encoded images where the tars are elsewhere; None: by the index.
         compiled: whether the compiled part paints the views.
         per_image: V, views of each image; a single one is the first of two.
     """
@@ -41,7 +43,7 @@ class ViewBatches:
     size: int
     rank: int = 0
     world_size: int = 1
-    streams: TarStreams | None = None
+    streams: TarStreams | ExactReads | None = None
     compiled: bool = False
     per_image: int = 2
 
@@ -101,7 +103,7 @@ def views_of(data: bytes, key: str, drawn: Drawn, out: Pixels, compiled: bool) -
     Raises:
         MocoError: the image is damaged.
     """
-    size = fused_views.jpeg_size(data) if compiled else None
+    size = fused_views.jpeg_size(data) if compiled and is_plain(data) else None
     if size is not None and fused_views.views_of_jpeg(data, fused(drawn.placed(*size)), out):
         paint_operations(drawn.chosen, out, after_fused=True)
         return
@@ -112,6 +114,12 @@ def views_of(data: bytes, key: str, drawn: Drawn, out: Pixels, compiled: bool) -
         paint_operations(chosen, out, after_fused=True)
     else:
         paint(image, chosen, out)
+
+
+def is_plain(data: bytes) -> bool:
+    """Tell whether `decode` neither turns nor shrinks a JPEG, so that others may decode it too."""
+    header = header_of(data)
+    return header is not None and header.orientation == 1 and header.height * header.width <= KEPT
 
 
 def as_images(batch: Pixels) -> Tensor:

@@ -5,10 +5,11 @@ four take a tenth of the time of a loop over pixels. Between operations nothing 
 """
 
 import cv2
+import numba
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from moco.compiled import cached
 from moco.images.decode import Pixels
 
 Plane = NDArray[np.float32]
@@ -19,7 +20,7 @@ _R, _G, _B = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 _ZERO, _ONE, _FOUR, _SIX, _WHITE, _HALF = (np.float32(x) for x in (0, 1, 4, 6, 255, 0.5))
 _SIXTH, _LEAST = np.float32(1 / 6), np.float32(1e-20)
 # What holds for floats that are never infinite; sums are not reordered.
-_compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "ninf", "nsz", "arcp", "contract"})
+_compiled = cached(numba.njit, nogil=True, error_model="numpy", fastmath={"nnan", "ninf", "nsz", "arcp", "contract"})
 
 
 def jitter(image: Pixels, order: NDArray[np.int32], factors: NDArray[np.float32]) -> None:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from moco.errors import MocoError
-from moco.images.batches import ViewBatches, read
+from moco.images.batches import ViewBatches, is_plain, read
+from moco.images.decode import room_for
 from moco.images.gpu_views import paint_batch
 from moco.images.views import draw
 from moco.permutation import Integers
@@ -117,7 +118,7 @@ def _make(
 def decode_batch(
     encoded: Sequence[bytes], keys: Sequence[str], device: torch.device, threads: Executor
 ) -> list[Tensor]:
-    """Decode images: baseline color JPEGs on the GPU, all others as `moco.images.decode.decode`.
+    """Decode images: plain baseline color JPEGs on the GPU, others as `moco.images.decode.decode`.
 
     nvJPEG does not smooth chroma as libjpeg does, so saturated edges differ by some levels.
 
@@ -136,10 +137,11 @@ def decode_batch(
     cuda = device.type == "cuda"
 
     def decoded(i: int) -> Tensor:
-        pixels = torch.from_numpy(read(encoded[i], keys[i]))
+        with room_for(encoded[i]):
+            pixels = torch.from_numpy(read(encoded[i], keys[i]))
         return (pixels.pin_memory() if cuda else pixels).permute(2, 0, 1)
 
-    on_gpu = [i for i, data in enumerate(encoded) if cuda and is_baseline(data)]
+    on_gpu = [i for i, data in enumerate(encoded) if cuda and is_baseline(data) and is_plain(data)]
     waiting = {i: threads.submit(decoded, i) for i in set(range(len(encoded))) - set(on_gpu)}
     images = {}
     if on_gpu:

@@ -17,6 +17,8 @@ from moco.images.tar_source import Source, Tar
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Seconds before the next try while no image comes; after the last one, reading fails."""
+LATER = (60.0,) * 9
+"""Further ones once images have come from there: ten minutes in all, for a server that restarts."""
 HEADER = 512  # bytes before each file in a tar
 
 Images = dict[int, bytes]
@@ -48,7 +50,8 @@ class TarStreams:
         of each lane first.
 
         Raises:
-            MocoError: a tar is missing, not the indexed one, or out of reach for a minute.
+            MocoError: a tar is missing, not the indexed one, or out of reach for a minute; for ten
+                if images have come from there before.
         """
         if self._process != os.getpid():
             # Keep them from being closed here: that would wait for locks of the parent's threads.
@@ -140,24 +143,25 @@ class Lane:
         """Read images of a shard into `found`, and take their numbers off the list."""
         entries = self.images.entries[numbers]
         offsets, sizes = entries["offset"].tolist(), entries["size"].tolist()
-        keys = [sample_key(self.images.split, ordinal) for ordinal in entries["ordinal"].tolist()]
+        keys = [sample_key(key) for key in entries["key"].tolist()]
         tar = self._tar(shard, offsets[0] - HEADER, offsets[-1] + sizes[-1])
         for number, key, offset, size in zip(list(numbers), keys, offsets, sizes, strict=True):
             if stop.is_set():
                 break
             tar.skip_to(offset - HEADER)
             header = tar.read(HEADER)
-            if tar.start and header.startswith(self._first_key(shard)) and not _is_of(header, key, size):
+            if tar.start and header.startswith(self._first_key(shard)) and not is_of(header, key, size):
                 self.source.seeks = False  # the server answers a request for a part with the whole
                 tar.start, tar.position = 0, HEADER
                 tar.skip_to(offset - HEADER)
                 header = tar.read(HEADER)
-            if not _is_of(header, key, size):
+            if not is_of(header, key, size):
                 raise MocoError(
                     f"{self.source.name(self.images.shards[shard])}: is not the tar that was indexed ({key} is not at its"
                     " place); upload data/shards again"
                 )
             found[number] = tar.read(size)
+            self.source.answered = True
             del numbers[0]
         if self.source.seeks:
             self._close()  # no idle connection until the next window, which servers cut
@@ -189,7 +193,8 @@ class Lane:
             raise MocoError(
                 f"{name}: {reason}; check machine.yaml's shards_from, and that all of data/shards is there"
             ) from None
-        if failures > len(PAUSES):
+        pauses = PAUSES + LATER if self.source.answered else PAUSES
+        if failures > len(pauses):
             raise MocoError(
                 f"{name}: {reason}, {failures} times in a row; once it can be read, the same command resumes from the"
                 " last checkpoint"
@@ -197,9 +202,9 @@ class Lane:
         if not self.source.reported:
             self.source.reported = True
             print(f"pretrain: {name}: {reason}; reading resumes at the same byte", flush=True)
-        stop.wait(PAUSES[failures - 1])
+        stop.wait(pauses[failures - 1])
 
 
-def _is_of(header: bytes, key: str, size: int) -> bool:
+def is_of(header: bytes, key: str, size: int) -> bool:
     """Tell whether a tar's header belongs to a sample's image."""
     return header.startswith(f"{key}.".encode()) and header[124:135] == b"%011o" % size

@@ -12,7 +12,6 @@ from functools import lru_cache
 import numpy as np
 
 from moco.config import Pretrain
-from moco.errors import MocoError
 from moco.images.index import ShardSet
 from moco.images.plan import EpochPlan
 from moco.permutation import Integers, key_of, permute
@@ -140,28 +139,17 @@ def _shuffled(plan: StreamPlan, epoch: int, lane: int, window: int) -> Integers:
     return numbers[permute(np.arange(len(numbers)), len(numbers), key)]
 
 
-def plan_of(settings: Pretrain, images: ShardSet, world_size: int) -> EpochPlan | StreamPlan:
+def plan_of(settings: Pretrain, images: ShardSet) -> EpochPlan | StreamPlan:
     """Plan the order of a run's images: streams if `settings.stream` is set, else a full shuffle.
 
     Args:
         settings: of the run.
         images: the training images; their index says how many each shard holds.
-        world_size: number of processes.
 
-    Raises:
-        MocoError: the lanes do not divide among the processes, or a batch is larger than the set.
+    A batch must fit the set, and its lanes the processes: `moco.training.checks` says so if not.
     """
     if settings.stream is None:
         return EpochPlan(len(images), settings.global_batch, settings.seed)
     lanes, window = settings.stream.lanes, settings.stream.window
-    if lanes % world_size:
-        raise MocoError(
-            f"pretrain.stream.lanes = {lanes} do not divide among {world_size} processes; use a multiple of"
-            f" {world_size}, or a number of processes that divides {lanes}"
-        )
-    if len(images) < settings.global_batch:
-        raise MocoError(
-            f"pretrain.global_batch = {settings.global_batch} is more than the {len(images)} training images; lower it"
-        )
     bounds = np.searchsorted(images.entries["shard"], np.arange(len(images.shards) + 1)).astype(np.int64)
     return StreamPlan(len(images), settings.global_batch, settings.seed, lanes, window, bounds)

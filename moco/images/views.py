@@ -7,10 +7,11 @@ paints the same views.
 from dataclasses import dataclass
 
 import cv2
+import numba
 import numpy as np
 import torch
-from numba import njit
 
+from moco.compiled import cached
 from moco.config import Views
 from moco.images.decode import Pixels
 from moco.images.draws import Draws, Uniforms
@@ -18,6 +19,7 @@ from moco.images.operations import Chosen, choose, paint_operations
 from moco.permutation import Integers
 
 _CROP_ATTEMPTS = 10
+_LONGEST = 4  # times its short side that an image may be long before it is cut for the center view
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def draw(settings: Views, seed: int, epoch: int, samples: Integers, views: int =
     return Drawn(choose(draws, settings), crops, settings.crop_scale_min)
 
 
-@njit(cache=True, nogil=True)
+@cached(numba.njit, nogil=True)
 def crop_box(u: Uniforms, height: int, width: int, scale_min: float) -> tuple[int, int, int, int]:
     """Compute the rectangle of a random resized crop (Szegedy et al. 2015, as torchvision does).
 
@@ -127,12 +129,23 @@ def two_views(image: Pixels, settings: Views, size: int, seed: int, epoch: int, 
     return out[0], out[1]
 
 
+def _middle(image: Pixels) -> Pixels:
+    """Cut a long image to the middle that a center view can show, before it is resized.
+
+    One pixel by ten thousand would take gigabytes. As much is cut on both sides, to the pixel.
+    """
+    length = _LONGEST * min(image.shape[:2])
+    top, left = (max(0, (side - length) // 2) for side in image.shape[:2])
+    return image[top : image.shape[0] - top, left : image.shape[1] - left]
+
+
 def center_view(image: Pixels, size: int, crop_ratio: float) -> Pixels:
     """Make the view for evaluation: short side to size / crop_ratio, then the central square.
 
     Returns:
         uint8, size x size x 3.
     """
+    image = _middle(image)
     height, width = image.shape[:2]
     short = max(size, round(size / crop_ratio))
     scale = short / min(height, width)

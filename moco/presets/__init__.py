@@ -5,12 +5,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from yaml import safe_load
-
 from moco.config import Params
 from moco.errors import MocoError
 from moco.files import write_text
-from moco.settings import read_yaml, validate
+from moco.settings import validate
+from moco.yaml_files import parse, read_yaml
 
 FOLDER = Path(__file__).parent
 NAMES = ("small", "cifar", "v1", "v2", "vit")
@@ -36,10 +35,12 @@ def apply(name: str, path: Path) -> list[str]:
     read_yaml(path)  # the one place that words what is wrong with a file
     yaml = _round_trip()
     preset, values = yaml.load(FOLDER / f"{name}.yaml"), yaml.load(path)
-    changes = _overwrite(values.setdefault("pretrain", {}), preset["pretrain"], "pretrain")
+    if not isinstance(values.get("pretrain"), MutableMapping):
+        values["pretrain"] = {}
+    changes = _overwrite(values["pretrain"], preset["pretrain"], "pretrain")
     stream = StringIO()
     yaml.dump(values, stream)
-    validate(safe_load(stream.getvalue()), str(path), Params)
+    validate(parse(stream.getvalue(), str(path)), str(path), Params)
     write_text(path, stream.getvalue())
     return changes
 

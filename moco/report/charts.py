@@ -10,7 +10,9 @@ from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from moco.drawing import BLUE, CHART, FAINT, GRAY, INK, MUTED, NAMES, ORANGE, PAGE, SOURCES, picture
+from moco.features.intervals import wilson
 from moco.report.results import LinearScores, Sweep, Table
+from moco.text import one_line
 from moco.verdicts import COLLAPSED_SPREAD
 
 DASHED = (0, (4, 3))
@@ -74,15 +76,22 @@ def leak(path: Path, readings: Table, limit: float) -> None:
         _noted(axes, 100 * limit, "above: cheating")
 
 
-def baselines(path: Path, scores: dict[str, LinearScores]) -> None:
-    """Draw linear and kNN accuracy of the three kinds of features."""
+def baselines(path: Path, scores: dict[str, LinearScores], images: int) -> None:
+    """Draw linear and kNN accuracy of the three kinds of features, with their 95 % intervals."""
     with picture(path, CHART) as figure:
         axes = figure.add_subplot(title="Accuracy on the test split")
         width = 0.25
         for number, (kind, score) in enumerate(scores.items()):
             values = [score.linear_top1, score.knn_top1]
+            ends = np.array([wilson(value, images) for value in values]).T
             bars = axes.bar(
-                np.arange(2) + (number - 1) * width, values, width * 0.92, color=SOURCES[kind], label=NAMES[kind]
+                np.arange(2) + (number - 1) * width,
+                values,
+                width * 0.92,
+                color=SOURCES[kind],
+                label=NAMES[kind],
+                yerr=np.abs(ends - values),
+                error_kw={"ecolor": MUTED, "elinewidth": 1},
             )
             axes.bar_label(bars, labels=[f"{100 * value:.1f}" for value in values], padding=2, fontsize=9, color=INK)
         axes.set_xticks(range(2), ["linear classifier", "nearest neighbors"])
@@ -123,10 +132,11 @@ def confusion(path: Path, matrix: NDArray[np.float64], classes: Sequence[str]) -
             axes.set_xticks([])
             axes.set_yticks([])
             return
+        names = [one_line(name, 40) for name in classes]
         axes.set_xticks(
-            range(len(classes)), classes, rotation=40, ha="right", rotation_mode="anchor", fontsize=9, color=INK
+            range(len(classes)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=9, color=INK
         )
-        axes.set_yticks(range(len(classes)), classes, fontsize=9, color=INK)
+        axes.set_yticks(range(len(classes)), names, fontsize=9, color=INK)
         for row, column in np.argwhere(matrix >= 0.005):
             share = matrix[row, column]
             color = "white" if share > 0.55 else INK if share > 0.1 else MUTED
@@ -152,13 +162,13 @@ def _curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], color: st
 
 @contextmanager
 def _over_steps(path: Path, curves: Table, title: str) -> Iterator[Axes]:
-    """Give axes for curves; the time in which random first keys are left is shaded."""
+    """Give axes for curves; the time until the dictionary is full is shaded."""
     with picture(path, CHART) as figure:
         axes = figure.add_subplot(title=title, xlabel="step")
         filling = curves["step"][curves["queue_fill"] < 1]
         if len(filling):
             full = curves["step"][min(len(filling), len(curves["step"]) - 1)]
-            axes.axvspan(0, float(full), color=FAINT, alpha=0.6, linewidth=0, label="random first keys left")
+            axes.axvspan(0, float(full), color=FAINT, alpha=0.6, linewidth=0, label="dictionary not full yet")
         yield axes
         axes.legend(loc="best", fontsize=9.5, reverse=True)
         axes.margins(x=0.01)

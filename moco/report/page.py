@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-_WIDE = ("views", "neighbors", "predictions")
+from moco.text import one_line
+
+_WIDE = ("views", "neighbors", "predictions", "images", "odd", "duplicates")
 """First words of the names of pictures that scroll sideways on a phone."""
 
 
@@ -40,8 +42,13 @@ def markdown_table(align: str, caller: Callable[[], str]) -> str:
 
 
 def escape(name: str) -> str:
-    """Escape a name so that Markdown shows it as plain text, whatever characters it has."""
-    return re.sub(r"([\\`*_{}\[\]<>|#$~])", r"\\\1", name)
+    """Escape a name so that Markdown shows it as one line of plain text, whatever is in it."""
+    return re.sub(r"[\\`*_{}\[\]<>|#$~&!]|^(?:[-+=:]|\d+(?=[.)]))", _escaped, one_line(name, len(name)))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    text = found[0]
+    return f"{text}\\" if text.isdigit() else f"\\{text}"  # 1. begins a list, and so does -
 
 
 def render_html(markdown: str, folder: Path) -> str:
@@ -57,7 +64,7 @@ def render_html(markdown: str, folder: Path) -> str:
     title = ""
     for number, token in enumerate(tokens):
         if token.type == "heading_open":
-            heading = tokens[number + 1].content
+            heading = _plain(tokens[number + 1])
             if token.tag == "h1":
                 title = heading
             else:
@@ -69,13 +76,18 @@ def render_html(markdown: str, folder: Path) -> str:
             _embed(token.children, tokens[number - 1], folder)
     body = parser.renderer.render(tokens, parser.options, {})
     body = re.sub(r"(\d) %", r"\1&nbsp;%", body)
-    for mark, kind in (("✓", "good"), ("⚠", "bad")):
+    for mark, kind in (("✓", "good"), ("⚠", "bad"), ("–", "none")):
         body = body.replace(f"<li>{mark} ", f'<li><span class="{kind}">{mark}</span>')
     headline = body.find("<table>") < body.find("<h2") and "<table>" in body
     body = body.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
     if headline:
         body = body.replace('<div class="scroll">', '<div class="headline">', 1)
     return _environment().get_template("page.html.jinja").render(title=title, sections=sections, body=body)
+
+
+def _plain(heading: Token) -> str:
+    """Give a heading's text without its marks."""
+    return "".join(part.content if part.type != "softbreak" else " " for part in heading.children or ())
 
 
 def _embed(children: list[Token], paragraph: Token, folder: Path) -> None:
@@ -92,7 +104,11 @@ def _embed(children: list[Token], paragraph: Token, folder: Path) -> None:
 
 def _environment() -> Environment:
     loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages = select_autoescape(enabled_extensions=("html.jinja",))
+    environment = Environment(
+        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=pages
+    )
+    environment.filters["plain"] = lambda value: escape(str(value))
     environment.globals["table"] = markdown_table
     environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f} %"
     environment.filters["points"] = lambda share: f"{100 * share:+.1f}".replace("-", "−")

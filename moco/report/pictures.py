@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from moco.drawing import BLUE, FAINT, GREEN, INK, MUTED, PAGE, RED, bare, class_colors, picture
 from moco.images.decode import Pixels
 from moco.images.views import center_view, resize
+from moco.text import one_line
 
 SIDE = 160
 """Pixels of an image's longer side in a picture; larger ones are reduced to it."""
@@ -118,7 +119,9 @@ def map_dots(path: Path, points: NDArray[np.float32], labels: NDArray[np.int32],
         for label in np.unique(labels[labels >= 0]):
             x, y = _thick_of(points[labels == label])
             color = palette[label]
-            name = axes.text(x, y, classes[label], ha="center", va="center", fontsize=9.5, weight="bold", color=color)
+            name = axes.text(
+                x, y, one_line(classes[label], 40), ha="center", va="center", fontsize=9.5, weight="bold", color=color
+            )
             name.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])
 
 
@@ -186,4 +189,4 @@ def _whole(image: Pixels) -> Pixels:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 13 else name[:12] + "…"
+    return one_line(name, 12)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moco.transfer.config import Comparison, Shards, TransferParams, VocBoxes
+from moco.transfer.config import Comparison, TransferParams
+from moco.transfer.data_config import Shards, VocBoxes
 
 ELEVEN_POINTS, AREA = "VOC's AP at 11 points of recall (as until 2009)", "VOC's AP by area (as since 2010)"
 LEFT_OUT = {"task", "schedule", "precision", "trials", "seed", "batch_size", "batch_norm", "precise_bn_batches"}

@@ -4,9 +4,10 @@ import numpy as np
 
 from moco.alarms import Watch
 from moco.config import Pretrain
+from moco.features.intervals import beyond_chance
 from moco.report.results import Results, Table
 from moco.training.monitor import validation_of
-from moco.verdicts import Validation, Verdict, verdicts
+from moco.verdicts import FEWEST_IMAGES, Validation, Verdict, verdicts
 
 
 def judged(results: Results, settings: Pretrain) -> tuple[list[Verdict], list[Verdict]]:
@@ -46,12 +47,16 @@ def _rows(table: Table) -> list[dict[str, float]]:
 
 
 def _baselines(results: Results) -> list[Verdict]:
-    if not results.scores:
+    tested = len(results.confusion)
+    if not results.scores or tested < FEWEST_IMAGES:
         return []
     moco, random, pixels = (results.scores[kind].linear_top1 for kind in ("moco", "random", "pixels"))
-    if moco > max(random, pixels):
+    if beyond_chance(moco, max(random, pixels), tested):
         what = "the features beat both an untrained encoder and raw pixels under the same linear classifier"
         return [Verdict("baselines", True, what)]
+    if moco > max(random, pixels):
+        what = f"the features are above an untrained encoder and raw pixels by no more than chance makes on {tested} test images"
+        return [Verdict("baselines", False, what, "train longer, or test on more images")]
     better = "an untrained encoder" if random >= pixels else "raw pixels"
     what = f"the features do not beat {better} under the same linear classifier"
     return [Verdict("baselines", False, what, "train longer")]

@@ -69,7 +69,7 @@ def read_results(outputs: Path) -> Results:
     rows = read_rows(outputs / "linear" / "sweep.csv", ("features", "learning_rate", "val_top1"))
     for kind in scores:
         points = sorted(
-            (float(row["learning_rate"]), float(row["val_top1"])) for row in rows if row["features"] == kind
+            (float(row["learning_rate"]), float(row["val_top1"] or "nan")) for row in rows if row["features"] == kind
         )
         if points:
             sweep[kind] = (np.array([rate for rate, _ in points]), np.array([value for _, value in points]))

@@ -12,6 +12,7 @@ from moco.encoders.frozen import FrozenEncoder, random_encoder
 from moco.features.collapse import effective_rank, feature_spread
 from moco.features.extract import Features, extract, sample_indices
 from moco.features.neighbors import nearest
+from moco.features.usable import DIVERGED, require_finite
 from moco.images.batches import read_image
 from moco.images.decode import Pixels
 from moco.images.index import ShardSet
@@ -106,6 +107,7 @@ def gather(encoder: FrozenEncoder, train: ShardSet, val: ShardSet, params: Param
         candidates = np.setdiff1d(candidates, looked_at)
     gallery = candidates[sample_indices(len(candidates), GALLERY, settings.seed)]
     features = extract(encoder, pool, looked_at, num_workers)
+    require_finite(features, "report", DIVERGED)
     queries = sample_indices(len(looked_at), settings.queries, settings.seed)
     neighbors = extract(encoder, train, gallery, num_workers)
     found, similarities = nearest(features[queries], neighbors, settings.neighbors, devices)

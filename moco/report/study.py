@@ -1,11 +1,11 @@
 """A study's results: the table, the figure and the page that holds both."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moco.files import write_table, write_text
 from moco.report.page import escape, render_markdown
 from moco.report.study_figure import MEASURES, draw_courses, draw_points
 from moco.study.definition import Scale, Study, X
@@ -56,28 +56,23 @@ def write_study(folder: Path, outcome: Outcome) -> str:
     """
     folder.mkdir(parents=True, exist_ok=True)
     study, points, over_epochs = outcome.study, outcome.points, courses(outcome.records)
-    _write_table(folder / TABLE, points)
+    columns = ["series", "x", "place", "seeds", "mean", "std", "published_percent", "published_as_known"]
+    rows = ([p.series, p.x, p.place, len(p.values), p.mean, p.std, p.published, p.known] for p in points)
+    write_table(folder / TABLE, columns, rows)
     if study.curves:
         draw_courses(folder / FIGURE, study, over_epochs)
     else:
         draw_points(folder / FIGURE, study, points)
     text = render_markdown(_context(outcome, points, over_epochs), "study.md.jinja")
-    (folder / PAGE_FILE).write_text(text, encoding="utf-8")
+    write_text(folder / PAGE_FILE, text)
     return text
-
-
-def _write_table(path: Path, points: Sequence[Point]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["series", "x", "place", "seeds", "mean", "std", "published_percent", "published_as_known"])
-        writer.writerows([p.series, p.x, p.place, len(p.values), p.mean, p.std, p.published, p.known] for p in points)
 
 
 def _context(outcome: Outcome, points: list[Point], over_epochs: list[Course]) -> dict[str, Any]:
     study = outcome.study
     published = any(point.published is not None for point in points)
     several = len({point.series for point in points}) > 1
-    head = [*(["series"] if several else []), study.axis.label]
+    head = [*(["series"] if several else []), escape(study.axis.label)]
     head += ["encoder"] if study.axis.kind == "parameters" else []
     align = "l" * len(head)
     head += [MEASURES[study.metric], "seeds"]
@@ -110,7 +105,7 @@ def _row(study: Study, point: Point, several: bool, published: bool, ends: Mappi
         cells += ["–" if value is None else f"{100 * value:.1f} %" for value in last]
     if published:
         value = point.published
-        shown = "–" if value is None else value if isinstance(value, str) else f"{value:.1f} %"
+        shown = "–" if value is None else escape(value) if isinstance(value, str) else f"{value:.1f} %"
         cells.append(f"{shown}{MARKS[point.known or 'published']}")
     return " | ".join(cells)
 
@@ -135,8 +130,8 @@ def _sources(study: Study, points: Sequence[Point]) -> list[str]:
     here = {(point.series, point.x) for point in points}
     lines = []
     for entry in study.published:
-        rest = [f"{x}: {value}" for x, value in entry.values.items() if (entry.series, x) not in here]
-        text = f"{entry.series}: {entry.of}, %{MARKS[entry.known]}"
+        rest = [escape(f"{x}: {value}") for x, value in entry.values.items() if (entry.series, x) not in here]
+        text = f"{escape(entry.series)}: {escape(entry.of)}, %{MARKS[entry.known]}"
         lines.append(f"{text}; not in the table: {', '.join(rest)}." if rest else f"{text}.")
     return lines
 

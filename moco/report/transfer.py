@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from moco.drawing import BLUE, CHART, GREEN, ORANGE, picture
 from moco.errors import MocoError
-from moco.report.page import render_html, render_markdown
+from moco.report.page import escape, render_html, render_markdown
 from moco.report.published import metric_of, published_beside
 from moco.runs.curves import read_rows
 from moco.transfer.config import Classification, Comparison, Detector, TransferParams
@@ -115,7 +115,7 @@ def _described(task: str, comparison: Comparison, found: dict[str, Found]) -> di
         "align": "l" + "r" * (len(columns) + 1),
         "head": " | ".join(["weights", *names, f"{names[0]}, points over random"]),
         "rows": rows,
-        "sentences": _verdicts(found, lead, names[0]),
+        "sentences": _verdicts(found, lead, names[0]) + _majority(found),
         "pictures": [(init, NAMES[init]) for init, one in found.items() if one.picture],
     }
 
@@ -135,7 +135,7 @@ def _about(comparison: Comparison) -> str:
     trials = f"{training.trials} trial{'s' if training.trials > 1 else ''}"
     if isinstance(training, Classification) and training.label_fraction < 1:
         trials = f"{training.label_fraction:.0%} of the labels, {trials}"
-    train, test = (part if isinstance(part, str) else ", ".join(part) for part in (data.train, data.test))
+    train, test = (escape(part if isinstance(part, str) else ", ".join(part)) for part in (data.train, data.test))
     return (
         f"{train} to train, {test} to test ({data.format}); schedule {training.schedule}{network}, {length} of"
         f" {training.batch_size} images, learning rate {times.learning_rate:g}, batch norm {training.batch_norm}, {trials}. The metric is {metric_of(comparison)}."
@@ -146,7 +146,9 @@ def _figure(metrics: dict[str, Any], kind: str, name: str) -> str:
     value, deviation = metrics[kind][name], metrics[kind].get(f"{name}_std")
     if value is None:
         return "–"
-    return f"{100 * value:.1f}" + (f" ± {100 * deviation:.1f}" if deviation is not None else "")
+    text = f"{100 * value:.1f}" + (f" ± {100 * deviation:.1f}" if deviation is not None else "")
+    low, high = (metrics[kind].get(f"{name}_{end}") for end in ("low", "high"))
+    return text if low is None or high is None else f"{text} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _difference(found: dict[str, Found], init: str, lead: tuple[str, str]) -> str:
@@ -155,6 +157,15 @@ def _difference(found: dict[str, Found], init: str, lead: tuple[str, str]) -> st
         return "–"
     here, there = (found[one].metrics[kind][name] for one in (init, "random"))
     return "–" if here is None or there is None else f"{100 * (here - there):+.1f}".replace("-", "−")
+
+
+def _majority(found: dict[str, Found]) -> list[str]:
+    """Say what needs no features, where labels were tested."""
+    shares = [one.metrics["label"]["majority"] for one in found.values() if "majority" in one.metrics.get("label", {})]
+    return [
+        f"Naming the commonest class alone gives {100 * share:.1f} %; in brackets are 95 % intervals (Wilson)."
+        for share in shares[:1]
+    ]
 
 
 def _verdicts(found: dict[str, Found], lead: tuple[str, str], name: str) -> list[str]:

@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 
 from moco.config import Params, Pretrain
 from moco.drawing import NAMES
+from moco.features.intervals import wilson
 from moco.report import charts, pictures
 from moco.report.feature_map import FEWEST
 from moco.report.page import escape, render_html, render_markdown
 from moco.report.reading import filling, judged, validation
 from moco.report.results import Results
 from moco.report.samples import Samples
-from moco.verdicts import leak_limit, mechanism_of
+from moco.verdicts import FEWEST_IMAGES, leak_limit, mechanism_of
 
 READING_CHARTS = {"knn_top1": "knn.png", "effective_rank": "rank.png", "leak": "leak.png"}
 """By column of the readings."""
@@ -68,7 +69,7 @@ def _draw(folder: Path, results: Results, samples: Samples, pretrain: Pretrain, 
     if "leak.png" in taken:
         charts.leak(folder / "leak.png", results.readings, leak_limit(validation(results, pretrain).probed))
     if results.scores:
-        charts.baselines(folder / "baselines.png", results.scores)
+        charts.baselines(folder / "baselines.png", results.scores, len(results.confusion))
         charts.sweep(folder / "sweep.png", results.sweep)
         charts.confusion(folder / "confusion.png", matrix, samples.classes)
 
@@ -109,6 +110,10 @@ def _context(results: Results, samples: Samples, params: Params, matrix: NDArray
         "reason": _why_no_scores(results),
         "checks": checks,
         "scores": results.scores,
+        "tested": len(results.confusion),
+        "interval": lambda share: _interval(share, len(results.confusion)),
+        "majority": results.linear.get("majority"),
+        "too_few": samples.mapped < FEWEST_IMAGES,
         "confused": _confused(matrix, samples.classes),
         "names": NAMES,
         "samples": samples,
@@ -117,10 +122,18 @@ def _context(results: Results, samples: Samples, params: Params, matrix: NDArray
     }
 
 
+def _interval(share: float, images: int) -> str:
+    low, high = wilson(share, images)
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
 def _why_no_scores(results: Results) -> str:
     for split, name in (("train", "training"), ("val", "validation"), ("test", "test")):
         if not results.fetch[split]["labelled"]:
-            return f"the {name} images have no labels, and accuracies need them."
+            lacks = (
+                f"the {name} images have no labels" if results.fetch[split]["images"] else f"there is no {name} image"
+            )
+            return f"{lacks}, and accuracies need them."
     return "the linear stage found nothing to measure."
 
 

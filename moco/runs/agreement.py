@@ -5,6 +5,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -84,6 +85,14 @@ class Agreement:
                 return
 
 
+WAIT_SECONDS = 2.0
+"""How long a process that shall stop still waits for a batch."""
+
+
+class WaitedInVainError(Exception):
+    """This process shall stop, and waits for what does not come."""
+
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Slurm announces the end of a job's time, and preemption, to all its processes by SIGUSR2."""
 
@@ -92,7 +101,8 @@ class StopRequests:
     """Tell whether this process shall stop: by one of `SIGNALS`, or as its parent has ended."""
 
     def __init__(self) -> None:
-        self._told = threading.Event()
+        self._told, self._since, self._waits = threading.Event(), 0.0, False
+        self._reminder: threading.Timer | None = None
         # torchrun's agent, killed, cannot pass anything on; without it nobody would ever end this
         # process.
         self._agent = os.getppid() if "WORLD_SIZE" in os.environ else None
@@ -102,8 +112,37 @@ class StopRequests:
         return self._told.is_set() or self._agent not in (None, os.getppid())
 
     def tell(self, *_: object) -> None:
-        """Ask to stop; a signal handler."""
-        self._told.set()
+        """Ask to stop; a signal handler.
+
+        Raises:
+            WaitedInVainError: within `waiting`, some seconds after the first request.
+        """
+        if not self._told.is_set():
+            self._since = time.monotonic()
+            self._told.set()
+            if self._waits:
+                self._remind()
+        elif self._waits and time.monotonic() - self._since >= WAIT_SECONDS / 2:
+            raise WaitedInVainError
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Wait for what may never come, such as images of a server that is away."""
+        self._waits = True
+        if self._told.is_set():
+            self._remind()
+        try:
+            yield
+        finally:
+            self._waits = False
+            if self._reminder is not None:
+                self._reminder.cancel()
+                self._reminder = None
+
+    def _remind(self) -> None:
+        self._reminder = threading.Timer(WAIT_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))
+        self._reminder.daemon = True
+        self._reminder.start()
 
 
 @contextmanager

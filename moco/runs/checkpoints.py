@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from moco.errors import MocoError
+from moco.errors import MocoError, first_line
 from moco.files import whole_file
 
 _NAME = re.compile(r"step-(\d{9})\.pt")
@@ -67,13 +67,13 @@ def load_newest(folder: Path, say: bool = True) -> dict[str, Any] | None:
     """
     for path in _newest_first(folder):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(found, dict) and isinstance(found.get("step"), int):
+                return found
+            raise ValueError("it is no checkpoint of a run")
         except Exception as error:  # a truncated file raises one of many kinds
             if say:
-                print(
-                    f"pretrain: {path.name} cannot be read ({str(error).splitlines()[0]}); trying the one before",
-                    flush=True,
-                )
+                print(f"pretrain: {path.name} cannot be read ({first_line(error)}); trying the one before", flush=True)
     return None
 
 
@@ -81,11 +81,11 @@ def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     file = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path, durable=True) as part, _File(part) as file:
+        with whole_file(path) as part, _File(part) as file:
             write(file)
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) or file is None else file.error or error
-        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
+        reason = getattr(cause, "strerror", None) or first_line(cause)
         raise MocoError(
             f"{path}: could not be written ({reason}); free some space, the run resumes from the checkpoint before"
         ) from None

@@ -6,29 +6,43 @@ from pathlib import Path
 
 from moco.config import Pretrain, settings_hash
 from moco.errors import MocoError
-from moco.files import exclusive, hash_of_files
+from moco.files import hash_of_files
+from moco.locks import exclusive
 
 FINISHED = "finished"
 DECIDES_NOTHING = frozenset(
     [
+        "advice",
         "alarms",
+        "checks",
         "cluster",
+        "compiled",
         "config",
         "cores",
         "drawing",
+        "duplicates",
         "encoders.export",
+        "ending",
         "errors",
         "files",
+        "locks",
+        "npy",
+        "notices",
         "presets",
         "progress",
+        "ranks",
         "report",
         "runs",
         "settings",
         "study",
+        "survey",
+        "text",
         "tracking",
         "verdicts",
         "transfer.config",
+        "transfer.data_config",
         "worker",
+        "yaml_files",
     ]
 )
 """Rooms and modules of the library that leave a training's result as it is: another one of these is

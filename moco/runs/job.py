@@ -6,12 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from moco.config import Pretrain
 from moco.errors import MocoError
 from moco.files import write_text
-from moco.settings import read_yaml, validate
+from moco.settings import validate
+from moco.yaml_files import dump_yaml, read_yaml
 
 JOB, ERROR = "job.yaml", "error.json"
 
@@ -33,7 +32,7 @@ def write_job(folder: Path, job: Job) -> None:
     """Leave the order in the run's folder; an error of an earlier start is forgotten."""
     folder.mkdir(parents=True, exist_ok=True)
     values = {"shards": job.shards, "pretrain": job.settings.model_dump(mode="json")}
-    write_text(folder / JOB, yaml.safe_dump(values))
+    write_text(folder / JOB, dump_yaml(values))
     (folder / ERROR).unlink(missing_ok=True)
 
 
@@ -62,7 +61,12 @@ def leave_error(folder: Path, error: MocoError) -> bool:
     part = folder / f"{ERROR}.{os.uname().nodename}.{os.getpid()}"
     with contextlib.suppress(OSError):  # there is one already, or the disk is full
         part.write_text(json.dumps(str(error)), encoding="utf-8")
-        os.link(part, folder / ERROR)
+        try:
+            os.link(part, folder / ERROR)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links; the last of several reasons then stays
+            part.replace(folder / ERROR)
     part.unlink(missing_ok=True)
     return (folder / ERROR).exists()
 

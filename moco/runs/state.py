@@ -12,7 +12,7 @@ from torch import nn
 
 from moco.encoders.batch_norm import averaged_running_statistics, set_running_statistics
 from moco.errors import MocoError
-from moco.files import exclusive
+from moco.locks import exclusive
 from moco.processes import Processes
 from moco.runs import checkpoints
 

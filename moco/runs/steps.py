@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Self, TypeVar
+from typing import NoReturn, Self, TypeVar
 
 from moco.errors import Interrupted
 from moco.processes import Processes
-from moco.runs.agreement import Agreement, stop_requests
+from moco.runs.agreement import Agreement, WaitedInVainError, stop_requests
 
 Batch = TypeVar("Batch")
 
@@ -91,12 +91,17 @@ class Steps:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came to a process, or its time ends; a checkpoint is
-                saved.
+                saved, unless one of several processes waits for a batch that does not come: the
+                line then says how many steps are lost.
             RuntimeError: a peer is gone or silent.
         """
+        self._newest = first
         for step in range(first, last):
-            with self.pace.waiting():
-                batch = next(batches)
+            try:
+                with self.pace.waiting(), self._stop.waiting():
+                    batch = next(batches)
+            except WaitedInVainError:
+                self._leave(step)
             if step == first:
                 self.processes.barrier()  # the first batch may take a while
             yield step, batch
@@ -107,7 +112,7 @@ class Steps:
             if done <= self.total and (stopping or saving or done == self.total or on_schedule):
                 with self.pace.pause():
                     self.save(done)
-                self._saved = time.monotonic()
+                self._saved, self._newest = time.monotonic(), done
             if stopping and done != self.total:
                 self._agreement.settle()
                 raise Interrupted(
@@ -115,3 +120,22 @@ class Steps:
                     " the same command resumes from there"
                 )
         self._agreement.settle()
+
+    def _leave(self, done: int) -> NoReturn:
+        """End while a batch does not come.
+
+        Several processes save nothing: one with its batch is within the step, whose forward pass
+        has changed its running statistics.
+        """
+        done = min(done, self.total)
+        if self.processes.world_size == 1 and self._newest < done:
+            self.save(done)
+            self._newest = done
+        lost = done - self._newest
+        kept = (
+            f"; {lost} step(s) since the last checkpoint are lost" if lost else "; a checkpoint is saved" * bool(done)
+        )
+        raise Interrupted(
+            f"{self.stage}: stopped at step {done} of {self.total}, waiting for images{kept};"
+            f" the same command resumes from step {self._newest}"
+        ) from None

@@ -1,36 +1,65 @@
 """The index beside the shards: writing it, and checking that nothing has changed since."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Set
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moco import npy
 from moco.config import SPLITS, Split
 from moco.errors import MocoError
-from moco.files import file_sha256
-from moco.images.index import COLUMNS_OF_NOTES, ENTRY, FORMAT, load_index, read_index
+from moco.files import file_sha256, move_file, part_of, write_text
+from moco.images.index import (
+    COLUMNS_OF_NOTES,
+    ENTRY,
+    FORMAT,
+    PartOfIndex,
+    ShardOfIndex,
+    hash_of_set,
+    load_index,
+    read_index,
+)
+from moco.shards.earlier import Earlier
+
+MOST_PARTS = 16
+"""Parts of a split's index; the next one makes one of all, so that opening a set stays quick."""
 
 
-def hash_of_set(classes: list[str], shard_hashes: Mapping[Split, list[str]]) -> str:
-    """Hash a shard set: its class names and, for each split, the SHA-256 of each tar in order."""
-    text = json.dumps([classes, [[split, shard_hashes[split]] for split in SPLITS]])
-    return hashlib.sha256(text.encode()).hexdigest()
+@dataclass(frozen=True)
+class Piece:
+    """A shard of the set: kept, or written by this run.
+
+    Attributes:
+        split: its.
+        name: of the tar.
+        made_of: as in `moco.shards.plan.Planned`.
+        kept: whether it was there.
+    """
+
+    split: Split
+    name: str
+    made_of: str
+    kept: bool
 
 
-def write_index(folder: Path, notes: Path, classes: list[str], samples: Mapping[Split, int]) -> dict[str, Any]:
-    """Write SPLIT.index.npy, index.json and quarantine.jsonl beside finished tars.
+def write_index(folder: Path, notes: Path, classes: list[str], pieces: list[Piece], earlier: Earlier) -> dict[str, Any]:
+    """Write the parts of the index, quarantine.jsonl and index.json beside finished tars.
+
+    index.json comes last, and what it named before stays: whoever is killed in between leaves the
+    set as it was.
 
     Args:
         folder: where the tars lie.
-        notes: for each tar SPLIT-NNNNNN.tar a file of that name + `.json`, which holds what
+        notes: for each tar NAME.tar written now a file of that name + `.json`, which holds what
             `moco.shards.tars.write_tar` returned.
         classes: names of the labels.
-        samples: how many images each split's notes list together.
+        pieces: the shards, in order.
+        earlier: where those come from that are kept.
 
     Returns:
         images and quarantined; for each split its images, shards and bytes.
@@ -39,23 +68,25 @@ def write_index(folder: Path, notes: Path, classes: list[str], samples: Mapping[
         MocoError: the training split is empty.
     """
     splits: dict[Split, Any] = {}
-    quarantine: list[tuple[str, str]] = []
+    quarantine: list[tuple[str, str, str]] = []
     for split in SPLITS:
-        shards: list[dict[str, Any]] = []
-        path, start = folder / f"{split}.index.npy", 0
-        entries = _new_index(path, samples[split])
-        for number, file in enumerate(sorted(notes.glob(f"{split}-*.json"))):
-            note = json.loads(file.read_bytes())
-            end = start + note["samples"]
-            for column, values in zip(COLUMNS_OF_NOTES, zip(*note["index"], strict=True), strict=False):
-                entries[column][start:end] = values
-            entries["shard"][start:end] = number
-            quarantine += [(bad["path"], bad["reason"]) for bad in note["quarantine"]]
-            shards.append({"file": file.stem, **{name: note[name] for name in ("samples", "bytes", "sha256")}})
-            start = end
-        if isinstance(entries, np.memmap):
-            entries.flush()
-        splits[split] = {"samples": start, "index_sha256": file_sha256(path), "shards": shards}
+        mine = [piece for piece in pieces if piece.split == split]
+        found = [_described(piece, notes, earlier) for piece in mine]
+        parts = _kept_parts(split, mine, earlier)
+        first = sum(part.shards for part in parts)
+        if first < len(mine) or not parts:
+            if len(parts) == MOST_PARTS:
+                parts, first = [], 0
+            taken = {part.file for part in earlier.parts.get(split, []) if folder == earlier.folder}
+            samples = [stated["samples"] for stated, _ in found[first:]]
+            entries = (_entries(piece, notes, earlier) for piece in mine[first:])
+            parts.append(_write_part(folder, split, first, samples, entries, taken))
+        quarantine += [(bad["path"], bad["reason"], stated["file"]) for stated, all_bad in found for bad in all_bad]
+        splits[split] = {
+            "samples": sum(part.samples for part in parts),
+            "parts": [part.model_dump() for part in parts],
+            "shards": [stated for stated, _ in found],
+        }
     if not splits["train"]["samples"]:
         raise MocoError("shard: no image of the training split can be read; check that fetch.path names images")
     hashes = {split: [shard["sha256"] for shard in splits[split]["shards"]] for split in SPLITS}
@@ -66,9 +97,11 @@ def write_index(folder: Path, notes: Path, classes: list[str], samples: Mapping[
         "quarantined": len(quarantine),
         "splits": splits,
     }
-    lines = (json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in sorted(quarantine))
-    (folder / "quarantine.jsonl").write_text("".join(lines), encoding="utf-8")
-    (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    before = {(bad["path"], bad["reason"], tar) for tar, all_bad in earlier.quarantine.items() for bad in all_bad}
+    _write_quarantine(folder, [*quarantine, *before.difference(quarantine)])  # right for either index.json
+    write_text(folder / "index.json", json.dumps(index, indent=1) + "\n")
+    if not before.issubset(quarantine):
+        _write_quarantine(folder, quarantine)
     return {
         "images": sum(splits[split]["samples"] for split in SPLITS),
         **{
@@ -83,12 +116,77 @@ def write_index(folder: Path, notes: Path, classes: list[str], samples: Mapping[
     }
 
 
-def _new_index(path: Path, samples: int) -> NDArray[Any]:
-    if samples:
-        return np.lib.format.open_memmap(path, mode="w+", dtype=ENTRY, shape=(samples,))
-    entries = np.empty(0, ENTRY)  # numpy maps no empty file for writing
-    np.save(path, entries)
+def _kept_parts(split: Split, pieces: list[Piece], earlier: Earlier) -> list[PartOfIndex]:
+    """Give the first parts of the earlier index whose tars all stay at their places."""
+    parts, place = list[PartOfIndex](), 0
+    if not earlier.stays:
+        return parts
+    for part in earlier.parts.get(split, []):
+        if not part.shards:
+            return parts if pieces else [part]
+        end = place + part.shards
+        mine = enumerate(pieces[place:end], place)
+        if end > len(pieces) or not all(
+            piece.kept and earlier.shards[piece.made_of][:2] == (split, i) for i, piece in mine
+        ):
+            break
+        parts, place = [*parts, part], end
+    return parts
+
+
+def _write_part(
+    folder: Path, split: Split, first: int, samples: list[int], tars: Iterable[NDArray[Any]], taken: Set[str]
+) -> PartOfIndex:
+    """Write the lines of a split's tars from number `first` on to a file of their own.
+
+    A name that index.json gives to other lines until it is written is not taken: theirs then has
+    their hash.
+    """
+    name = f"{split}{f'-{first:06d}' if first else ''}.index.npy"
+    part = part_of(folder / name)
+    try:
+        with part.open("wb") as written:
+            npy.begin(written, ENTRY, (sum(samples),))
+            for number, entries in enumerate(tars, first):
+                entries["shard"] = number
+                written.write(entries.tobytes())
+        digest = file_sha256(part)
+        if name in taken:
+            name = f"{split}-{first:06d}-{digest[:8]}.index.npy"
+        move_file(part, folder / name)
+    finally:
+        part.unlink(missing_ok=True)
+    return PartOfIndex(file=name, samples=sum(samples), shards=len(samples), sha256=digest)
+
+
+def _write_quarantine(folder: Path, found: list[tuple[str, str, str]]) -> None:
+    lines = (json.dumps(dict(zip(("path", "reason", "shard"), line, strict=True))) + "\n" for line in sorted(found))
+    write_text(folder / "quarantine.jsonl", "".join(lines))
+
+
+def _described(piece: Piece, notes: Path, earlier: Earlier) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Give a shard's entry in index.json, and what it left out."""
+    if piece.kept:
+        return earlier.shards[piece.made_of][2].model_dump(), earlier.quarantine.get(piece.name, [])
+    note = _note(piece, notes)
+    stated = {name: note[name] for name in ("samples", "bytes", "sha256")}
+    return {"file": piece.name, **stated, "made_of": piece.made_of}, note["quarantine"]
+
+
+def _entries(piece: Piece, notes: Path, earlier: Earlier) -> NDArray[Any]:
+    """Give a shard's lines of the index, as an array that may be written to."""
+    if piece.kept:
+        return earlier.lines_of(piece.made_of).copy()
+    note = _note(piece, notes)
+    entries = np.empty(note["samples"], ENTRY)
+    for column, values in zip(COLUMNS_OF_NOTES, zip(*note["index"], strict=True), strict=False):
+        entries[column] = values
     return entries
+
+
+def _note(piece: Piece, notes: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((notes / f"{piece.name}.json").read_bytes())
+    return found
 
 
 def verify(folder: Path | str) -> list[str]:
@@ -98,45 +196,50 @@ def verify(folder: Path | str) -> list[str]:
         One line a problem, naming its file; empty if the set is as it was written.
 
     Raises:
-        MocoError: there is no index to check against.
+        MocoError: there is no index to check against, or it is damaged itself.
     """
     folder = Path(folder)
     index = read_index(folder)
-    splits = index["splits"]
     problems: list[str] = []
-    listed = [(folder / shard["file"], shard) for split in SPLITS for shard in splits[split]["shards"]]
+    listed = [(folder / shard.file, shard) for split in SPLITS for shard in index.splits[split].shards]
     with ThreadPoolExecutor() as pool:
         for found in pool.map(lambda pair: _check_shard(*pair), listed):
             problems += found
     for extra in sorted(set(folder.glob("*.tar")) - {path for path, _ in listed}):
         problems.append(f"{extra}: not in the index")
     for split in SPLITS:
-        problems += _check_entries(folder, split, splits[split])
-    hashes = {split: [shard["sha256"] for shard in splits[split]["shards"]] for split in SPLITS}
-    if hash_of_set(index["classes"], hashes) != index["data_hash"]:
-        problems.append(f"{folder / 'index.json'}: its data_hash does not follow from its shards")
+        place = 0
+        for part in index.splits[split].parts:
+            shards = index.splits[split].shards[place : place + part.shards]
+            problems += _check_part(folder / part.file, part, place, [shard.samples for shard in shards])
+            place += part.shards
     return problems
 
 
-def _check_shard(path: Path, shard: dict[str, Any]) -> Iterable[str]:
+def _check_shard(path: Path, shard: ShardOfIndex) -> Iterable[str]:
     if not path.is_file():
-        return [f"{path}: missing"]
-    if path.stat().st_size != shard["bytes"]:
-        return [f"{path}: {path.stat().st_size} bytes, the index says {shard['bytes']}"]
-    if file_sha256(path) != shard["sha256"]:
+        return [f"{path}: {'is no file' if path.exists() else 'missing'}"]
+    if path.stat().st_size != shard.bytes:
+        return [f"{path}: {path.stat().st_size} bytes, the index says {shard.bytes}"]
+    if file_sha256(path) != shard.sha256:
         return [f"{path}: its content has changed (SHA-256 differs)"]
     return []
 
 
-def _check_entries(folder: Path, split: Split, stated: dict[str, Any]) -> Iterable[str]:
-    path = folder / f"{split}.index.npy"
+def _check_part(path: Path, stated: PartOfIndex, first: int, samples: list[int]) -> Iterable[str]:
+    """Check a part of the index whose tars, from number `first` on, hold `samples`."""
     try:
         entries = load_index(path)
     except MocoError as error:
         return [str(error)]
-    counts = np.bincount(entries["shard"], minlength=len(stated["shards"])).tolist()
-    if counts != [shard["samples"] for shard in stated["shards"]] or len(entries) != stated["samples"]:
-        return [f"{path}: {len(entries)} images, index.json says {stated['samples']}, or by shard they differ"]
-    if file_sha256(path) != stated["index_sha256"]:
+    if len(entries) != stated.samples:
+        return [f"{path}: {len(entries)} images, index.json says {stated.samples}"]
+    if file_sha256(path) != stated.sha256:
         return [f"{path}: its content has changed (SHA-256 differs)"]
+    of_shard = entries["shard"]  # counted only now: a damaged number would ask for that many counts
+    if of_shard.size and (of_shard.max() >= first + len(samples) or of_shard.min() < first):
+        wrong = of_shard.max() if of_shard.max() >= first + len(samples) else of_shard.min()
+        return [f"{path}: names shard {wrong}, its own are {first} to {first + len(samples) - 1}"]
+    if np.bincount(of_shard - first, minlength=len(samples)).tolist() != samples:
+        return [f"{path}: images by shard are not as index.json says"]
     return []

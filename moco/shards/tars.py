@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import os
 import re
+import tarfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,12 @@ from numpy.typing import NDArray
 
 from moco.config import Shard
 from moco.errors import MocoError
-from moco.images.decode import Pixels, UndecodableError, decode
+from moco.images.decode import LARGEST_FILE, Pixels, UndecodableError, decode, has_frames, require_sound_size
 from moco.images.index import sample_key
-from moco.sources.manifest import Row
+from moco.images.jpeg import header_of
+from moco.sources.listing import Row
+from moco.sources.places import Place, file_at
 
-LARGEST_FILE = 256 * 10**6  # bytes; a video among the images must not fill the memory
 BLOCK = 512
 WRITE_AT = 4 * 2**20  # bytes in a block
 
@@ -38,53 +42,101 @@ class Origin:
     settings: Shard
 
 
-def write_tar(
-    path: Path, split: str, first: int, rows: list[Row], origin: Origin, tick: Callable[[int], None]
-) -> dict[str, Any]:
-    """Write the images of `rows` as KEY.jpg|png|webp and KEY.json to a new tar.
+@dataclass(frozen=True)
+class Segment:
+    """Images of a tar that come from one place: from their files, or from an earlier tar."""
+
+    rows: list[Row]
+    origins: list[Origin] = field(default_factory=list)
+    """Where each image is; empty: in `before`."""
+    places: list[tuple[Place, ...]] = field(default_factory=list)
+    """Where each is besides, or now; empty: nothing is known of that."""
+    before: Path | None = None
+    """A tar of `write_tar` that holds the images in this order, and perhaps more."""
+    bad: list[dict[str, str]] = field(default_factory=list)
+    """path and reason of the files that were left out of it."""
+
+
+def write_tar(path: Path, segments: list[Segment], tick: Callable[[int], None]) -> dict[str, Any]:
+    """Write images as KEY.jpg|png|webp and KEY.json to a new tar.
 
     Args:
         path: the tar to write.
-        split: part of the keys.
-        first: position of the first row in the split's part of the manifest.
-        rows: the images.
-        origin: where the images are.
+        segments: the images; the bytes are the same wherever they come from.
         tick: called after each image with the size of its source in bytes; may raise to stop.
 
     Returns:
-        samples, bytes and sha256 of the tar; index: [offset, size, label, ordinal] for each image;
-        quarantine: path and reason of each file left out.
+        samples, bytes and sha256 of the tar; index: [offset, size, label, key] for each image;
+        quarantine: path and reason of each file left out; of_frames: images of several frames or
+        pages.
 
     Raises:
         MocoError: an image has changed since fetch.
         OSError: the tar cannot be written.
     """
-    index, bad = [], []
     with path.open("wb", buffering=0) as file:
-        tar = _Tar(file)
-        for ordinal, row in enumerate(rows, first):
-            try:
-                data, extension = _stored(row, origin)
-            except (UndecodableError, cv2.error) as error:
-                bad.append({"path": _name(row), "reason": _plain(error)})
+        note = _Note(_Tar(file))
+        for segment in segments:
+            if segment.before is None:
+                _store(segment, note, tick)
             else:
-                key, label = sample_key(split, ordinal), origin.classes.get(row.label, -1)
-                index.append([tar.add(f"{key}.{extension}", data), len(data), label, ordinal])
-                about = {"label": label, "class": row.label or None, "path": _name(row)}
-                tar.add(f"{key}.json", json.dumps(about).encode())
-            tick(row.bytes)
-        tar.finish()
+                _copy(segment, segment.before, note, tick)
+        note.tar.finish()
     return {
-        "samples": len(index),
-        "bytes": tar.offset,
-        "sha256": tar.digest.hexdigest(),
-        "index": index,
-        "quarantine": bad,
+        "samples": len(note.index),
+        "bytes": note.tar.offset,
+        "sha256": note.tar.digest.hexdigest(),
+        "index": note.index,
+        "quarantine": note.bad,
+        "of_frames": note.of_frames,
     }
 
 
-def _name(row: Row) -> str:
-    return row.path if row.row is None else f"{row.path}[{row.row}]"
+@dataclass
+class _Note:
+    tar: "_Tar"
+    index: list[list[int]] = field(default_factory=list)
+    bad: list[dict[str, str]] = field(default_factory=list)
+    of_frames: int = 0
+
+
+def _store(segment: Segment, note: _Note, tick: Callable[[int], None]) -> None:
+    places = segment.places or [()] * len(segment.rows)
+    for row, origin, further in zip(segment.rows, segment.origins, places, strict=True):
+        try:
+            data, extension, frames = _stored(row, origin, further)
+        except (UndecodableError, cv2.error) as error:
+            note.bad.append({"path": _name(row, origin), "reason": _plain(error)})
+        else:
+            note.of_frames += frames
+            key, label = sample_key(row.key), origin.classes.get(row.label, -1)
+            note.index.append([note.tar.add(f"{key}.{extension}", data), len(data), label, row.key])
+            about = {"label": label, "class": row.label or None, "path": _name(row, origin), "sha256": row.sha256}
+            note.tar.add(f"{key}.json", json.dumps(about).encode())
+        tick(row.bytes)
+
+
+def _copy(segment: Segment, before: Path, note: _Note, tick: Callable[[int], None]) -> None:
+    """Copy what is wanted from an earlier tar."""
+    wanted, there = {row.key for row in segment.rows if row.sha256}, {row.path for row in segment.rows}
+    note.bad += [bad for bad in segment.bad if bad["path"] in there]
+    with tarfile.open(before) as opened:
+        for member in opened:
+            key, _, extension = member.name.partition(".")
+            file = opened.extractfile(member)
+            if int(key, 16) not in wanted or file is None:
+                continue
+            data = file.read()
+            start = note.tar.add(member.name, data)
+            if extension == "json":
+                note.index[-1][2] = json.loads(data)["label"]
+                tick(0)
+            else:
+                note.index.append([start, len(data), -1, int(key, 16)])
+
+
+def _name(row: Row, origin: Origin) -> str:
+    return row.path if origin.arrays is None else f"{row.path}[{row.row}]"
 
 
 def _plain(error: Exception) -> str:
@@ -92,31 +144,52 @@ def _plain(error: Exception) -> str:
     return re.sub(r"\s+", " ", re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", str(error))).strip()
 
 
-def _stored(row: Row, origin: Origin) -> tuple[bytes, str]:
-    """Return the bytes to store for a row, and their extension."""
-    if row.row is not None:
-        assert origin.arrays is not None
+def _stored(row: Row, origin: Origin, places: tuple[Place, ...]) -> tuple[bytes, str, bool]:
+    """Return the bytes to store for a row, their extension, and whether there were more frames."""
+    if row.row is not None and origin.arrays is not None:
         pixels = np.ascontiguousarray(origin.arrays[row.row])
         _require_unchanged(row, hashlib.sha256(pixels.data), origin)
-        return _png(pixels), "png"
-    data = _read(row, origin)
+        return _png(pixels), "png", False
+    data = _read(row, origin, places)
     extension = _kind(data)
     if extension == "jpg" and origin.settings.max_side is None and _jpeg_is_sound(data):
-        return data, extension
+        return data, extension, False
     pixels = decode(data)
     side = origin.settings.max_side
-    if side is not None and max(pixels.shape) > side:
-        return _jpeg(_shrunk(pixels, side), origin.settings.jpeg_quality), "jpg"
-    return (data, extension) if extension else (_png(pixels), "png")
+    header = header_of(data) if extension == "jpg" else None  # `decode` may have halved a large JPEG
+    if side is not None and max(header[:2] if header else pixels.shape[:2]) > side:
+        return (
+            _jpeg(_shrunk(pixels, min(side, max(pixels.shape[:2]))), origin.settings.jpeg_quality),
+            "jpg",
+            has_frames(data),
+        )
+    return (data, extension, has_frames(data)) if extension else (_png(pixels), "png", has_frames(data))
 
 
-def _read(row: Row, origin: Origin) -> bytes:
+def _read(row: Row, origin: Origin, places: tuple[Place, ...]) -> bytes:
+    """Read the bytes of an image, from the first of its places that has them.
+
+    Raises:
+        MocoError: none has; says it of the place that the listing names.
+    """
     if row.bytes > LARGEST_FILE:
         raise UndecodableError(f"larger than {LARGEST_FILE // 10**6} MB")
-    path = origin.root / row.path
     try:
-        with path.open("rb", buffering=0) as file:
-            data = file.readall()
+        return _read_at(row, origin, origin.root, row.path, row.row)
+    except MocoError:
+        for place in places:
+            with suppress(MocoError):
+                return _read_at(row, origin, Path(place.root), place.path, place.row)
+        raise
+
+
+def _read_at(row: Row, origin: Origin, root: Path, name: str, offset: int | None) -> bytes:
+    # The manifest is in UTF-8, whatever encoding this process takes for that of files' names.
+    path = file_at(root, os.fsdecode(name.encode(errors="surrogateescape")), offset)
+    try:
+        with path.open("rb") as file:
+            file.seek(offset or 0)
+            data = file.read(-1 if offset is None else row.bytes)
     except OSError as error:
         if row.sha256:
             raise MocoError(
@@ -127,14 +200,14 @@ def _read(row: Row, origin: Origin) -> bytes:
     return data
 
 
-_RUN_FETCH = "put it back, or run `dvc repro --force --single-item fetch`"
+_RUN_FETCH = "put it back, or run `dvc repro --force --single-item fetch`, or `moco ingest` a folder that has it"
 
 
 def _require_unchanged(row: Row, digest: Any, origin: Origin) -> None:
     # The split follows the content: other bytes under this name could move a test image to
     # training.
     if digest.hexdigest() != row.sha256:
-        raise MocoError(f"{origin.root / _name(row)}: has changed since fetch; {_RUN_FETCH}")
+        raise MocoError(f"{origin.root / _name(row, origin)}: has changed since fetch; {_RUN_FETCH}")
 
 
 def _kind(data: bytes) -> str | None:
@@ -150,9 +223,13 @@ def _jpeg_is_sound(data: bytes) -> bool:
 
     At 1/8 of the size in gray every coefficient is still read, in 60 % of the time of a full
     decode.
+
+    Raises:
+        UndecodableError: it is too large, or claims more than it holds.
     """
     if b"\xff\xd9" not in data[-4096:]:
         return False
+    require_sound_size(data)
     flags = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
     return cv2.imdecode(np.frombuffer(data, np.uint8), flags) is not None
 

@@ -8,7 +8,7 @@ import numpy as np
 from moco.config import Fetch
 from moco.files import require_free
 from moco.sources.download import download
-from moco.sources.source import Arrays
+from moco.sources.source import ArrayPart, Arrays
 
 BYTES = 4 * 10**8  # the archive and what is unpacked from it
 
@@ -24,4 +24,5 @@ def find(settings: Fetch) -> Arrays:
         download("cifar10", path, partial(CIFAR10, path, train=train, download=True)) for train in (True, False)
     )
     labels = np.asarray(train.targets), np.asarray(test.targets)
-    return Arrays([(train.data, labels[0], "train"), (test.data, labels[1], "test")], list(train.classes))
+    parts: list[ArrayPart] = [(train.data, labels[0], "train"), (test.data, labels[1], "test")]
+    return Arrays(lambda: parts, list(train.classes))

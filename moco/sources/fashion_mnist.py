@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from moco.config import Fetch
 from moco.errors import MocoError
 from moco.sources.download import reason
-from moco.sources.source import Arrays
+from moco.sources.source import ArrayPart, Arrays
 
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 PACKAGE = "dataset-fashion-mnist"
@@ -30,6 +30,11 @@ SHA256 = {
 
 def find(settings: Fetch) -> Arrays:
     """Read the installed package, or else the downloaded one, or torchvision's download."""
+    installed = [INSTALLED / f"{name}.gz" for name in SHA256]
+    return Arrays(_read, CLASSES, installed if all(file.is_file() for file in installed) else [])
+
+
+def _read() -> list[ArrayPart]:
     tried = []
     ways: list[tuple[str, Callable[[Path], Path]]] = [
         (str(INSTALLED), lambda scratch: INSTALLED),
@@ -45,7 +50,7 @@ def find(settings: Fetch) -> Arrays:
                 tried.append(f"{name} ({reason(error)})")
                 continue
             train, train_labels, test, test_labels = files.values()
-            return Arrays([(train, train_labels, "train"), (test, test_labels, "test")], CLASSES)
+            return [(train, train_labels, "train"), (test, test_labels, "test")]
     raise MocoError(
         f"fashion-mnist: not found; tried {'; '.join(tried)}. Install the Debian package"
         f" {PACKAGE}, or go online, or set fetch.source to folder"

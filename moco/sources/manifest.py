@@ -1,83 +1,68 @@
-"""The split, a function of each image's content alone, and the manifest that records it."""
+"""The manifest: what there is, as listings that are only added to, and what was taken out of them.
+
+Images that arrive later make a listing of their own, so what was made from the earlier ones stays
+as it is. An image that is taken out keeps its line; `removed.csv` names it.
+"""
 
 import csv
-import hashlib
 import json
-import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from moco.config import SPLITS, Fetch, Split
+from moco.config import Fetch
 from moco.errors import MocoError
-from moco.files import write_json
+from moco.sources.listing import RESTORE, Row, read_listing
+from moco.sources.places import Place, read_places
 
-IMAGE_SUFFIXES = {
-    "",
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".apng",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".dib",
-    ".tif",
-    ".tiff",
-    ".ppm",
-} | {".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".ico", ".tga"}
+MANIFEST, REMOVED, LEFT_OUT, FORGOTTEN = "manifest.json", "removed.csv", "left_out.csv", "forgotten.csv"
+FORMAT = 2
 
 
-def is_image_name(path: str) -> bool:
-    """Tell whether a name claims an image; that of a video or a text beside the images does not."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+EXACT, NEAR, OF_OWN_SET = "exact duplicate", "near-duplicate", "in the source's own validation or test set"
 
 
-Part = Literal["all", "train", "test"]
-"""all: the source has no test set; train, test: the official part of an image."""
-
-ARRAY_FILE = "images.npy"
-"""Beside the manifest: the images of a source of arrays, uint8, N x H x W or N x H x W x 3."""
-
-
-class Item(NamedTuple):
-    """An image as a source found it."""
+class LeftOut(NamedTuple):
+    """A line of left_out.csv: an image whose content is in the set already."""
 
     path: str
-    """Relative to the source's root; of an array of images: the array's file name."""
-    row: int | None
-    """Position in the array of images, None for a file."""
     label: str
-    """Name of the class, empty if unlabelled."""
-    part: Part
     sha256: str
-    """Of the file's bytes or the array's row, hexadecimal; empty for an unreadable file."""
-    bytes: int
+    twin: str
+    """Path of the image that stays."""
+    why: str
+    """`EXACT`, `NEAR` or `OF_OWN_SET`."""
+    followed: str = "1"
+    """1: a file of `fetch.path`, whose line goes with it; empty: `moco ingest` found it."""
 
 
-class Row(NamedTuple):
-    """A line of manifest.csv: the columns of `Item`, with the split of the image."""
+class OldFormatError(MocoError):
+    """The manifest is of an earlier version of this program."""
 
-    path: str
-    row: int | None
-    label: str
-    split: Split
-    sha256: str
-    bytes: int
+
+@dataclass(frozen=True)
+class Listing:
+    """Where the images of one listing are."""
+
+    file: str
+    source: str
+    root: str | None
+    """Where the paths start, as in the settings; None: beside the manifest."""
+    followed: bool
+    """Whether an image that its source no longer has goes; else only `moco forget` takes it out."""
+    images: int
+    """Other files included."""
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What manifest.json holds: the images as a whole."""
 
-    source: str
-    root: str | None
-    """Where the paths of manifest.csv start, as in the settings; None: beside the manifest."""
+    fetch: dict[str, Any]
+    """The settings that the listings were split by, and the source of those that are followed."""
     classes: list[str]
+    """In the order of their labels: one that arrives later comes last."""
     images: int
     other_files: int
     """Files whose names claim no image; sharding tries them, and mostly lists them as
@@ -87,157 +72,124 @@ class Manifest:
     splits: dict[str, dict[str, int]]
     """For each of train, val and test: how many `images`, and how many of them are `labelled`."""
     duplicates: int
-    """Images that have an exact twin earlier in the manifest; twins are always on one side."""
+    """Images left out because their content is in the set already."""
     duplicates_of_test: int
-    """Official training images left out because they are in the official test set too."""
+    """Of these, official training images that are in the official validation or test set, and
+    official validation images that are in the test set."""
+    changes: int
+    """Times that images came or went; `removed.csv` counts by it."""
+    listings: list[Listing] = field(default_factory=list)
+    format: int = FORMAT
+
+    @property
+    def settings(self) -> Fetch:
+        """The settings of `fetch`, as a model."""
+        return Fetch(**self.fetch)
 
 
-def choose_split(digest: str, part: Part, settings: Fetch) -> Split:
-    """Choose the split of an image: a pure function of the seed and its content.
+class Placed(NamedTuple):
+    """A line of a listing and whether the image is still in the set."""
 
-    Exact duplicates fall on one side, and images that arrive later move no others.
-
-    Args:
-        digest: the SHA-256 of its content, hexadecimal.
-        part: an official test image stays one, and no official training image becomes one.
-        settings: the seed and the shares.
-    """
-    if part == "test":
-        return "test"
-    place = int.from_bytes(_keyed("split", digest, settings)) / 2**64
-    test = settings.test_fraction if part == "all" else 0.0
-    if place < test:
-        return "test"
-    return "val" if place < test + settings.val_fraction else "train"
+    listing: int
+    line: int
+    row: Row
+    removed: int
+    """The change that took the image out, counted from 1; 0: it is there."""
+    places: tuple[Place, ...] = ()
+    """Where it is besides, or now."""
 
 
-def _keyed(use: str, digest: str, settings: Fetch) -> bytes:
-    return hashlib.sha256(f"{use}:{settings.split_seed}:{digest}".encode()).digest()[:8]
-
-
-def write_manifest(
-    items: Iterable[Item], folder: Path, settings: Fetch, root: str | None, classes: list[str] | None
-) -> Manifest:
-    """Split the images and write manifest.csv and manifest.json.
-
-    The order within a split is pseudo-random, by a keyed hash of the content, so shards cut from
-    it are well mixed. A scratch database on disk sorts: memory does not grow with the number of
-    images.
-
-    Args:
-        items: the images, in any order.
-        folder: an existing folder; receives both files.
-        settings: source, seed and shares.
-        root: where the items' paths start, or None for beside the manifest.
-        classes: names in the source's order; None: the labels found, in numerical or alphabetical
-        order.
+def read_manifest(folder: Path) -> Manifest:
+    """Read manifest.json.
 
     Raises:
-        MocoError: there are no images, or none fell on the training side.
+        MocoError: there is none, or it is damaged, or of an earlier version of this program.
     """
-    scratch = folder / "rows.sqlite"
-    with closing(sqlite3.connect(scratch, isolation_level=None)) as database:
-        database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
-        # File names need not be UTF-8.
-        database.text_factory = lambda raw: raw.decode(errors="surrogateescape")
-        database.execute("CREATE TABLE files (place, sort, path, row, label, part, sha256, bytes, image)")
-        database.execute("BEGIN")
-        database.executemany(
-            "INSERT INTO files VALUES (?, ?, CAST(? AS TEXT), ?, CAST(? AS TEXT), ?, ?, ?, ?)",
-            (_record(item, settings) for item in items),
-        )
-        database.execute("COMMIT")
-        manifest = _summarize(database, settings, root, classes)
-        columns = "path, row, label, place, sha256, bytes"
-        listing = folder / "manifest.csv"
-        with listing.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Row._fields)
-            for *values, place, digest, size in database.execute(
-                f"SELECT {columns} FROM files ORDER BY place, sort, path, row"
-            ):
-                writer.writerow([*values, SPLITS[place], digest, size])
-    scratch.unlink()
-    write_json(folder / "manifest.json", vars(manifest))
-    return manifest
+    path = folder / MANIFEST
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("format") != FORMAT:
+            raise OldFormatError(f"{path}: of an earlier version of this program; run `dvc repro fetch` first")
+        return Manifest(**{**values, "listings": [Listing(**listing) for listing in values["listings"]]})
+    except FileNotFoundError:
+        raise MocoError(f"{path}: no such file; run `dvc repro fetch` first") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise MocoError(f"{path}: damaged ({error}); {RESTORE}") from None
 
 
-def _record(item: Item, settings: Fetch) -> tuple[Any, ...]:
-    # An unreadable file has no content to hash; its name stands in, and sharding lists it.
-    digest = item.sha256 or hashlib.sha256(item.path.encode(errors="surrogateescape")).hexdigest()
-    place = SPLITS.index(choose_split(digest, item.part, settings))
-    path, label = (text.encode(errors="surrogateescape") for text in (item.path, item.label))
-    sort, image = _keyed("order", digest, settings), item.row is not None or is_image_name(item.path)
-    return place, sort, path, item.row, label, item.part, item.sha256, item.bytes, image
+def as_json(manifest: Manifest) -> dict[str, Any]:
+    """Give what manifest.json holds."""
+    return asdict(manifest)
 
 
-def _summarize(database: sqlite3.Connection, settings: Fetch, root: str | None, classes: list[str] | None) -> Manifest:
-    twins = database.execute(
-        "DELETE FROM files WHERE part = 'train' AND sha256 <> ''"
-        " AND sha256 IN (SELECT sha256 FROM files WHERE part = 'test')"
-    ).rowcount
+def lines(folder: Path, manifest: Manifest, removed: Mapping[tuple[int, int], int] | None = None) -> Iterator[Placed]:
+    """Stream the lines of every listing in order, with those whose image was taken out.
 
-    def count(what: str, where: str = "image") -> int:
-        return int(database.execute(f"SELECT {what} FROM files WHERE {where}").fetchone()[0] or 0)
+    Args:
+        folder: of the manifest.
+        manifest: what it says.
+        removed: the lines that were taken out, where they are known already.
 
-    splits: dict[str, dict[str, int]] = {
-        name: {
-            "images": count("COUNT(*)", f"image AND place = {place}"),
-            "labelled": count("COUNT(*)", f"image AND place = {place} AND label <> ''"),
-        }
-        for place, name in enumerate(SPLITS)
-    }
-    images, others = count("COUNT(*)"), count("COUNT(*)", "NOT image")
-    if not images:
-        raise MocoError(
-            f"fetch.path = {settings.path!r}: no images there ({others} other files); put images there, or correct it"
-        )
-    if not splits["train"]["images"]:
-        raise MocoError(
-            f"fetch.path = {settings.path!r}: none of the {images} images fell on the training side;"
-            " add images, or lower fetch.val_fraction and fetch.test_fraction"
-        )
-    if classes is None:
-        found = [name for (name,) in database.execute("SELECT DISTINCT label FROM files WHERE image AND label <> ''")]
-        numbers = all(name.isdecimal() for name in found)
-        classes = sorted(found, key=lambda name: (int(name), name)) if numbers else sorted(found)
-    return Manifest(
-        source=settings.source,
-        root=root,
-        classes=classes,
-        images=images,
-        other_files=others,
-        bytes=count("SUM(bytes)", "TRUE"),
-        splits=splits,
-        duplicates=count("COUNT(*) - COUNT(DISTINCT sha256)", "image AND sha256 <> ''"),
-        duplicates_of_test=twins,
+    Raises:
+        MocoError: a listing is missing or damaged.
+    """
+    removed = read_removed(folder) if removed is None else removed
+    places = read_places(folder)
+    place = next(places, None)
+    for number, listing in enumerate(manifest.listings):
+        for line, row in enumerate(read_listing(folder / listing.file)):
+            mine = []
+            while place is not None and place[:2] <= (number, line):
+                mine.append(place)
+                place = next(places, None)
+            yield Placed(number, line, row, removed.get((number, line), 0), tuple(mine))
+
+
+def read_together(folder: Path) -> tuple[Manifest, dict[tuple[int, int], int]]:
+    """Read the manifest and the lines taken out of it, of one moment.
+
+    Another process may replace the folder in between, and each change has another number.
+    """
+    while True:
+        manifest, removed = read_manifest(folder), read_removed(folder)
+        if read_manifest(folder) == manifest:
+            return manifest, removed
+
+
+def stays(folder: Path, manifest: Manifest) -> int:
+    """Count the images that stay whatever `fetch.path` holds: those that `moco ingest` found."""
+    ingested = sum(listing.images for listing in manifest.listings if not listing.followed)
+    return ingested + sum(
+        not place.followed and manifest.listings[place.listing].followed for place in read_places(folder)
     )
 
 
-def read_manifest(folder: Path) -> tuple[Manifest, Iterator[Row]]:
-    """Read the manifest, and stream its rows in order: train, val, test.
-
-    Raises:
-        MocoError: there is none, or it is damaged.
-    """
+def read_removed(folder: Path) -> dict[tuple[int, int], int]:
+    """Read which lines were taken out: (listing, line) -> the change that did it."""
+    path = folder / REMOVED
     try:
-        manifest = Manifest(**json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+        with path.open(newline="", encoding="utf-8") as file:
+            found = list(csv.reader(file))[1:]
+        return {(int(listing), int(line)): int(change) for listing, line, change in found}
     except FileNotFoundError:
-        raise MocoError(f"{folder}/manifest.json: no such file; run `dvc repro fetch` first") from None
-    except (ValueError, TypeError) as error:
-        raise MocoError(f"{folder}/manifest.json: damaged ({error}); run `dvc repro --force fetch`") from None
-    return manifest, _rows(folder / "manifest.csv")
+        return {}
+    except (ValueError, csv.Error) as error:
+        raise MocoError(f"{path}: damaged ({error}); {RESTORE}") from None
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def read_left_out(folder: Path) -> list[LeftOut]:
+    """Read what was left out, and for which image."""
+    path = folder / LEFT_OUT
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            reader = csv.reader(file)
-            if next(reader, None) != list(Row._fields):
-                raise ValueError("the first line is no header")
-            for name, row, label, split, digest, size in reader:
-                if split not in SPLITS:
-                    raise ValueError(f"line {reader.line_num} names the split {split!r}")
-                yield Row(name, int(row) if row else None, label, split, digest, int(size))
-    except (OSError, ValueError, csv.Error) as error:
-        raise MocoError(f"{path}: damaged ({error}); run `dvc repro --force fetch`") from None
+            return [LeftOut(*line) for line in list(csv.reader(file))[1:]]
+    except FileNotFoundError:
+        return []
+    except (TypeError, csv.Error) as error:
+        raise MocoError(f"{path}: damaged ({error}); {RESTORE}") from None
+
+
+def read_forgotten(folder: Path) -> set[str]:
+    """Read the SHA-256 of the images that were taken out on request, and do not come back."""
+    path = folder / FORGOTTEN
+    return set(path.read_text(encoding="ascii").split()[1:]) if path.exists() else set()

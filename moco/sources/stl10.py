@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from moco.config import Fetch
 from moco.files import require_free
 from moco.sources.download import download
-from moco.sources.source import Arrays
+from moco.sources.source import ArrayPart, Arrays
 
 BYTES = 6 * 10**9  # the archive and what is unpacked from it
 
@@ -31,11 +31,9 @@ def find(settings: Fetch) -> Arrays:
     def labels(name: str) -> NDArray[Any]:
         return np.fromfile(folder / name, np.uint8) - 1
 
-    return Arrays(
-        [
-            (images("train_X.bin"), labels("train_y.bin"), "train"),
-            (images("unlabeled_X.bin"), None, "train"),
-            (images("test_X.bin"), labels("test_y.bin"), "test"),
-        ],
-        list(test.classes),
-    )
+    parts: list[ArrayPart] = [
+        (images("train_X.bin"), labels("train_y.bin"), "train"),
+        (images("unlabeled_X.bin"), None, "train"),
+        (images("test_X.bin"), labels("test_y.bin"), "test"),
+    ]
+    return Arrays(lambda: parts, list(test.classes), sorted(folder.glob("*.bin")))

@@ -14,10 +14,11 @@ from moco.config import Params, Seed
 from moco.encoders.architectures import ARCHITECTURES
 from moco.encoders.kinds import Network
 from moco.errors import MocoError
-from moco.settings import Settings, read_yaml, validate
+from moco.settings import Settings, validate
+from moco.yaml_files import read_yaml
 
 FOLDER = Path("studies")
-SECTIONS = tuple(section for section in Params.model_fields if section != "report")
+SECTIONS = tuple(section for section in Params.model_fields if section not in ("check", "report"))
 """Of params.yaml: those that a study may set."""
 SCALES = ("laptop", "paper")
 
@@ -152,10 +153,7 @@ class Variant:
         """
         overrides = [f"{key}={json.dumps(value)}" for key, value in self.changes.items()]
         origin = f"{FOLDER / self.study}.yaml, run {self.name}"
-        try:
-            return validate(read_yaml(path), origin, Params, overrides)
-        except MocoError as error:
-            raise MocoError(str(error).replace("--set ", f"{origin}: ")) from None
+        return validate(read_yaml(path), str(path), Params, overrides, by=origin)
 
 
 def names(folder: Path = FOLDER) -> list[str]:
@@ -193,10 +191,17 @@ def variants(name: str, study: Study, scale: Scale, seeds: list[int] | None = No
     grid = study.scales[scale]
     common = {**_recipe(grid), **grid.set}
     return [
-        Variant(name, scale, point.series, point.x, seed, {**common, **point.set, "pretrain.seed": seed})
+        Variant(name, scale, point.series, point.x, seed, {**_beside(common, point.set), "pretrain.seed": seed})
         for seed in dict.fromkeys(seeds or grid.seeds)
         for point in grid.runs
     ]
+
+
+def _beside(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Put a point's values over the common ones; of a section that it replaces, nothing stays."""
+    return {
+        key: value for key, value in common.items() if not key.startswith(tuple(f"{whole}." for whole in own))
+    } | own
 
 
 def place(kind: str, x: X, encoder: str | Network) -> float | None:

@@ -14,7 +14,7 @@ other than 0, and with MOCO_TRACKING=off, every function here does nothing. Envi
 """
 
 from moco.tracking.connection import enabled, tracking_uri
-from moco.tracking.pipeline import add_to_run, end_pipeline_run, start_pipeline_run
+from moco.tracking.pipeline import add_to_run, end_pipeline_run, name_runs, start_pipeline_run
 from moco.tracking.registry import MODEL_NAME, download_encoder, log_encoder, promote, register_encoder
 from moco.tracking.runs import TrackedRun, dvc_digest, flat, stage_run
 
@@ -28,6 +28,7 @@ __all__ = [
     "end_pipeline_run",
     "flat",
     "log_encoder",
+    "name_runs",
     "promote",
     "register_encoder",
     "stage_run",

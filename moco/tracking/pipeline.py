@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moco.tracking.connection import connect, describe, enabled, is_passing, project_root, where_to_look
+from moco.files import file_sha256
+from moco.tracking.connection import connect, enabled, project_root, tell, where_to_look
 
 if TYPE_CHECKING:
     import psutil
@@ -52,7 +53,7 @@ def start_pipeline_run(
         name_of_key = "flow_run" if flow_run else "driver"
         return _open(client, experiment, name, key=key or (name_of_key, tags[name_of_key]), tags=tags)
     except Exception as error:
-        print(describe(error, is_passing(error)), flush=True)
+        tell(error, "the stages' runs of this pipeline have no parent run")
         return None
 
 
@@ -71,11 +72,39 @@ def add_to_run(
         for path in files:
             client.log_artifact(run_id, str(path))
     except Exception as error:
-        print(describe(error, is_passing(error)), flush=True)
+        tell(error, "its figures are not in MLflow; the same command adds them once that is better")
+
+
+def name_runs(name: str, run_id: str | None, weights: Path) -> None:
+    """Give a version's name to a pipeline's run, its stages' runs and its registered encoder.
+
+    Args:
+        name: becomes the tag `version` of each, an alias of the model, and the first word of the
+            pipeline run's name.
+        run_id: what `start_pipeline_run` gave; None does nothing.
+        weights: the encoder's file; a model of the same weights is the one, whichever run made it.
+    """
+    if run_id is None or not enabled():
+        return
+    try:
+        client, experiment = connect()
+        stages = client.search_runs([experiment], f"tags.`{PARENT}` = '{run_id}'")
+        for run in (run_id, *(stage.info.run_id for stage in stages)):
+            client.set_tag(run, "version", name)
+        client.update_run(run_id, name=f"{name} {client.get_run(run_id).info.run_name}")
+        if weights.exists():
+            same = f"tags.weights = '{file_sha256(weights)}'"
+            for model in client.search_model_versions(same):
+                client.set_model_version_tag(model.name, model.version, "version", name)
+                client.set_registered_model_alias(model.name, name, model.version)
+    except Exception as error:
+        tell(error, f"MLflow does not know the version {name}")
 
 
 def end_pipeline_run(run_id: str | None, status: str) -> None:
     """Close a parent run, and its children that died without closing.
+
+    One in which nothing ran, for everything was up to date, is no record of anything, and goes.
 
     Args:
         run_id: what `start_pipeline_run` gave; None does nothing.
@@ -86,8 +115,13 @@ def end_pipeline_run(run_id: str | None, status: str) -> None:
     try:
         client, experiment = connect()
         _close(client, experiment, run_id, status)
+        run = client.get_run(run_id)
+        alone = run.data.tags.get("kind") == "pipeline" and PARENT not in run.data.tags
+        children = f"tags.`{PARENT}` = '{run_id}'"
+        if status == "FINISHED" and alone and not client.search_runs([experiment], children, max_results=1):
+            client.delete_run(run_id)
     except Exception as error:
-        print(describe(error, is_passing(error)), flush=True)
+        tell(error, "its run counts as running until the next one begins")
 
 
 def dvc_parent(client: "MlflowClient", experiment: str) -> str | None:
@@ -115,7 +149,7 @@ def dvc_parent(client: "MlflowClient", experiment: str) -> str | None:
 
 def origin_tags() -> dict[str, str]:
     """Tag who recorded this, from which commit, for which flow run."""
-    tags = {"mlflow.user": getpass.getuser(), "mlflow.source.type": "LOCAL"}
+    tags = {"mlflow.user": _user(), "mlflow.source.type": "LOCAL"}
     answer = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=project_root(), capture_output=True, text=True, check=False
     )
@@ -124,6 +158,13 @@ def origin_tags() -> dict[str, str]:
     if flow_run := os.environ.get("MOCO_FLOW_RUN"):
         tags["flow_run"] = flow_run
     return tags
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have a number alone
+        return str(os.getuid())
 
 
 def _open(client: "MlflowClient", experiment: str, name: str, key: tuple[str, str], tags: dict[str, str]) -> str:
@@ -154,14 +195,19 @@ def _close(client: "MlflowClient", experiment: str, run_id: str, status: str) ->
 
 
 def _address(process: "psutil.Process") -> str:
-    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.1f}"
+    """Name a process of this host, the same whenever asked and however the clock is set."""
+    try:
+        ticks = Path(f"/proc/{process.pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()[19]
+        started = f"{Path('/proc/sys/kernel/random/boot_id').read_text()[:8]}-{ticks}"
+    except OSError:  # no Linux
+        started = f"{process.create_time():.1f}"
+    return f"{socket.gethostname()}:{process.pid}:{started}"
 
 
 def _is_alive(address: str) -> bool:
     import psutil
 
-    _, pid, created = address.rsplit(":", 2)
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(created)) < 1
+        return _address(psutil.Process(int(address.rsplit(":", 2)[1]))) == address
     except psutil.Error:
         return False

@@ -14,13 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco.errors import MocoError
+from moco.features.intervals import beyond_chance
 from moco.files import file_sha256
-from moco.tracking.connection import connect, database_lock, describe, enabled, import_mlflow, is_passing, public_uri
+from moco.tracking.connection import (
+    again,
+    connect,
+    database_lock,
+    describe,
+    enabled,
+    import_mlflow,
+    is_passing,
+    public_uri,
+    tell,
+)
 from moco.tracking.runs import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+    from pandas import DataFrame
 
 MODEL_NAME = "moco-encoder"
 CHAMPION = "champion"
@@ -46,10 +58,11 @@ LIBRARIES = {"timm": ("timm",)}
 def log_encoder(run: TrackedRun, encoder_folder: Path | str, example_images: Sequence[NDArray[np.uint8]]) -> str | None:
     """Log an encoder folder as a model of the run; the same weights are logged once a run.
 
-    The model is a `pyfunc` that takes uint8 images N x H x W x 3 of any size, brings each to the
-    encoder's center view (short side resized, center cropped to `image_size`), and returns float32
-    features N x D, each independent of the other images. It carries the code of `moco`, so that the
-    project need not be installed.
+    The model is a `pyfunc` that takes files of images (a column `image` of bytes), brings each to
+    the encoder's center view (short side resized, center cropped to `image_size`), and returns
+    float32 features N x D, each independent of the other images. It carries the code of `moco`, so
+    that the project need not be installed. The same model has the flavors pytorch and onnx
+    (`moco.tracking.flavors`).
 
     Args:
         run: the run that made the encoder.
@@ -71,24 +84,27 @@ def log_encoder(run: TrackedRun, encoder_folder: Path | str, example_images: Seq
                 return model.model_uri
         mlflow.set_experiment(experiment_id=experiment)  # else the model lands in the experiment "Default"
         from mlflow.models import Model, ModelSignature
-        from mlflow.types import Schema, TensorSpec
+        from mlflow.types import ColSpec, Schema, TensorSpec
 
-        from moco.encoders.frozen import load_encoder
+        from moco.encoders.export.source import read_source
+        from moco.tracking import flavors, serving
 
-        spec = load_encoder(folder).spec
+        source = read_source(folder)
+        spec = source.spec
         info = Model.log(
             artifact_path=None,
             name="encoder",
-            flavor=mlflow.pyfunc,
+            flavor=flavors,
             run_id=run.id,
+            source=source,
             loader_module="moco.tracking.serving",
             data_path=str(folder),
             code_paths=[str(Path(__file__).parents[1]), *([str(own)] if (own := spec.network.source) else [])],
             signature=ModelSignature(
-                inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+                inputs=Schema([ColSpec("binary", serving.COLUMN)]),  # pixels as JSON are 50 times as long
                 outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, spec.feature_dim))]),
             ),
-            input_example=np.stack([np.asarray(example_images[0])]),
+            input_example=_example(example_images[0]),
             pip_requirements=[
                 f"{name}=={_public_version(name)}" for name in (*REQUIREMENTS, *LIBRARIES.get(spec.network.kind, ()))
             ],
@@ -97,7 +113,7 @@ def log_encoder(run: TrackedRun, encoder_folder: Path | str, example_images: Seq
         )
         return str(info.model_uri)
     except Exception as error:
-        print(describe(error, is_passing(error)), flush=True)
+        tell(error, f"the encoder is not logged; {again('pretrain')}")
         return None
 
 
@@ -135,7 +151,7 @@ def register_encoder(
                 )
         return version
     except Exception as error:
-        print(describe(error, is_passing(error)), flush=True)
+        tell(error, f"the encoder is not registered; {again('linear')}")
         return None
 
 
@@ -165,7 +181,7 @@ def download_encoder(uri: str, folder: Path) -> dict[str, str] | None:
         place = mlflow.artifacts.download_artifacts(uri)
     except MlflowException as error:
         if is_passing(error):
-            raise MocoError(describe(error, True)) from None
+            raise MocoError(describe(error, True, "nothing was begun; run the same command once it answers")) from None
         return None
     found = next(Path(place).glob("data/*/encoder.json"), None)
     if found is None:
@@ -182,21 +198,25 @@ def promote(
     version: str | None,
     metric: str,
     value: float | None,
+    images: int,
     validation_hash: str,
     reevaluate: Callable[[Path], float | None],
+    flaw: str | None = None,
 ) -> str:
-    """Move the alias `champion` to a version that is strictly better on the same validation data.
+    """Move the alias `champion` to a version that is better by more than chance on the same data.
 
     A champion without a figure on this data is first evaluated on it. Without a champion the
     version becomes the champion, with or without a figure.
 
     Args:
         version: what `register_encoder` gave; None does nothing.
-        metric: what is compared, higher is better.
+        metric: an accuracy in [0, 1].
         value: the version's figure; None for data without labels.
+        images: how many it was measured on.
         validation_hash: names the validation data the figure was measured on.
         reevaluate: gives the figure of the encoder in a folder (encoder.safetensors and
             encoder.json) on the same data.
+        flaw: why this version must not be the champion, whatever its figure.
 
     Returns:
         One line that says what was done and why.
@@ -208,6 +228,9 @@ def promote(
         champion = _champion(client)
         if champion is not None and str(champion.version) == version:
             return f"{CHAMPION}: version {version} is the champion already"
+        if flaw:
+            there = "there is none" if champion is None else f"stays version {champion.version}"
+            return f"{CHAMPION}: {there}, version {version} is left out: {flaw}"
         if champion is None:
             reason = "there was none before"
         elif not _is_number(value):
@@ -218,8 +241,10 @@ def promote(
             except Exception as error:
                 why = f"it could not be evaluated on the new data ({error})"
                 return f"{CHAMPION}: stays version {champion.version}, {why}"
-            figures = f"{metric} {value:.4f} against {best:.4f} on the same validation data"
-            if not value > best:
+            figures = f"{metric} {value:.4f} against {best:.4f} on the same {images} validation images"
+            if not beyond_chance(value, best, images):
+                if value > best:
+                    figures += ", which chance may make"
                 return f"{CHAMPION}: stays version {champion.version}, version {version} has {figures}"
             reason = f"{figures} for version {champion.version}"
         client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
@@ -227,7 +252,7 @@ def promote(
         client.set_model_version_tag(MODEL_NAME, version, "promotion", line)
         return line
     except Exception as error:
-        print(describe(error, is_passing(error)), flush=True)
+        tell(error, f"the champion is not decided; {again('linear')}")
         return f"{CHAMPION}: not decided, see the line above"
 
 
@@ -278,6 +303,15 @@ def _figure(
         raise ValueError(f"{metric} of version {champion.version} on this validation data is {value}")
     client.set_model_version_tag(MODEL_NAME, champion.version, _measurement(metric, validation_hash), str(float(value)))
     return float(value)
+
+
+def _example(image: NDArray[np.uint8]) -> "DataFrame":
+    import cv2
+    from pandas import DataFrame
+
+    from moco.tracking.serving import COLUMN
+
+    return DataFrame({COLUMN: [cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]))[1].tobytes()]})
 
 
 def _registering() -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from moco.errors import Interrupted
-from moco.tracking.connection import connect, describe, enabled, import_mlflow, is_passing
+from moco.tracking.connection import again, connect, describe, enabled, import_mlflow, is_passing, public_uri
 from moco.tracking.pipeline import PARENT, dvc_parent, origin_tags
 from moco.tracking.sender import Sender
 
@@ -25,10 +25,12 @@ START_SECONDS = 20.0
 """Longest wait for the run's id at the start of a stage."""
 FLUSH_SECONDS = {"FINISHED": 30.0, "FAILED": 5.0, "KILLED": 5.0}
 """Longest wait at the end of a stage for what is still to be sent."""
+UNREACHED_SECONDS = 6.0
+"""The same where nothing could be sent so far, and not because it takes its time."""
 GATHER_SECONDS = 1.0
 """Step metrics of this long travel in one request."""
 WAITING_POINTS = 200_000
-"""Metric values kept while the server is away; later ones are dropped."""
+"""Metric values kept while the server is away; later ones are dropped, and counted."""
 BATCH = 1000
 """MLflow's limit for the values in one request."""
 
@@ -70,7 +72,10 @@ class TrackedRun:
         """Record values of a step; None is left out, and so is what a resumed run has recorded."""
 
     def results(self, values: Mapping[str, Any]) -> None:
-        """Record final numbers, nested or not; the pipeline's run has them as STAGE.NAME."""
+        """Record final numbers, nested or not; the pipeline's run has them as STAGE.NAME.
+
+        A name that has values by step keeps those alone: the last of them is its final one.
+        """
 
     def artifact(self, path: Path | str, folder: str | None = None) -> None:
         """Copy a file or a folder (curves, pictures, pages) as it is a moment after this call."""
@@ -97,8 +102,10 @@ class _MlflowRun(TrackedRun):
         self._client: MlflowClient | None = None
         self._points: list[Metric] = []
         self._points_lock = threading.Lock()
+        self._dropped = 0
         self._sending_points = False
         self._recorded: dict[str, int] = {}
+        self._by_step: set[str] = set()
         self._said: set[bool] = set()
         self._began = 0.0
         self._monitor: Any = None
@@ -108,9 +115,12 @@ class _MlflowRun(TrackedRun):
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         points = _points(values, step)
+        self._by_step |= {point.key for point in points}
         with self._points_lock:
             if len(self._points) < WAITING_POINTS:
                 self._points.extend(points)
+            else:
+                self._dropped += len(points)
             if self._sending_points:
                 return
             self._sending_points = True
@@ -120,7 +130,8 @@ class _MlflowRun(TrackedRun):
         found = flat(values)
 
         def call(client: "MlflowClient", run: str) -> None:
-            client.log_batch(run, metrics=_points(found, 0))
+            once = {name: value for name, value in found.items() if name not in self._by_step}
+            client.log_batch(run, metrics=_points(once, 0))
             if self._parent:
                 client.log_batch(self._parent, metrics=_points({f"{self._stage}.{k}": v for k, v in found.items()}, 0))
 
@@ -149,7 +160,14 @@ class _MlflowRun(TrackedRun):
         self._sender.put(self._sample)
         self._put(lambda client, run: client.set_terminated(run, status))
         self._put(lambda client, run: self._leave_status_on_parent(client, status))
-        self._sender.close(FLUSH_SECONDS[status])
+        unsent = self._sender.close(FLUSH_SECONDS[status] if self.id or not self._said else UNREACHED_SECONDS)
+        if status == "FINISHED" and (unsent or self._dropped):  # else the stage runs again anyhow
+            points = f" and {self._dropped} values" if self._dropped else ""
+            print(
+                f"tracking: {public_uri()}: the record is not complete, {unsent} request(s){points} were not sent;"
+                f" {again(self._stage)}",
+                flush=True,
+            )
 
     def _leave_status_on_parent(self, client: "MlflowClient", status: str) -> None:
         if self._own_parent and self._parent:
@@ -163,7 +181,7 @@ class _MlflowRun(TrackedRun):
         self._sender.put(with_client)
 
     def _start(self) -> None:
-        client, experiment = connect()
+        client, experiment = connect(patient=bool(self._said))
         if self._parent is None:
             self._parent = dvc_parent(client, experiment)
             self._own_parent = self._parent is not None
@@ -177,7 +195,8 @@ class _MlflowRun(TrackedRun):
         else:
             run = client.create_run(experiment, run_name=self._stage, tags=tags).info.run_id
         self._client, self.id, self._resume_id = (client, run, run)  # a second attempt resumes the same run
-        self._began = client.get_run(run).info.start_time / 1000
+        before = time.time() - client.get_run(run).info.start_time / 1000
+        self._began = time.monotonic() - max(0.0, before)  # the clock may be set back meanwhile
         self._monitor = _system_monitor()
         _log_params(client, run, self._stage, self._params)
         if self._parent:
@@ -204,7 +223,7 @@ class _MlflowRun(TrackedRun):
             for monitor in self._monitor.monitors:
                 monitor.clear_metrics()
             # Seconds as steps: a resumed run continues where the other ended.
-            self.metrics(values, step=int(time.time() - self._began))
+            self.metrics(values, step=int(time.monotonic() - self._began))
 
     def _failed(self, error: Exception, passing: bool) -> None:
         if passing not in self._said:

@@ -51,12 +51,17 @@ class Sender:
         with self._changed:
             self._changed.wait_for(lambda: self._closing, seconds)
 
-    def close(self, seconds: float) -> None:
-        """Make the waiting calls, each failing one at most once more, within some seconds."""
+    def close(self, seconds: float) -> int:
+        """Make the waiting calls, each failing one at most once more, within some seconds.
+
+        Returns:
+            How many were not made.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join(seconds)
+        return len(self._calls)
 
     def _run(self) -> None:
         next_tick = time.monotonic() + self.tick_seconds

@@ -92,7 +92,7 @@ def begin(model: MoCo, optimizer: torch.optim.Optimizer, settings: Pretrain, beg
     if found is None:
         return ""
     load_exactly(encoder_q.backbone, found, settings.encoder)
-    used, drawn = ["backbone"], list[str]()
+    used, drawn, fresh = ["backbone"], list[str](), ""
     everything = isinstance(settings.init, File) and settings.init.parts == "all"
     for name, part, weights in (
         ("head", encoder_q.head, found.head),
@@ -102,33 +102,53 @@ def begin(model: MoCo, optimizer: torch.optim.Optimizer, settings: Pretrain, beg
             (used if everything and _fits(part, weights) else drawn).append(name)
     _copy_to_keys(model)
     if everything:
-        used += _rest(model, optimizer, found)
+        used += _rest(model, found)
+        fresh = _momentum(model, optimizer, settings, found)
+        used += [] if fresh else ["the optimizer's momentum"]
     left = f"; drawn by the seed: {', '.join(drawn)}" if drawn else ""
+    if fresh:
+        left += f"; the optimizer starts without a past, for {fresh}"
     return f"begins with {', '.join(used)} of {found.path} ({in_one_line(found)}){left}"
 
 
-def _rest(model: MoCo, optimizer: torch.optim.Optimizer, found: Checkpoint) -> list[str]:
-    """Load key encoder, queue and the optimizer's momentum, as far as they are there and fit."""
-    used, dictionary = [], model.dictionary
+def _rest(model: MoCo, found: Checkpoint) -> list[str]:
+    """Load key encoder and queue, as far as they are there and fit."""
+    used, dictionary = list[str](), model.dictionary
     if isinstance(dictionary, MomentumEncoder) and found.key_backbone:
         keys = dictionary.encoder_k
         if _fits(keys.backbone, found.key_backbone) and _fits(keys.head, found.key_head):
             used.append("key encoder")
     queue = found.queue
     if isinstance(dictionary, MomentumQueue) and queue is not None and queue.shape == dictionary.keys.shape:
-        dictionary.restart(queue, found.pointer or 0)
-        used.append(f"queue of {len(queue):,} keys")
+        dictionary.restart(queue, found.pointer or 0, found.filled)
+        used.append(f"queue of {found.filled:,} keys")
+    return used
+
+
+def _momentum(model: MoCo, optimizer: torch.optim.Optimizer, settings: Pretrain, found: Checkpoint) -> str:
+    """Load the optimizer's momentum, or say why it is not loaded.
+
+    Momentum goes from SGD to SGD and from LARS to LARS: that of LARS sums gradients that were
+    scaled layer by layer, and Adam has two moments of another scale.
+    """
+    kind = settings.optimizer.kind
+    if not found.optimizer_kind:
+        return "the file has no optimizer's state"
+    if kind not in ("sgd", "lars") or kind != found.optimizer_kind:
+        return (
+            f"the file's state is of {found.optimizer_kind} and pretrain.optimizer.kind = {kind}: momentum goes from sgd to"
+            " sgd and from lars to lars"
+        )
     named = dict(model.encoder_q.named_parameters())
     buffers = {name: value for name, value in found.optimizer.items() if name in named}
-    if (
-        isinstance(optimizer, torch.optim.SGD)
-        and buffers
-        and all(named[n].shape == v.shape for n, v in buffers.items())
-    ):
-        for name, value in buffers.items():
-            optimizer.state[named[name]]["momentum_buffer"] = value.to(named[name]).clone()
-        used.append("the optimizer's momentum")
-    return used
+    if not buffers:
+        return "the file lists its parameters in an unknown order"
+    unlike = next((name for name, value in buffers.items() if named[name].shape != value.shape), None)
+    if unlike:
+        return f"its momentum has another shape at {unlike}"
+    for name, value in buffers.items():
+        optimizer.state[named[name]]["momentum_buffer"] = value.to(named[name]).clone()
+    return ""
 
 
 def _fits(part: nn.Module, weights: Mapping[str, Tensor]) -> bool:

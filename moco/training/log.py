@@ -4,17 +4,19 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moco.alarms import Watch
 from moco.config import Pretrain
 from moco.dictionary.info_nce import Contrast
 from moco.errors import MocoError
+from moco.features.intervals import percent
 from moco.images.plan import EpochPlan
 from moco.images.stream_plan import StreamPlan
 from moco.processes import Processes
 from moco.progress import Progress
 from moco.runs.curves import Curve, numbers, read_rows
+from moco.runs.finite import weights_are_finite
 from moco.runs.steps import Pace
 from moco.training.monitor import Reading
 from moco.training.run import Run
@@ -110,8 +112,8 @@ class Log:
         self._steps = []
         pace.restart()
 
-    def check(self, done: int) -> None:
-        """Refuse to save after a loss that is not finite; all processes call this.
+    def check(self, done: int, encoder_q: nn.Module) -> None:
+        """Refuse to save after a loss, or with weights, that are not finite; all processes ask.
 
         Raises:
             MocoError: names the step and what to change.
@@ -120,9 +122,17 @@ class Log:
             losses = torch.stack([step[0] for step in self._steps])
             everyones = self.processes.mean_(losses, self.processes.in_step).cpu().double().numpy()
             refuse_non_finite(everyones, done, self.settings)
+        if not weights_are_finite(encoder_q, self.processes):
+            raise not_finite(f"the encoder's weights are not finite after step {done}", self.settings)
 
     def reading(self, epoch: int, found: Reading, leak: float | None) -> None:
-        """Add a reading after an epoch; what was not measured leaves its cell empty."""
+        """Add a reading after an epoch; what was not measured leaves its cell empty.
+
+        Raises:
+            MocoError: the features are not finite.
+        """
+        if math.isnan(found.spread):
+            raise not_finite(f"the features of validation images are not finite after epoch {epoch}", self.settings)
         values = {
             "knn_top1": found.knn_top1,
             "spread": found.spread,
@@ -133,7 +143,8 @@ class Log:
         if self.curves:
             self.curves[2].add(row)
         if self.processes.first:
-            knn = f"kNN on validation {found.knn_top1:.1%}, " if found.knn_top1 is not None else ""
+            images = self.watch.history.validation.classified
+            knn = f"kNN on validation {percent(found.knn_top1, images)}, " if found.knn_top1 is not None else ""
             by_norm = f", BN leak {100 * leak:+.1f} points" if leak is not None else ""
             shape = f"spread {found.spread:.2f}, effective rank {found.effective_rank:.1f}"
             print(f"pretrain: epoch {epoch}: {knn}{shape}{by_norm}", flush=True)
@@ -168,7 +179,12 @@ def refuse_non_finite(losses: np.ndarray, done: int, settings: Pretrain) -> None
     bad = np.flatnonzero(~np.isfinite(losses))
     if len(bad):
         step = done - len(losses) + int(bad[0]) + 1
-        raise MocoError(
-            f"pretrain: the loss is {losses[bad[0]]} at step {step}, the last checkpoint is kept; lower pretrain.lr_per_256 (now {settings.lr_per_256}),"
-            f" raise pretrain.temperature (now {settings.temperature}), or set pretrain.precision: fp32"
-        )
+        raise not_finite(f"the loss is {losses[bad[0]]} at step {step}", settings)
+
+
+def not_finite(what: str, settings: Pretrain) -> MocoError:
+    """Make the error of a run that has diverged."""
+    return MocoError(
+        f"pretrain: {what}, the last checkpoint is kept; lower pretrain.lr_per_256 (now {settings.lr_per_256}),"
+        f" raise pretrain.temperature (now {settings.temperature}), or set pretrain.precision: fp32"
+    )

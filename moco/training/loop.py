@@ -1,5 +1,6 @@
 """Pretraining, top to bottom."""
 
+import os
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import cache, partial
 
@@ -19,7 +20,7 @@ from moco.momentum_contrast import MoCo
 from moco.processes import Processes, keep_freed_memory
 from moco.runs import state
 from moco.runs.steps import Steps
-from moco.training import feed, setup
+from moco.training import checks, feed, setup
 from moco.training.beginning import begin
 from moco.training.leak import LeakProbe
 from moco.training.log import Log
@@ -42,7 +43,8 @@ def pretrain(run: Run, processes: Processes) -> None:
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
         RuntimeError: a peer is gone or silent.
     """
-    setup.check(run.settings, len(run.images), processes.world_size)
+    checks.check(run.settings, len(run.images), processes.world_size)
+    checks.check_memory(run.settings, processes.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     state.same_run(run.name, processes)
     with state.writing(run.folder, processes) as writer:
         _pretrain(run, processes, writer)
@@ -52,9 +54,9 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
     settings, machine, total, device = run.settings, run.machine, run.total, processes.device
     keep_freed_memory()
     torch.backends.cudnn.benchmark = True  # every step has the same shapes
-    plan, streams = setup.images_in_order(settings, run.images, machine, processes.world_size)
+    plan, streams = setup.images_in_order(settings, run.images, machine, run.folder)
     run.monitor.require_tars(settings.knn_every_epochs)
-    size = setup.micro_batch_size(settings, processes.world_size, machine.max_batch_per_process)
+    size = checks.micro_batch_size(settings, processes.world_size, machine.max_batch_per_process)
 
     precision = compute_in(settings.precision, device)
     model = run.model().to(device)
@@ -93,7 +95,7 @@ def _pretrain(run: Run, processes: Processes, writer: bool) -> None:
     about = partial(setup.about, settings=settings, model=model, plan=plan, backend=backend, precision=precision)
 
     def save(done: int) -> None:
-        log.check(done)
+        log.check(done, model.encoder_q)
         state.save(run.folder, done, model, optimizer, processes, writer, machine.keep_checkpoints, about(done))
 
     def shuffle_of(step: int) -> Shuffle:

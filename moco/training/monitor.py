@@ -32,7 +32,8 @@ class Reading:
 
     Attributes:
         knn_top1: accuracy of weighted kNN, a fraction of 1; None without labels.
-        spread: see `moco.features.collapse.feature_spread`.
+        spread: see `moco.features.collapse.feature_spread`; NaN, as the rank, where features are
+            not finite.
         effective_rank: see `moco.features.collapse.effective_rank`.
     """
 
@@ -49,7 +50,9 @@ def validation_of(images: int, labelled: int, group_size: int) -> Validation:
         labelled: those with a label; 0 where no training image has one to vote with.
         group_size: images that share batch-norm statistics.
     """
-    return Validation(min(QUERIES, labelled), group_size * groups_of(images, group_size))
+    return Validation(
+        min(QUERIES, labelled), group_size * groups_of(images, group_size), min(SHAPE, labelled or images)
+    )
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ class Monitor:
         encoder = FrozenEncoder(copy, spec)
         chosen = self._choose(self.val, QUERIES)
         queries = self._features(encoder, self.val, chosen, processes, num_workers)
+        if not np.isfinite(queries).all():  # every process has the same ones, and the same answer
+            return Reading(None, np.nan, np.nan)
         shape = queries[sample_indices(len(queries), SHAPE, self.seed)]
         top1 = self._knn(encoder, queries, chosen, processes, num_workers) if self.labelled else None
         device = processes.device

@@ -8,6 +8,7 @@ from moco.cluster.machine import Machine
 from moco.config import Pretrain
 from moco.errors import MocoError
 from moco.images.batches import ViewBatches
+from moco.images.exact_reads import ExactReads
 from moco.images.index import ShardSet, open_split
 from moco.images.plan import EpochPlan
 from moco.images.stream import TarStreams
@@ -18,8 +19,9 @@ from moco.processes import Processes
 from moco.runs import checkpoints
 from moco.runs.folder import training_hash
 from moco.training.beginning import Beginning, beginning_of
+from moco.training.checks import check_images, check_machine, processes_per_host
 from moco.training.monitor import Monitor
-from moco.training.setup import build, check, micro_batch_size
+from moco.training.setup import build
 
 
 @dataclass(frozen=True)
@@ -86,22 +88,23 @@ class Run:
     @property
     def processes_per_host(self) -> int:
         """Training processes on each host."""
-        return self.machine.training_processes(self.settings.global_batch // self.settings.bn_group_size)
+        return processes_per_host(self.settings, self.machine)
 
     def check(self) -> None:
         """Name what cannot work, on any number of hosts that may train together, before it starts.
 
         Raises:
-            MocoError: too few images, or processes that cannot hold whole batch-norm groups.
+            MocoError: too few images, or what `check_machine` refuses.
         """
-        fewest, most = self.machine.launcher.hosts()
-        for hosts in range(fewest, most + 1):
-            processes = hosts * self.processes_per_host
-            check(self.settings, len(self.images), processes)
-            micro_batch_size(self.settings, processes, self.machine.max_batch_per_process)
+        check_images(self.settings, len(self.images))
+        check_machine(self.settings, self.machine)
 
     def view_batches(
-        self, plan: EpochPlan | StreamPlan, processes: Processes, streams: TarStreams | None, compiled: bool
+        self,
+        plan: EpochPlan | StreamPlan,
+        processes: Processes,
+        streams: TarStreams | ExactReads | None,
+        compiled: bool,
     ) -> ViewBatches:
         """Make what a process's batches of views come from."""
         settings, place = self.settings, (processes.rank, processes.world_size)

@@ -5,6 +5,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,64 +24,49 @@ from moco.encoders.heads import prediction_head, projection_head
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.split_batch_norm import norms_in_groups
 from moco.errors import MocoError
+from moco.images.exact_reads import ExactReads, cache_for
 from moco.images.index import ShardSet
 from moco.images.plan import EpochPlan
 from moco.images.stream import TarStreams
 from moco.images.stream_plan import StreamPlan, plan_of
+from moco.images.tar_source import LIST
 from moco.momentum_contrast import Encoder, MoCo
 from moco.optimizers import AnOptimizer
 from moco.processes import Processes
 from moco.training.schedules import learning_rate, momentum
 
+DVC, ADDRESSES = "dvc", "tars.json"
+"""What `shards_from` calls the default DVC remote; a run's file with the tars' addresses."""
 COMPILING_PAYS = 2000
 """Steps from which on `compile: auto` spends the minutes that compiling takes."""
 
 
-def check(settings: Pretrain, images: int, world_size: int) -> None:
-    """Name what cannot work before any time is spent on it.
-
-    Raises:
-        MocoError: fewer images than a batch, or processes that cannot hold whole batch-norm groups.
-    """
-    if images < settings.global_batch:
-        raise MocoError(
-            f"pretrain.global_batch = {settings.global_batch} is more than the {images} training images; lower it"
-        )
-    if settings.dictionary.about.fills == "images" and images < settings.negatives + settings.global_batch:
-        raise MocoError(
-            f"pretrain.dictionary.num_keys = {settings.negatives} negatives cannot be drawn from a {settings.dictionary.about.name} of"
-            f" {images} images, less the {settings.global_batch} of a step; lower it to"
-            f" {images - settings.global_batch} at most"
-        )
-    if settings.global_batch % (world_size * settings.bn_group_size):
-        raise MocoError(
-            f"pretrain.global_batch = {settings.global_batch} over {world_size} processes leaves no whole groups of"
-            f" pretrain.bn_group_size = {settings.bn_group_size} on each; use a number of processes that divides"
-            f" {settings.global_batch // settings.bn_group_size}"
-        )
-
-
 def images_in_order(
-    settings: Pretrain, images: ShardSet, machine: Machine, world_size: int
-) -> tuple[EpochPlan | StreamPlan, TarStreams | None]:
-    """Which images make up which step, and where they are read as streams, their reader.
+    settings: Pretrain, images: ShardSet, machine: Machine, folder: Path
+) -> tuple[EpochPlan | StreamPlan, TarStreams | ExactReads | None]:
+    """Which images make up which step, and what reads them where the tars are elsewhere.
+
+    Args:
+        settings: the pretrain section.
+        images: those to train on.
+        machine: says where the tars are.
+        folder: of the run, which has the tars' addresses where DVC's remote holds them.
 
     Raises:
-        MocoError: tars that are elsewhere without the order that they can be read in, or too few
-            images for it.
+        MocoError: a part of a set is to be streamed, or there are too few images for it.
     """
-    if settings.stream is None and machine.shards_from is not None:
-        raise MocoError(
-            f"machine.yaml: shards_from = {machine.shards_from} can be read forwards only; set pretrain.stream, for example"
-            " {lanes: 16, window: 1024}, or remove it"
-        )
     if settings.stream is not None and images.chosen is not None:
         raise MocoError(
             f"pretrain.images = {settings.images}, pretrain.images_fraction = {settings.images_fraction}: streams read whole tars;"
             " set pretrain.stream to null"
         )
-    plan = plan_of(settings, images, world_size)
-    return plan, TarStreams(images, plan, machine.shards_from) if isinstance(plan, StreamPlan) else None
+    location = f"{LIST}{folder / ADDRESSES}" if machine.shards_from == DVC else machine.shards_from
+    plan = plan_of(settings, images)
+    if isinstance(plan, StreamPlan):
+        return plan, TarStreams(images, plan, location)
+    if location is None:
+        return plan, None
+    return plan, ExactReads(images, plan, location, cache_for(images, folder.parent, machine.shards_cache_gb))
 
 
 def remedy_for_waiting(machine: Machine, compiled: bool, streaming: bool) -> str:
@@ -93,33 +79,6 @@ def remedy_for_waiting(machine: Machine, compiled: bool, streaming: bool) -> str
     if not compiled:
         return 'build the compiled views (README, "The compiled part"), or store smaller images (shard.max_side)'
     return "store smaller images (shard.max_side), or give each training process more cores"
-
-
-def micro_batch_size(settings: Pretrain, world_size: int, max_batch: int | None) -> int:
-    """Count the images that one process encodes together: its share, or what it can hold.
-
-    Args:
-        settings: global batch and group size.
-        world_size: number of processes.
-        max_batch: most images that fit into the device's memory; None: all.
-
-    Raises:
-        MocoError: not even one group fits.
-    """
-    local = settings.global_batch // world_size
-    if max_batch is None or max_batch >= local:
-        return local
-    if not settings.dictionary.about.divisible:
-        raise MocoError(
-            f"machine.yaml: max_batch_per_process = {max_batch} would divide a step of pretrain.dictionary.kind ="
-            f" {settings.dictionary.kind}, whose keys all take gradient at once; lower pretrain.global_batch to {max_batch * world_size}, or raise it"
-        )
-    if max_batch < settings.bn_group_size:
-        raise MocoError(
-            f"machine.yaml: max_batch_per_process = {max_batch} holds no group of pretrain.bn_group_size ="
-            f" {settings.bn_group_size} images; raise it to at least that"
-        )
-    return max_batch // settings.bn_group_size * settings.bn_group_size
 
 
 def build(

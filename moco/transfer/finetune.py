@@ -24,6 +24,7 @@ from moco.images.plan import EpochPlan
 from moco.permutation import key_of
 from moco.processes import Processes, keep_freed_memory
 from moco.runs import state
+from moco.runs.finite import weights_are_finite
 from moco.runs.steps import Steps
 from moco.transfer.config import Training
 from moco.transfer.data.loader import Share, steps
@@ -62,7 +63,9 @@ class FineTune:
     def name(self) -> str:
         """Give 16 hexadecimal digits that change with anything that decides this trial's result."""
         settings = self.settings.model_dump(mode="json", exclude={"trials", "seed"})
-        return settings_hash(settings, self.seed, self.start.fingerprint, hash_of(self.training))
+        start = self.start  # the same weights are another network with another stem
+        began = start.fingerprint, start.kind, start.mean, start.std
+        return settings_hash(settings, self.seed, *began, hash_of(self.training))
 
 
 def finetune(run: FineTune) -> nn.Module:
@@ -149,6 +152,11 @@ def _finetune(run: FineTune, task: Task, writer: bool) -> nn.Module:
 
     def save(done: int) -> None:
         log.check(done)
+        if not weights_are_finite(model, processes):
+            raise MocoError(
+                f"transfer: the network's weights are not finite after step {done}, the last checkpoint is kept; lower"
+                " training.learning_rate, or set training.precision: fp32"
+            )
         state.save(run.folder, done, model, optimizer, processes, writer, machine.keep_checkpoints, about)
 
     cadence = machine.checkpoint_every_steps, machine.checkpoint_every_minutes

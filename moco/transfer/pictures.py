@@ -15,8 +15,9 @@ from PIL import Image
 
 from moco.drawing import FAINT, GRAY, MUTED, PAGE, bare, class_colors, picture
 from moco.errors import MocoError
-from moco.images.decode import Pixels, UndecodableError, decode
+from moco.images.decode import Pixels
 from moco.transfer.data.annotations import AnnotatedSet, Detections
+from moco.transfer.data.loader import read_pixels
 from moco.transfer.data.segments import mask_of
 
 SMALL = 320
@@ -137,9 +138,9 @@ def label_maps_sheet(annotated: AnnotatedSet, predicted: Sequence[NDArray[np.uin
 
 def _read(annotated: AnnotatedSet, n: int) -> Pixels:
     try:
-        return decode(annotated.paths[n].read_bytes())
-    except (OSError, UndecodableError) as error:
-        raise MocoError(f"{annotated.paths[n]}: cannot be read ({error}); restore it, or show another image") from None
+        return read_pixels(annotated, n)
+    except MocoError as error:
+        raise MocoError(f"{error}, or show another image") from None
 
 
 def _read_labels(annotated: AnnotatedSet, n: int) -> NDArray[np.uint8]:

@@ -8,13 +8,14 @@ from typing import Any, Literal
 from moco.errors import MocoError
 from moco.features.extract import Labelled
 from moco.images.index import open_split
-from moco.transfer.config import AnnotatedImages, Cityscapes, Comparison, Data, Shards, TaskName, Voc, VocBoxes, VocMaps
+from moco.transfer.config import Comparison, TaskName
 from moco.transfer.data.annotations import AnnotatedSet, Detections, data_hash
 from moco.transfer.data.cityscapes import read_cityscapes
 from moco.transfer.data.coco import read_coco, read_lvis
 from moco.transfer.data.problems import Checks
 from moco.transfer.data.results import Kind, write_results
 from moco.transfer.data.voc import VOC_CLASSES, read_voc, read_voc_segmentation
+from moco.transfer.data_config import AnnotatedImages, Cityscapes, Data, Shards, Voc, VocBoxes, VocMaps
 from moco.transfer.metrics.coco import coco_ap
 from moco.transfer.metrics.lvis import lvis_ap
 from moco.transfer.metrics.voc import voc_ap
@@ -87,7 +88,13 @@ def open_data(
     """
     part = getattr(data, side)
     if isinstance(data, Shards):
-        return Labelled.of(open_split(data.path, part))
+        labelled = Labelled.of(open_split(data.path, part))
+        if not len(labelled.labels):
+            lacks = "no label" if len(labelled.images) else "no image"
+            raise MocoError(
+                f"data.{side} = {part}: {data.path} has {lacks} there, and classes need them; name another split"
+            )
+        return labelled
     assert isinstance(data, AnnotatedImages)
     checks, masks = Checks(data.max_bad_fraction, quarantine, tested=side == "test"), task == "instances"
     if isinstance(data, Cityscapes):

@@ -1,25 +1,24 @@
 """One trial of a comparison: an initialization, trained by a schedule and tested once."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import nn
 
 from moco.cluster.machine import Machine, load_machine
 from moco.config import settings_hash
 from moco.encoders.frozen import EncoderSpec
+from moco.encoders.kinds import Network, network_of
 from moco.encoders.start import RANDOM, Start, start_from
 from moco.errors import MocoError
 from moco.features.extract import Labelled
 from moco.files import write_bytes, write_json, write_text
 from moco.processes import Processes, joined
 from moco.runs.folder import FINISHED
-from moco.settings import read_yaml
 from moco.transfer.config import Comparison, comparison_of
 from moco.transfer.data.annotations import AnnotatedSet, Detections
 from moco.transfer.finetune import FineTune, finetune
@@ -29,6 +28,7 @@ from moco.transfer.pictures import detections_sheet, label_maps_sheet
 from moco.transfer.predict import detect, segment
 from moco.transfer.schedules import BoxSizes, LabelSizes, sizes_of
 from moco.transfer.sets import Sets, TrainingSet, average_precisions, hash_of, write_detections
+from moco.yaml_files import dump_yaml, read_yaml
 
 JOB, RESULT, PICTURES, QUARANTINE = "transfer.yaml", "result.json", "predictions.png", "quarantine.jsonl"
 RESULTS = "results-*.json"
@@ -48,11 +48,15 @@ class Trial:
         weights: what to start from: a folder or file that `moco.encoders.start.start_from` reads,
             or the folder of an untrained encoder, whose weights are drawn by the seed.
         seed: of this trial.
+        stem: what a person knows of the first layers of a file's network; None: nothing.
+        otherwise: the network of a file that does not tell it.
     """
 
     comparison: Comparison
     weights: str
     seed: int
+    stem: str | None = None
+    otherwise: Network | None = None
 
     def start(self) -> Start:
         """Read or draw the weights it starts from.
@@ -65,7 +69,7 @@ class Trial:
             spec = json.loads(description.read_text(encoding="utf-8"))
             if spec.get("training_hash") == RANDOM:
                 return start_from(RANDOM, EncoderSpec.of(spec).network, self.seed)
-        return start_from(self.weights, None, self.seed)
+        return start_from(self.weights, None, self.seed, self.stem, self.otherwise)
 
 
 @dataclass(frozen=True)
@@ -145,8 +149,14 @@ def least_score(images: AnnotatedSet, found: Detections) -> float:
 
 def write_job(folder: Path, trial: Trial) -> None:
     """Write what to do into a folder, for processes that other means start."""
-    values = {**asdict(trial), "comparison": trial.comparison.model_dump(mode="json")}
-    write_text(folder / JOB, yaml.safe_dump(values))
+    values = {
+        "comparison": trial.comparison.model_dump(mode="json"),
+        "weights": trial.weights,
+        "seed": trial.seed,
+        "stem": trial.stem,
+        "otherwise": trial.otherwise and trial.otherwise.model_dump(mode="json"),
+    }
+    write_text(folder / JOB, dump_yaml(values))
 
 
 def work(folder: Path) -> None:
@@ -155,7 +165,8 @@ def work(folder: Path) -> None:
     values = read_yaml(path)
     try:
         task, weights, seed = values["comparison"]["training"]["task"], str(values["weights"]), int(values["seed"])
-        trial = Trial(comparison_of(task, values["comparison"], str(path)), weights, seed)
+        comparison, otherwise = comparison_of(task, values["comparison"], str(path)), values.get("otherwise")
+        trial = Trial(comparison, weights, seed, values.get("stem"), otherwise and network_of(otherwise))
     except (ValueError, KeyError, TypeError) as error:
         raise MocoError(f"{path}: was changed by hand ({error!r}); start the run again") from None
     machine = load_machine()

@@ -1,5 +1,6 @@
 import concurrent.futures
 import contextlib
+import ctypes
 import functools
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from flows import children
 from moco.errors import Interrupted
 
+PR_SET_CHILD_SUBREAPER = 36
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(60)"
 
 
@@ -100,6 +102,28 @@ def test_a_child_that_obeys_sigterm_is_not_waited_for_until_the_end_of_the_grace
     thread.join(5)
     assert not thread.is_alive()
     assert time.monotonic() - begin < 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
+def test_a_grandchild_that_nothing_reaps_is_not_waited_for(tmp_path: Path) -> None:
+    """As in a container whose first process reaps nobody: here this process adopts and does not."""
+    adopt = ctypes.CDLL(None).prctl
+    adopt(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    started = threading.Event()
+    command = ["sh", "-c", "sleep 60 & echo on; wait"]
+    try:
+        with concurrent.futures.ThreadPoolExecutor() as thread:
+            future = thread.submit(children.run, command, tmp_path, os.environ, lambda line: started.set())
+            assert started.wait(20)
+            begin = time.monotonic()
+            children.stop_all(grace=30)
+            assert time.monotonic() - begin < 5
+            with pytest.raises(Interrupted):
+                future.result(5)
+    finally:
+        adopt(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
 
 
 def test_a_child_has_time_to_save_a_large_checkpoint(tmp_path: Path) -> None:

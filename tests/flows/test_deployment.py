@@ -1,15 +1,19 @@
 """Server, pool, worker, `prefect deploy --all` and deployment runs, as in docs/prefect.md."""
 
-import os
+import json
 import re
-import signal
 import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from small_pipeline import Pipeline, make_pipeline, processes_with, wait_until
+from test_flow_runs import ask
+
+from flows import services
 
 NAME = "pretrain-and-evaluate/pretrain-and-evaluate"
 
@@ -32,12 +36,11 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, server_env: dict[str, str
             start_new_session=True,
         )
     yield pipeline
-    os.killpg(worker.pid, signal.SIGTERM)
-    worker.wait(60)
+    services.end([services.Service("worker", worker, Path("worker.log"))], [])  # and the run that an event started
 
 
-def start(pipeline: Pipeline, *arguments: str) -> str:
-    said = pipeline.run("prefect", "deployment", "run", NAME, *arguments).stdout
+def start(pipeline: Pipeline, *arguments: str, name: str = NAME) -> str:
+    said = pipeline.run("prefect", "deployment", "run", name, *arguments).stdout
     found = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", said)
     assert found, said
     return found[0]
@@ -109,3 +112,50 @@ def test_cancelling_leaves_no_process_within_ten_seconds(deployed: Pipeline, arg
     wait_until(lambda: state(deployed, run) == "CANCELLED", 30, "the run is cancelled")
     assert len(deployed.git("worktree", "list").splitlines()) == 1
     assert Path(deployed.folder / "dvc.lock").exists()
+
+
+NOTED = """echo "on $MOCO_FLOW_RUN" >> runs/noted; until [ -f runs/go ]; do sleep 0.2; done; \
+echo weights > encoder; echo "off $MOCO_FLOW_RUN" >> runs/noted"""
+
+
+@pytest.mark.slow
+def test_runs_of_two_deployments_do_not_meet_and_both_finish(deployed: Pipeline) -> None:
+    deployed.change("pretrain", cmd=NOTED)
+    deployed.commit()
+    noted = deployed.folder / "runs/noted"
+    first = start(deployed)
+    wait_until(noted.exists, 120, "pretrain of the first run")
+    # Without the parameter of its own: this pipeline has no champion.
+    second = start(deployed, "-p", "pretrain={}", name="pretrain-and-evaluate/nightly")
+
+    def logged() -> str:
+        found = ask(deployed, "logs/filter", logs={"flow_run_id": {"any_": [second]}}, limit=200)
+        return "\n".join(line["message"] for line in found)
+
+    wait_until(lambda: "waiting: " in logged(), 120, "the second run waits")
+    (name,) = (run["name"] for run in ask(deployed, "flow_runs/filter", flow_runs={"id": {"any_": [first]}}))
+    assert f"another process runs a flow here (flow run {name} of pretrain-and-evaluate, process " in logged()
+    assert noted.read_text() == f"on {first}\n"
+    assert state(deployed, first) == state(deployed, second) == "RUNNING"
+    (deployed.folder / "runs/go").touch()
+    for run in (first, second):
+        wait_until(lambda run=run: state(deployed, run) == "COMPLETED", 180, "both finish")
+    assert noted.read_text() == f"on {first}\noff {first}\n"  # the second found it done
+
+
+@pytest.mark.slow
+def test_the_event_of_new_images_starts_the_nightly_deployment(deployed: Pipeline) -> None:
+    """The server that runs it made an automation of the trigger in prefect.yaml."""
+
+    def runs() -> int:
+        asked = json.dumps({"deployments": {"name": {"any_": ["nightly"]}}}).encode()
+        request = urllib.request.Request(
+            f"{deployed.env['PREFECT_API_URL']}/flow_runs/count", asked, {"Content-Type": "application/json"}
+        )
+        return int(urllib.request.urlopen(request, timeout=10).read())
+
+    before = runs()
+    code = "from types import SimpleNamespace; from pipelines.ingest import emit; emit(SimpleNamespace(images=5), 2)"
+    said = deployed.run(sys.executable, "-c", code)
+    assert said.stdout + said.stderr == ""
+    wait_until(lambda: runs() > before, 60, "a run of the deployment nightly")

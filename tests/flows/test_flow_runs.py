@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from small_pipeline import Pipeline, processes_with, wait_until
 
+from pipelines import STOPPED
+
 SLEEPER = """python -c "import time; print('pretrain  10% · loss 3', flush=True); time.sleep(120)" """
 
 
@@ -87,20 +89,21 @@ def test_a_stage_that_was_killed_is_tried_again(served: Pipeline) -> None:
 def test_a_bad_parameter_is_one_line_before_any_stage(alone: Pipeline) -> None:
     done = alone.flow("--set", "pretrain.epochs=0", check=False)
     assert done.returncode == 1
-    assert done.stderr == "error: params.yaml: pretrain.epochs = 0: input should be greater than or equal to 1\n"
+    assert done.stderr == "error: --set: pretrain.epochs = 0: input should be greater than or equal to 1\n"
     text = (alone.folder / "params.yaml").read_text()
     (alone.folder / "params.yaml").write_text(text.replace("  epochs: ", "  epochz: ", 1))
     done = alone.flow(check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: params.yaml: pretrain.epochs is missing")
+    assert done.stderr.startswith("error: params.yaml: pretrain.epochz is no known key; did you mean epochs?")
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_changed_parameters_become_an_experiment_and_leave_the_workspace_alone(served: Pipeline) -> None:
+    served.change("fetch", always_changed=True)  # as the project's own
     served.dvc("repro", "--quiet")
     served.commit()
     said = served.flow("--set", "pretrain.epochs=3").stderr
-    assert "Stage 'fetch' is cached" in said
+    assert "Running stage 'fetch'" in said and "Running stage 'pretrain'" in said
     name = latest_run(served)["name"]
     table = served.dvc("exp", "show", "--csv")
     assert name in table
@@ -110,7 +113,7 @@ def test_changed_parameters_become_an_experiment_and_leave_the_workspace_alone(s
     assert f"dvc exp apply {name}" in artifacts(served)["result"]
     served.dvc("exp", "apply", name)
     assert "epochs: 3" in (served.folder / "params.yaml").read_text()
-    assert served.dvc("status") == "Data and pipelines are up to date.\n"
+    assert served.dvc("status").split() == ["fetch:", "always", "changed"]
 
 
 @pytest.mark.slow
@@ -133,12 +136,19 @@ def test_a_stopped_run_leaves_no_process_within_ten_seconds(
     served.change("pretrain", cmd=SLEEPER)
     run = served.start_flow(*changes)
     log = served.folder / "runs/flow.log"
-    wait_until(lambda: "pretrain  10%" in log.read_text(), 60, "pretrain runs")
+    wait_until(lambda: "pretrain  10%" in log.read_text(), 180, "pretrain runs")
+    before = log.read_text()
     begin = time.monotonic()
     os.kill(run.pid, number)
     run.wait(10)
     wait_until(lambda: not processes_with(str(served.folder)), 10 - (time.monotonic() - begin), "all processes end")
-    assert run.returncode != 0
+    assert run.returncode == 130
+    assert log.read_text().removeprefix(before) == f"{STOPPED}\n"
+    found = latest_run(served)
+    assert found["state_type"] == "CRASHED"
+    tasks = ask(served, "task_runs/filter", flow_runs={"id": {"any_": [found["id"]]}})
+    states = {task["name"]: task["state_name"] for task in tasks}
+    assert (states["fetch"], states["pretrain"], states["linear"]) == ("Completed", "Failed", "NotReady")
     assert len(served.git("worktree", "list").splitlines()) == 1
 
 

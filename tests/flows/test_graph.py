@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from small_pipeline import Pipeline
 
-from flows.graph import code_hash, has_remote, stages_in_order
+from flows.graph import code_hash, stages_in_order
 from moco.errors import MocoError
 
 
@@ -61,14 +61,6 @@ def test_a_pipeline_without_stages_is_an_error(alone: Pipeline) -> None:
     alone.write({})
     with pytest.raises(MocoError, match="no stages"):
         stages_in_order(alone.folder)
-
-
-def test_only_a_default_remote_counts(alone: Pipeline) -> None:
-    assert not has_remote(alone.folder)
-    alone.dvc("remote", "add", "store", str(alone.folder.parent / "store"))
-    assert not has_remote(alone.folder)
-    alone.dvc("remote", "default", "store")
-    assert has_remote(alone.folder)
 
 
 @pytest.mark.parametrize("data", ["images", "../photos"])

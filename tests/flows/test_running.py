@@ -49,8 +49,9 @@ def test_a_pipeline_below_runs_with_what_it_builds_on_and_nothing_else(alone: Pi
         "stages: {more: {wdir: .., matrix: {n: [1, 2]}, cmd: 'cp encoder below/x${item.n}', deps: [encoder], outs: ['below/x${item.n}']}}"
     )
     (alone.folder / "below.py").write_text(
-        "import os\nfrom pathlib import Path\nfrom prefect import flow\nfrom flows.running import run_stages\n"
-        "@flow\ndef below():\n    run_stages(Path.cwd(), dict(os.environ), 0, 'below/dvc.yaml', 2)\nbelow()\n"
+        "import os\nfrom pathlib import Path\nfrom flows.running import run_stages\nfrom flows.server import served\n"
+        "from prefect import flow\n@flow\ndef below():\n"
+        "    run_stages(Path.cwd(), dict(os.environ), 0, 'below/dvc.yaml', 2)\nwith served():\n    below()\n"
     )
     alone.run(sys.executable, "below.py")
     assert (below / "x1").exists() and (below / "x2").exists()

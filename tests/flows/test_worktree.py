@@ -68,6 +68,13 @@ def test_untracked_images_are_found_in_the_worktree(alone: Pipeline) -> None:
     assert (folder / "data/inbox/one.png").read_text() == "an image"
 
 
+def test_images_that_dvc_does_not_watch_are_linked_too(alone: Pipeline) -> None:
+    alone.change("fetch", deps=["params.yaml"])  # as the project's own, which looks at them itself
+    alone.commit()
+    folder = worktree.make(alone.folder, "trial", {"pretrain.epochs": 1})
+    assert (folder / "data/inbox/one.png").read_text() == "an image"
+
+
 def test_a_folder_of_images_that_only_the_change_names_is_found_too(alone: Pipeline) -> None:
     other = alone.folder / "photographs/cats"
     other.mkdir(parents=True)
@@ -172,3 +179,25 @@ def test_images_in_folders_below_count_in_the_worktree_too(alone: Pipeline) -> N
     (inbox / "cat.png").write_text("another cat")
     folder = worktree.make(alone.folder, "trial", CHANGES)
     assert "Running stage 'fetch'" in Pipeline(folder, alone.env).dvc("repro", "fetch")
+
+
+def test_a_project_in_a_folder_of_a_repository_works_in_that_folder(alone: Pipeline, tmp_path: Path) -> None:
+    top = tmp_path / "team"
+    shutil.copytree(alone.folder, top / "project", ignore=shutil.ignore_patterns(".git", "dvc.lock"))
+    inside = Pipeline(top / "project", alone.env)
+    Pipeline(top, alone.env).git("init", "--quiet")
+    inside.commit()
+    folder = worktree.make(inside.folder, "trial", CHANGES)
+    assert folder == inside.folder / worktree.FOLDER / "trial" / "project"
+    assert load_params(folder / "params.yaml").pretrain.epochs == 3
+    worktree.remove(inside.folder, folder)
+    assert list((inside.folder / worktree.FOLDER).iterdir()) == []
+    assert "trial" not in inside.git("worktree", "list")
+
+
+def test_a_section_that_the_file_leaves_to_its_defaults_may_be_changed_in_part(tmp_path: Path) -> None:
+    params = (PROJECT / "params.yaml").read_text()
+    begin, end = params.index("check:"), params.index("pretrain:")
+    (tmp_path / "params.yaml").write_text(params[:begin] + params[end:])
+    worktree.change_values(tmp_path / "params.yaml", {"check.min_images": 3})
+    assert load_params(tmp_path / "params.yaml").check.min_images == 3

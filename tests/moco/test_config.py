@@ -44,7 +44,7 @@ def test_overrides_are_typed_by_the_schema():
         ("pretrian.epochs=3", "no section 'pretrian'"),
         ("epochs=3", "expected SECTION.KEY=VALUE"),
         ("pretrain.epochs", "expected SECTION.KEY=VALUE"),
-        ("pretrain.epochs=[", "not a YAML value"),
+        ("pretrain.epochs=[", "not valid YAML (expected the node content, but found '<stream end>'); quote it"),
     ],
 )
 def test_a_wrong_key_or_value_is_one_clear_line(override, told):
@@ -75,7 +75,7 @@ def test_the_hash_of_settings_follows_their_values_not_their_order():
 
 
 @pytest.mark.parametrize("kind", ["{kind: memory-bank, num_keys: 9, momentum: 0.5", "{kind: end-to-end"])
-@pytest.mark.parametrize("setting", ["symmetric: true", "momentum_schedule: cosine"])
+@pytest.mark.parametrize("setting", ["symmetric: true", "momentum_schedule: cosine", "start: keys"])
 def test_what_a_mechanism_cannot_do_is_no_key_of_it(kind, setting):
     with pytest.raises(MocoError, match=f"pretrain.dictionary.{setting.split(':')[0]} is no known key"):
         load_params(PARAMS, [f"pretrain.dictionary={kind}, {setting}}}"])

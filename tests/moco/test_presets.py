@@ -74,8 +74,8 @@ def test_a_missing_section_or_key_is_filled_in_and_a_stray_one_removed(params):
     ("text", "complaint"),
     [
         ("a: [", r"params.yaml:\d+: not valid YAML"),
-        ("3", "holds int, expected sections"),
-        ("", "holds NoneType, expected sections"),
+        ("3", r"holds a number \(3\), expected lines of KEY: VALUE"),
+        ("", "holds nothing, expected lines of KEY: VALUE"),
         ("fetch: {source: x}", "fetch.source = 'x'"),
     ],
 )

@@ -8,9 +8,9 @@ from small_material import ROOT
 
 from moco.config import load_params
 from moco.training.monitor import validation_of
-from moco.verdicts import FEWEST_STEPS, History, Validation, Verdict, fell, leak_limit, verdicts
+from moco.verdicts import FEWEST_IMAGES, FEWEST_STEPS, History, Validation, Verdict, fell, leak_limit, verdicts
 
-SETTINGS = load_params(ROOT / "params.yaml").pretrain
+SETTINGS = load_params(ROOT / "params.yaml", ["pretrain.dictionary.start=random"]).pretrain
 WELL = {"top1": 0.4, "loss": 5.0, "chance": 8.3, "queue_fill": 1.0, "feature_std": 0.9}
 READ = {"knn_top1": 0.8, "spread": 0.6, "effective_rank": 60.0, "leak": 0.01}
 
@@ -26,8 +26,8 @@ def readings(**series: list[float]) -> list[dict[str, float]]:
     return [{"epoch": n + 1, **READ, **{name: values[n] for name, values in series.items()}} for n in range(count)]
 
 
-def judged(steps=(), read=(), images: int = 6000, **changes) -> list[Verdict]:
-    history = History(SETTINGS.model_copy(update=changes), Validation(images, 512))
+def judged(steps=(), read=(), images: int = 6000, measured: int = 2048, probed: int = 512, **changes) -> list[Verdict]:
+    history = History(SETTINGS.model_copy(update=changes), Validation(images, probed, measured))
     for row in steps:
         history.step(row)
     for row in read:
@@ -62,7 +62,15 @@ def test_queries_in_one_direction_are_a_collapse_from_the_first_epoch_on():
     (verdict,) = (one for one in judged(curves(1, feature_std=0.01)) if not one.good)
     assert verdict.name == "collapse" and "(spread 0.01)" in verdict.what
     slower = "raise pretrain.dictionary.momentum (now 0.99) or lower pretrain.lr_per_256 (now 0.09)"
-    assert verdict.remedy.startswith(f"{slower}, or, for a deep encoder, lower pretrain.dictionary.num_keys (now 4096)")
+    random = (
+        f"{slower}, or, where it was so from the beginning, set pretrain.dictionary.start (now random) to keys or lower"
+        " pretrain.dictionary.num_keys (now 4096)"
+    )
+    assert verdict.remedy == random
+    assert remedy(read=readings(effective_rank=[1.9])) == remedy(curves(2.2, loss=8.29)) == random
+    assert remedy(read=readings(knn_top1=[0.7, 0.5])) == slower  # not so from the beginning
+    real = SETTINGS.dictionary.model_copy(update={"start": "keys"})
+    assert remedy(curves(1, feature_std=0.01), dictionary=real) == slower
     assert remedy(curves(1, feature_std=0.01), dictionary=dictionary("momentum-batch")) == slower
 
 
@@ -172,3 +180,11 @@ def test_what_was_not_measured_is_not_judged():
 )
 def test_a_leak_among_few_images_must_be_larger(images, group, limit):
     assert leak_limit(validation_of(images, 0, group).probed) == pytest.approx(limit, abs=1e-3)
+
+
+def test_no_verdict_on_features_is_made_of_fewer_images_than_can_carry_it():
+    few = FEWEST_IMAGES - 1
+    broken = readings(knn_top1=[1.0, 0.0], effective_rank=[9.0, 1.0], leak=[1.0, 1.0])
+    assert {"leak", "knn", "rank"} <= {one.name for one in judged(curves(2), broken)}
+    named = {one.name for one in judged(curves(2), broken, images=few, measured=few, probed=few)}
+    assert not {"leak", "knn", "rank"} & named

@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -132,6 +133,20 @@ def test_features_go_when_no_running_stage_has_used_them(tmp_path: Path) -> None
     with baselines.features_in_use(folder):
         pass
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("back", [0.0, 3600.0])
+def test_a_clock_that_is_set_back_removes_no_features_of_this_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: float
+) -> None:
+    mine = tmp_path / "mine.npy"
+    with baselines.features_in_use(tmp_path):
+        later = SimpleNamespace(time=lambda: time.time() - back, monotonic=time.monotonic)
+        monkeypatch.setattr(baselines, "time", later)
+        mine.write_bytes(b"")
+        used = time.time() - max(back, 1.0)
+        os.utime(mine, (used, used))
+    assert mine.exists() is (back > 0)
 
 
 def test_a_stage_that_was_killed_does_not_keep_features_for_ever(tmp_path: Path) -> None:

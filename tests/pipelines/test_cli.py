@@ -1,6 +1,7 @@
 """The command line: a good help page, one line for each mistake, and each command does its work."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_material import ROOT
+from small_material import ROOT, rows_of
 
 from moco.config import load_params
 from moco.encoders.frozen import EncoderSpec, save_encoder
 from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
-from pipelines import cli
+from pipelines import STOPPED, cli
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def made(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         cli.main(["fetch", "--set", "fetch.source=folder", "--set", "fetch.path=photos"])
-        cli.main(["shard"])
+        cli.main(["shard", "--set", "pretrain.global_batch=32", "--set", "pretrain.bn_group_size=32"])
     torch.manual_seed(0)
     backbone = ResNet("thin", "small")
     spec = EncoderSpec(network_of("thin", "small"), 12, 1.0, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, "hash")
@@ -95,7 +96,7 @@ def test_help_loads_nothing_heavy():
         (["embed", "nowhere"], 1, "nowhere: no such file or folder; give images"),
         (["embed", "photos", "--encoder", "nowhere"], 1, "nowhere/encoder.json: no encoder there"),
         (["embed", "photos", "--output", "x.json"], 1, "name the output .parquet, .npy or .csv"),
-        (["embed", "photos", "--encoder", "params.yaml"], 1, "params.yaml/encoder.json: no encoder there"),
+        (["embed", "photos", "--encoder", "params.yaml"], 1, "params.yaml: is a text file, not weights"),
         (["inspect", "nowhere"], 1, "nowhere: No such file or directory"),
         (["inspect", "params.yaml"], 1, "params.yaml: is a text file, not weights"),
         (["inspect", "photos"], 1, "photos: is a folder; name a file of weights in it"),
@@ -145,7 +146,7 @@ def test_pretrain_goes_on_unless_told_to_restart(project, monkeypatch, options, 
 @pytest.mark.parametrize("name", ["fetch", "shard", "linear", "report"])
 def test_each_stage_is_found_in_its_own_module(project, monkeypatch, name):
     seen = []
-    monkeypatch.setattr(f"pipelines.{name}.{name}", seen.append)
+    monkeypatch.setattr(f"pipelines.{name}.{name}", lambda params, **_: seen.append(params))
     cli.main([name])
     assert seen == [load_params("params.yaml")]
 
@@ -155,7 +156,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(project, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipelines.report.report", stopped)
-    assert fails(["report"], capsys) == (130, "stopped\n")
+    assert fails(["report"], capsys) == (130, f"{STOPPED}\n")
 
 
 def test_preset_rewrites_the_file_and_says_what_changed(project, tmp_path, capsys):
@@ -196,7 +197,7 @@ def test_embed_takes_folders_files_lists_and_tars_at_once(project, capsys):
         names = [line.split(",")[0] for line in file][1:]
     assert names[:2] == ["photos/cold/00.png", "photos/cold/02.png"]
     assert names[30:32] == ["photos/warm/01.png", "photos/warm/03.png"]
-    assert names[32].startswith(f"{shard}/train-") and "." not in names[32].rpartition("/")[2]
+    assert re.fullmatch(r"[0-9a-f]{16}", names[32].removeprefix(f"{shard}/"))
     said = capsys.readouterr()
     assert f"all.csv: {len(names)} images, 256 numbers each, 1 skipped" in said.out
     assert "skipped photos/none.png: No such file or directory" in said.err
@@ -224,7 +225,10 @@ def test_processes_of_torchrun_share_the_pieces_and_never_one_file(project, monk
     first, second = [line for line in capsys.readouterr().out.splitlines() if "pieces are there" in line]
     assert first.startswith("shared: 1 of 3") and second.startswith("shared: 3 of 3")
     _, error = fails(["embed", "photos"], capsys)
-    assert error == "error: features.parquet: 2 processes cannot write one file; add --pieces, and name a folder\n"
+    assert (
+        error
+        == "error: features.parquet: 2 processes (WORLD_SIZE or SLURM_NTASKS) cannot write one file; add --pieces, and name a folder\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,14 +247,13 @@ def test_every_command_that_encodes_asks_machine_yaml_for_its_device(project, mo
 
 
 def test_neighbors_finds_the_image_itself_first_and_answers_from_the_kept_features_next_time(project, capsys):
-    lines = (project / "data/raw/manifest.csv").read_text().splitlines()
-    column = lines[0].split(",").index("path")
-    path = next(line.split(",")[column] for line in lines[1:] if ",train," in line)
+    row = next(row for row in rows_of(project / "data/raw") if row.split == "train")
+    path = row.path
     cli.main(["neighbors", f"photos/{path}", "--k", "3"])
     first = capsys.readouterr()
     assert "encoding" in first.err
     key, similarity, label = first.out.splitlines()[0].split()
-    assert key.startswith("train-") and float(similarity) == pytest.approx(1, abs=1e-3)
+    assert key == row.sha256[:16] and float(similarity) == pytest.approx(1, abs=1e-3)
     assert label == path.split("/")[0]
     assert cv2.imread("neighbors.png").shape[1] > 600
     cli.main(["neighbors", f"photos/{path}", "--k", "3"])
@@ -342,3 +345,41 @@ def test_an_export_that_cannot_be_is_one_line_and_an_exit_code(project, tmp_path
     assert code == 1 and said.startswith("error: champion: is in the MLflow registry, which is off")
     assert fails(["export", "--to", "keras", "x"], capsys)[0] == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_embed_and_neighbors_take_files_of_others_and_say_what_they_assume(project, capsys):
+    network = ResNet("thin", "small-stride2")
+    torch.save({"state_dict": {f"module.encoder_q.{n}": v for n, v in network.state_dict().items()}}, "theirs.pth")
+    known = ["--encoder", "theirs.pth", "--stem", "small-stride2", "--image-size", "16", "--crop-ratio", "1"]
+    cli.main(["embed", "photos/warm", "--output", "theirs.npy", *known])
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert line.startswith("theirs.pth: official MoCo: thin with stem small-stride2; ")
+    assert line.endswith("mean and deviation are taken to be ImageNet's, for the file does not say them")
+    spec = EncoderSpec(network_of("thin", "small-stride2"), 16, 1.0, IMAGENET_MEAN, IMAGENET_STD, 256, "abc")
+    save_encoder("theirs", network, spec)
+    cli.main(["embed", "photos/warm", "--output", "ours.npy", "--encoder", "theirs"])
+    np.testing.assert_allclose(np.load("theirs.npy"), np.load("ours.npy"), rtol=1e-5, atol=1e-6)
+    pieces = ["embed", "photos/warm", "--output", "by-others", "--pieces", "2"]
+    cli.main([*pieces, *known])
+    cli.main([*pieces, *known, "--mean", "0.5", "0.5", "0.5"])
+    assert "2 of 2 pieces are there, 2 made now" in capsys.readouterr().out.splitlines()[-1]  # other features
+    image = "photos/warm/01.png"
+    cli.main(["neighbors", image, "--k", "2", *known])
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--crop-ratio", "2"], "'2' is no number from 0.05 to 1"),
+        (["--stem", "7x3"], "stem = '7x3' is no known stem"),
+        (["--network", "jax:resnet"], "kind = jax: choose one of resnet, timm"),
+        (["--image-size", "64"], "says itself that its image-size is "),
+        (["--encoder", "nowhere.pth"], "nowhere.pth: No such file or directory"),
+        (["--encoder", "params.yaml"], "params.yaml: is a text file, not weights"),
+    ],
+)
+def test_what_is_stated_of_an_encoder_is_checked_in_one_line(project, capsys, options, said):
+    code, error = fails(["embed", "photos", *options], capsys)
+    assert code and error.startswith("error: ") and said in error and error.count("\n") == 1

@@ -41,10 +41,10 @@ def test_it_writes_the_manifest_the_metrics_and_a_summary(project):
     done = run(project)
     assert done.returncode == 0, done.stderr
     metrics = json.loads((project / "outputs/fetch/metrics.json").read_text())
-    assert (metrics["images"], metrics["classes"], metrics["duplicates"]) == (31, 2, 1)
-    assert sum(metrics[split]["labelled"] for split in ("train", "val", "test")) == 31
-    assert "31 images" in done.stdout
-    assert "1 exact duplicates" in done.stdout
+    assert (metrics["images"], metrics["classes"], metrics["duplicates"]) == (30, 2, 1)
+    assert sum(metrics[split]["labelled"] for split in ("train", "val", "test")) == 30
+    assert "30 images" in done.stdout
+    assert "1 exact duplicates left out; data/raw/left_out.csv names their twins" in done.stdout
     assert sorted(path.name for path in (project / "data").iterdir()) == ["inbox", "raw"]
 
 
@@ -57,8 +57,8 @@ def test_it_writes_the_same_bytes_again(project):
 
 def test_paths_in_the_manifest_are_as_the_settings_gave_them(project):
     run(project)
-    assert json.loads((project / "data/raw/manifest.json").read_text())["root"] == "data/inbox"
-    assert str(project) not in (project / "data/raw/manifest.csv").read_text()
+    assert json.loads((project / "data/raw/manifest.json").read_text())["listings"][0]["root"] == "data/inbox"
+    assert str(project) not in (project / "data/raw/000000.csv").read_text()
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_paths_in_the_manifest_are_as_the_settings_gave_them(project):
             "error: fetch.path = 'nowhere': no such folder; name the folder that holds your images\n",
         ),
         (["fetch.source=list"], "error: fetch.path = 'data/inbox': no such file; source list needs a CSV or Parquet"),
-        (["fetch.source=floppy"], "error: params.yaml: fetch.source = 'floppy': input should be 'fashion-mnist'"),
+        (["fetch.source=floppy"], "error: --set: fetch.source = 'floppy': input should be 'fashion-mnist'"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_leaves_what_was_there(project, settings, message):
@@ -81,3 +81,16 @@ def test_a_wrong_setting_is_one_line_and_leaves_what_was_there(project, settings
     assert done.stderr.count("\n") == 1
     assert content(project / "data/raw") == before
     assert not (project / "data/raw.part").exists()
+
+
+def test_processes_that_cannot_share_a_step_are_refused_before_anything_is_read(project):
+    (project / "machine.yaml").write_text("processes: 3\n")
+    done = run(project)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: pretrain.global_batch = 128 over 3 processes leaves no whole groups")
+    assert not (project / "data/raw").exists()
+
+
+def test_what_does_nothing_is_said(project):
+    done = run(project, "pretrain.bn_group_size=128")
+    assert "fetch: note: pretrain.shuffle_bn = true does nothing: pretrain.bn_group_size = 128" in done.stdout

@@ -2,10 +2,13 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
-from small_material import SMALL_PRETRAIN, write_images, write_params
+from PIL import Image
+from small_material import SMALL_PRETRAIN, rows_of, write_images, write_params
 
 from moco.config import Params, load_params
 from moco.encoders.frozen import load_encoder
@@ -44,8 +47,12 @@ def run_all(params: Params) -> dict[str, dict[str, float | None]]:
 def test_a_labelled_folder_gives_every_figure_and_names_what_was_left_out(params):
     scores = run_all(params)
     for features in ("moco", "random", "pixels"):
-        assert set(scores[features]) == {"linear_top1", "linear_top5", "knn_top1"}
-        assert all(1 / 3 < value <= 1 for value in scores[features].values())
+        figures = ("linear_top1", "linear_top5", "knn_top1")
+        assert set(scores[features]) == {f"{name}{end}" for name in figures for end in ("", "_low", "_high")}
+        assert all(1 / 3 < scores[features][name] <= 1 for name in figures)
+        for name in figures:
+            assert scores[features][f"{name}_low"] <= scores[features][name] <= scores[features][f"{name}_high"]
+    assert scores["majority"]["linear_top1"] < 0.6
     left_out = [json.loads(line)["path"] for line in Path("data/shards/quarantine.jsonl").read_text().splitlines()]
     assert sorted(left_out) == ["class0/broken.jpg", "notes.txt"]
     with Path("outputs/linear/confusion.csv").open() as file:
@@ -58,11 +65,53 @@ def test_a_labelled_folder_gives_every_figure_and_names_what_was_left_out(params
         assert len(list(csv.DictReader(file))) == 3 * len(params.linear.learning_rates)
 
 
+NAMES = [
+    b"a\nb",
+    b"a\rb",
+    b"tab\there",
+    b"-dash",
+    b"100%25",
+    b"what?#*",
+    b"q'\"q",
+    b"x" * 240,
+    b"\xe9",
+    b"=1+1",
+    b" s ",
+]
+NAMES += ["\U0001f600".encode(), "\u202eabc\u05d0".encode(), b"<img src=x onerror=alert(1)>&amp;"]
+
+
+def test_any_names_of_files_classes_and_folders_go_through_every_stage(tmp_path, monkeypatch, capsys):
+    images, project = tmp_path / "im\nages %20 #?*", tmp_path / "pro\nject %41?#\u00e9"
+    rng = np.random.default_rng(0)
+    for number, folder in enumerate((b"cl\nass", b"\xe9", b"-d %s <b>")):
+        (images / os.fsdecode(folder)).mkdir(parents=True)
+        for name in NAMES:
+            for copy in range(3):
+                picture = Image.fromarray(rng.integers(85 * number, 85 * (number + 1), (12, 12, 3), np.uint8))
+                picture.save(images / os.fsdecode(folder + b"/" + name + b"%d.png" % copy))
+    project.mkdir()
+    shares = {"fetch.val_fraction": 0.2, "fetch.test_fraction": 0.2}
+    source = {"fetch.source": "folder", "fetch.path": str(images), "fetch.labels": "folders"}
+    write_params(project, SMALL_PRETRAIN | shares | source | {"pretrain.epochs": 1})
+    (project / "machine.yaml").write_text("processes: 1\n")
+    monkeypatch.chdir(project)
+    run_all(load_params())
+    classes = ["-d %s <b>", r"\xe9", "cl\nass"]
+    assert json.loads(Path("data/shards/index.json").read_text())["classes"] == classes
+    assert Path("data/shards/quarantine.jsonl").read_text() == ""
+    rows = rows_of(Path("data/raw"))
+    assert {row.path for row in rows} == {str(path.relative_to(images)) for path in images.rglob("*.png")}
+    with Path("outputs/linear/confusion.csv").open(newline="", encoding="utf-8") as file:
+        assert {row["actual"] for row in csv.DictReader(file)} == set(classes)
+    assert "classes: -d %s <b>, \\xe9, cl\\nass" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("params", ["none"], indirect=True)
 def test_a_folder_without_labels_reaches_the_report_with_empty_scores_and_a_reason(params, capsys):
     scores = run_all(params)
     assert all(value is None for features in scores.values() for value in features.values())
-    assert "linear: skipped, no labelled image in the training split" in capsys.readouterr().out
+    assert "linear: skipped, the training images have no labels" in capsys.readouterr().out
     assert json.loads(Path("outputs/pretrain/metrics.json").read_text())["knn_top1"] is None
     page = Path("outputs/report/report.md").read_text()
     assert "no labelled image" in page or "no labels" in page.lower()

@@ -8,12 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 from tar_server import TarServer
 
+from moco.errors import MocoError
+from moco.runs.checkpoints import name_of, newest_step
 from moco.runs.curves import read_rows
+from moco.tracking import TrackedRun
+from pipelines.pretrain import write_outputs
 
 ENVIRONMENT = {**os.environ, "MOCO_TRACKING": "off", "OMP_NUM_THREADS": "1"}
 
@@ -188,6 +194,21 @@ def test_metrics_and_encoder_name_the_run(project):
     assert "step 0 of" in restarted
 
 
+def test_outputs_are_never_those_of_an_earlier_checkpoint(project, capsys):
+    finish(start(project, "runs"))
+    expected = outputs(project)
+    newest = max((project / "runs").glob("pretrain-*/step-*.pt"))
+    saved = torch.load(newest, weights_only=True)
+    torch.save(saved | {"step": saved["step"] - 1}, newest.with_name(name_of(saved["step"] - 1)))
+    os.truncate(newest, 100)
+    folder = newest.parent
+    run = SimpleNamespace(folder=folder, total=saved["step"], done=lambda: newest_step(folder) == saved["step"])
+    with pytest.raises(MocoError, match="holds no checkpoint of the run's end; run the same command again"):
+        write_outputs(run, TrackedRun())
+    assert f"{newest.name} cannot be read" in capsys.readouterr().out
+    assert outputs(project) == expected
+
+
 def test_a_second_writer_is_turned_away(project):
     endless = ("--set", "pretrain.epochs=10000")
     process = start(project, "runs", *endless)
@@ -205,5 +226,5 @@ def test_a_wrong_parameter_stops_before_any_work_with_one_line(project):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert output.strip().splitlines() == [
-        "error: params.yaml: pretrain.epochs = -1: input should be greater than or equal to 1"
+        "error: --set: pretrain.epochs = -1: input should be greater than or equal to 1"
     ]

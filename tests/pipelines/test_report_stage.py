@@ -19,7 +19,10 @@ from pipelines.fetch import fetch
 from pipelines.report import report
 from pipelines.shard import shard
 
-SMALL = ["report.views=3", "report.queries=2", "report.neighbors=3", "report.map_images=24", "fetch.source=folder"]
+SMALL = [
+    *("report.views=3", "report.queries=2", "report.neighbors=3", "report.map_images=24", "fetch.source=folder"),
+    *("pretrain.global_batch=32", "pretrain.bn_group_size=32"),
+]
 SCORES = {"linear_top1": 0.8, "linear_top5": 1.0, "knn_top1": 0.7}
 
 

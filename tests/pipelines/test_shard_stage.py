@@ -28,7 +28,7 @@ def params(tmp_path, monkeypatch):
     (tmp_path / "data/inbox/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOCO_RUNS", str(tmp_path / "elsewhere"))
-    return load_params(overrides=["fetch.source=folder"])
+    return load_params(overrides=["fetch.source=folder", "pretrain.global_batch=16", "pretrain.bn_group_size=8"])
 
 
 def test_it_writes_shards_metrics_and_a_summary(params, capsys):
@@ -53,6 +53,14 @@ def test_its_tracked_outputs_are_the_same_again(params):
     before = {name: Path(name).read_bytes() for name in names}
     shard(params)
     assert {name: Path(name).read_bytes() for name in names} == before
+
+
+def test_fewer_images_than_a_batch_are_refused_before_anything_is_packed(params):
+    fetch(params)
+    few = params.model_copy(update={"pretrain": params.pretrain.model_copy(update={"images_fraction": 0.5})})
+    with pytest.raises(MocoError, match=r"global_batch = 16 is more than the 1[23] training images; lower it"):
+        shard(few)
+    assert not Path("data/shards").exists()
 
 
 def test_without_fetch_it_names_the_command_to_run(params):

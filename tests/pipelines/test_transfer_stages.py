@@ -1,9 +1,10 @@
-"""The stages of transfer/dvc.yaml on a few tiny scenes: everything but the figures."""
+"""The stages of transfer/graph.yaml on a few tiny scenes: everything but the figures."""
 
 import contextlib
 import csv
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from moco.errors import MocoError
 from moco.settings import validate
 from moco.transfer.config import TransferParams
 from pipelines.scenes import scenes
+from pipelines.stage import alone
 from pipelines.supervised import supervised
 from pipelines.transfer import _processes, summary, transfer
 from pipelines.transfer_report import report
@@ -46,6 +48,26 @@ def test_means_and_deviations_are_of_the_trials_and_undefined_figures_stay_so():
     found = summary(trials)
     assert found == {"box": {"AP": pytest.approx(0.2), "AP_std": pytest.approx(0.02**0.5), "APl": None}}
     assert summary(trials[:1]) == {"box": {"AP": 0.1, "APl": None}}
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "start"),
+    [
+        ("scenes", "data/scenes", scenes),
+        ("weights", "outputs/transfer/weights/random", partial(weights, init="random")),
+        ("weights", "outputs/transfer/weights/moco", partial(weights, init="moco")),
+        ("weights", "outputs/transfer/weights/supervised", supervised),
+        ("transfer", "outputs/transfer/results/detection-moco", partial(transfer, task="detection", init="moco")),
+        ("transfer-report", "outputs/transfer/report", report),
+    ],
+)
+def test_a_second_run_of_a_stage_in_a_folder_says_so_and_writes_nothing(project: Path, name, place, start):
+    with (
+        alone(name, project / place, "it"),
+        pytest.raises(MocoError, match=rf"^{place}: another process runs `.*` here \(process \d+ on .*wait for it"),
+    ):
+        start(small_params())
+    assert not (project / place).exists()
 
 
 @pytest.mark.slow

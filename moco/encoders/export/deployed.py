@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from moco.encoders.encode import features_of
 from moco.encoders.export.source import Source
 from moco.encoders.normalize import scale_and_shift
-from moco.errors import MocoError
+from moco.errors import MocoError, first_line
 
 
 class Deployed(nn.Module):
@@ -44,7 +44,7 @@ def traced(source: Source) -> Any:
     except MocoError:
         raise
     except Exception as error:  # of the tracer, which names its own rules
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = first_line(error)[:160]
         raise MocoError(
             f"{source.path}: torch.export cannot follow {source.label} ({reason}); take --to safetensors"
         ) from None

@@ -11,7 +11,7 @@ import torch
 from moco.encoders.export.source import Source
 from moco.encoders.kinds import network_of
 from moco.errors import MocoError
-from moco.settings import read_yaml
+from moco.yaml_files import read_yaml
 
 STAGES = ("fetch", "shard", "pretrain", "linear")
 

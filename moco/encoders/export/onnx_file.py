@@ -14,7 +14,7 @@ from torch import Tensor
 from moco.encoders.export.deployed import traced
 from moco.encoders.export.source import Source
 from moco.encoders.export.target import Features, Target, description
-from moco.errors import MocoError
+from moco.errors import MocoError, first_line
 
 _NEEDS = ("onnx", "onnxscript")
 _INSTALL = "pip install 'moco-pipeline[export]'"
@@ -49,7 +49,7 @@ def write(source: Source, path: Path) -> None:
     except OSError:
         raise
     except Exception as error:  # of the converter, which names its own rules
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = first_line(error)[:160]
         raise MocoError(
             f"{source.path}: {source.label} cannot be written as one ONNX file ({reason}); take --to pt2"
         ) from None

@@ -13,7 +13,7 @@ from moco.encoders.build import build_encoder
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder, load_encoder
 from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
-from moco.errors import MocoError
+from moco.errors import MocoError, first_line
 
 BACKBONE = "encoder_q.backbone."
 
@@ -83,7 +83,7 @@ def read_source(path: Path) -> Source:
             run.removeprefix("pretrain-") if run.startswith("pretrain-") else "unknown",
         )
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+        reason = f"{type(error).__name__}: {first_line(error)[:120]}"
         raise MocoError(
             f"{path}: is no checkpoint of a run ({reason}); name an encoder's folder, or a step-*.pt of runs/pretrain-*"
         ) from None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from moco.encoders.kinds import Network
 from moco.encoders.stem import Stem
 
 
@@ -19,6 +20,8 @@ class Checkpoint:
         backbone: float32, of a ResNet by torchvision's names, of any other network by the names of
             its own library, without wrappers.
         architecture: key of `ARCHITECTURES`; None: no ResNet of ours.
+        network: which it is, by its weights or by what the file says; None: neither tells. A module
+            of a person's own is told by that person alone, for its code would be run.
         stem: a name in `STEMS`, or what is no name; None: no ResNet of ours.
         stem_known: whether the file, its layout or the caller says so.
         head: the projection head as `moco.encoders.heads` names its layers ("0.weight", …; "weight"
@@ -28,8 +31,11 @@ class Checkpoint:
         key_head: its head.
         queue: K x C float32, a key each row; None: none.
         pointer: row that the next key overwrites.
-        optimizer: SGD's momentum buffers by our names: "backbone.conv1.weight", "head.0.weight", …;
-            {}: none, or of an unknown order.
+        filled: the queue's real keys, which are its first ones; all K unless the file says.
+        optimizer: momentum buffers of SGD or LARS by our names: "backbone.conv1.weight",
+            "head.0.weight", …; {}: none, or of an unknown order.
+        optimizer_kind: "sgd", "lars", "adam" or "another"; empty: the file has no optimizer's
+            state.
         epoch: as the file says.
         mean: per-channel mean of values in [0, 1], where the file says.
         std: per-channel deviation of values in [0, 1], where the file says.
@@ -46,6 +52,7 @@ class Checkpoint:
     layout: str
     backbone: dict[str, Tensor]
     architecture: str | None
+    network: Network | None
     stem: str | Stem | None
     stem_known: bool
     head: dict[str, Tensor]
@@ -54,7 +61,9 @@ class Checkpoint:
     key_head: dict[str, Tensor]
     queue: Tensor | None
     pointer: int | None
+    filled: int
     optimizer: dict[str, Tensor]
+    optimizer_kind: str
     epoch: int | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None

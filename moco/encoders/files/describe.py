@@ -34,9 +34,10 @@ def described(found: Checkpoint) -> list[str]:
     if found.queue is not None:
         K, C = found.queue.shape
         place = "" if found.pointer is None else f", the next key goes to {found.pointer}"
-        lines.append(("queue", f"{K} keys of {C} numbers{place}"))
+        real = "" if found.filled == K else f", {found.filled} of them real"
+        lines.append(("queue", f"{K} keys of {C} numbers{real}{place}"))
     if found.optimizer:
-        lines.append(("optimizer", f"momentum of {len(found.optimizer)} parameters"))
+        lines.append(("optimizer", f"{found.optimizer_kind.upper()}'s momentum of {len(found.optimizer)} parameters"))
     if found.epoch is not None:
         lines.append(("epoch", str(found.epoch)))
     for what, value in (("mean", found.mean), ("deviation", found.std)):
@@ -53,13 +54,14 @@ def described(found: Checkpoint) -> list[str]:
 def in_one_line(found: Checkpoint) -> str:
     """Say what was read and what was not, for whoever uses a file."""
     epoch = f", epoch {found.epoch}" if found.epoch is not None else ""
-    network = (
-        f"{found.architecture} with the stem {found.stem}" if found.architecture else "a network of another library"
-    )
+    network = found.network.words if found.network else "a network of another library"
     said = [f"{found.layout}: {network}{epoch}", *found.notes]
     if found.unused:
         said.append(f"unused: {', '.join(groups(found.unused))}")
-    return "; ".join([*said, *(sentence.rstrip(".") for sentence in found.cannot_tell)])
+    said += [sentence.rstrip(".") for sentence in found.cannot_tell]
+    if found.mean is None or found.std is None:
+        said.append("mean and deviation are taken to be ImageNet's, for the file does not say them")
+    return "; ".join(said)
 
 
 def groups(keys: tuple[str, ...]) -> list[str]:

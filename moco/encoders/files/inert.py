@@ -2,9 +2,10 @@
 
 Checkpoints hold more than weights: settings, histories, whole modules. Their classes become inert
 stand-ins that keep what they were given, so that the weights beside them can be read while nothing
-of the file's choice is imported or run.
+of the file's choice is imported or run. No more memory is taken than the file has bytes for.
 """
 
+import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+MOST_REPEATED = 10**7
+"""Elements of an expanded tensor, which stores fewer."""
 
 
 class StandIn(dict[Any, Any]):
@@ -71,11 +75,17 @@ class _Maker:
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    if math.prod(size) > max(storage._size(), MOST_REPEATED):
+        raise pickle.UnpicklingError("more elements than it stores")
     return torch._utils._rebuild_tensor(storage, offset, tuple(size), tuple(stride))
 
 
 def _array(*_: Any) -> np.ndarray[Any, Any]:
     return np.empty(0)  # its state follows
+
+
+def _byte_array(data: Any = b"", encoding: str = "latin1") -> bytearray:
+    return bytearray(data if isinstance(data, bytes) else _encoded(data, encoding))  # a number would make as many zeros
 
 
 def _array_of_buffer(buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: str, *_: Any) -> Any:
@@ -95,6 +105,7 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
+BUILTINS = ("builtins", "__builtin__")
 _CALLS: dict[str, Any] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -105,6 +116,8 @@ _CALLS: dict[str, Any] = {
     "torch._tensor._rebuild_from_type": lambda make, kind, arguments, *_: make(*arguments),
     "torch._tensor._rebuild_from_type_v2": lambda make, kind, arguments, *_: make(*arguments),
     "_codecs.encode": _encoded,
+    "numpy.ndarray": _array,
+    **{f"{home}.bytearray": _byte_array for home in BUILTINS},
     **{  # NumPy 1 and 2 call the module differently
         f"numpy.{core}.{name}": make
         for core in ("core", "_core")
@@ -120,9 +133,8 @@ _TYPES: dict[str, Any] = {
     "collections.OrderedDict": OrderedDict,
     "torch.Size": torch.Size,
     "torch.device": torch.device,
-    "numpy.ndarray": np.ndarray,
     "numpy.dtype": np.dtype,
-    **{f"{home}.{kind.__name__}": kind for home in ("builtins", "__builtin__") for kind in (set, frozenset, bytearray)},
+    **{f"{home}.{kind.__name__}": kind for home in BUILTINS for kind in (set, frozenset)},
     **{str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
 }
 PLAIN = {f"builtins.{kind}" for kind in ("bool", "dict", "float", "int", "list", "object", "str", "tuple")} | {
@@ -134,8 +146,12 @@ PLAIN = {f"builtins.{kind}" for kind in ("bool", "dict", "float", "int", "list",
 _MADE = {name: _Maker(make) for name, make in _CALLS.items()} | _TYPES
 
 
-class Unpickler(pickle.Unpickler):
-    """Reads a pickle; `left_out` names the classes for which stand-ins were made."""
+class Unpickler(pickle._Unpickler):
+    """Reads a pickle; `left_out` names the classes for which stand-ins were made.
+
+    Python's own implementation: the one in C makes a table as long as the largest number that a
+    damaged file gives an object.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -152,12 +168,19 @@ class Unpickler(pickle.Unpickler):
 
 
 class Pickle:
-    """What `torch.load` takes for the module pickle; `left_out` are the classes not let in."""
+    """What `torch.load` takes for the module pickle; `left_out` are the classes not let in.
+
+    Args:
+        size: of the file, bytes. Storages that claim more together are refused before torch makes
+            room for them.
+    """
 
     __name__ = "pickle"  # torch looks at it
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         self.left_out: set[str] = set()
+        self._claimed: dict[Any, int] = {}
+        self._last: Any = None
         outer = self
 
         class Noting(Unpickler):
@@ -166,8 +189,37 @@ class Pickle:
                 outer.left_out.update(self.left_out)
                 return found
 
+            @property
+            def persistent_load(self) -> Callable[[Any], Any]:
+                return self._checked
+
+            @persistent_load.setter
+            def persistent_load(self, make: Callable[[Any], Any]) -> None:
+                self._make = make
+
+            def _checked(self, said: Any) -> Any:
+                if isinstance(said, tuple) and said[0] in ("storage", b"storage"):
+                    _, kind, key, _, numel, *_ = said
+                    outer._claimed[key] = max(
+                        outer._claimed.get(key, 0), numel * torch._utils._element_size(kind.dtype)
+                    )
+                    if numel < 0 or sum(outer._claimed.values()) > size:
+                        raise pickle.UnpicklingError("claims more than it holds")
+                return self._make(said)
+
         self.Unpickler = Noting
 
     def load(self, file: Any, **options: Any) -> Any:
         """Read one object."""
-        return self.Unpickler(file, **options).load()
+        self._last = self.Unpickler(file, **options).load()
+        return self._last
+
+    def check_filled(self) -> None:
+        """See that every storage was read, once torch has read a file of its old form.
+
+        Raises:
+            pickle.UnpicklingError: one is missing in the list that ends the file; it holds whatever
+                was in memory.
+        """
+        if self._last is not None and not self._claimed.keys() <= set(self._last):
+            raise pickle.UnpicklingError("does not hold all it names")

@@ -25,6 +25,7 @@ class Layout:
         predictor: prefixes of the predictor behind the head.
         queue: name of the queue.
         pointer: name of its pointer.
+        filled: name of the number of its real keys, where a queue begins without any.
         order: of the queue: keys in columns (dim x K), in rows (K x dim), or in columns for each of
             two views (2 x dim x K).
         ignored: prefixes of what is no loss to leave out.
@@ -41,6 +42,7 @@ class Layout:
     predictor: tuple[str, ...] = ()
     queue: str = "queue"
     pointer: str = "queue_ptr"
+    filled: str | None = None
     order: Literal["columns", "rows", "pairs"] = "columns"
     ignored: tuple[str, ...] = ()
     small_stem: Stem | None = None
@@ -83,6 +85,7 @@ LAYOUTS = (
         predictor=("encoder_q.predictor.",),
         queue="dictionary.keys",
         pointer="dictionary.pointer",
+        filled="dictionary.filled",
         order="rows",
         ignored=("running_statistics",),
     ),

@@ -26,11 +26,26 @@ def optimizer_of(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return None
 
 
+def kind_of(optimizer: Mapping[str, Any]) -> str:
+    """Tell an optimizer by its settings and state: sgd, lars, adam, or another optimizer.
+
+    RMSprop, Muon and others have settings or buffers of SGD's names, and mean something else.
+    """
+    settings = {name for group in optimizer["param_groups"] for name in group}
+    if settings & {"trust_coefficient", "trust_coeff"}:
+        return "lars"
+    if "betas" in settings:
+        return "adam"
+    kept = {name for values in optimizer["state"].values() if isinstance(values, Mapping) for name in values}
+    return "sgd" if "dampening" in settings and kept <= {"momentum_buffer"} else "another optimizer"
+
+
 def momentum_buffers(optimizer: Mapping[str, Any], keys: Keys, ours: Mapping[str, str]) -> dict[str, Value]:
-    """Give SGD's momentum buffers by our names of the parameters.
+    """Give the momentum buffers of SGD or LARS by our names of the parameters.
 
     An optimizer numbers its parameters in the order of the state dict, all of the file's (the
-    official code lists the key encoder's too) or those of the query encoder alone. Another number
+    official code lists the key encoder's too) or those of the query encoder alone. Ours with groups
+    of their own for vectors lists these behind the others. Another number
     of parameters, or a buffer of another shape than its parameter, is another order: no buffer is
     handed out then.
 
@@ -41,14 +56,18 @@ def momentum_buffers(optimizer: Mapping[str, Any], keys: Keys, ours: Mapping[str
     """
     numbers = [number for group in optimizer["param_groups"] for number in group.get("params", ())]
     parameters = [name for name in keys.values if name.rpartition(".")[2] not in _BUFFERS]
-    for order in (parameters, [name for name in parameters if name in ours]):
+    trained = [name for name in parameters if name in ours]
+    vectors_last = sorted(trained, key=lambda name: keys.values[name].ndim <= 1)
+    for order in (parameters, trained, vectors_last):
         if len(order) != len(numbers):
             continue
         by_number = dict(zip(numbers, order, strict=True))
         state = {
-            by_number[number]: values["momentum_buffer"]
+            by_number[number]: buffer
             for number, values in optimizer["state"].items()
-            if isinstance(values, Mapping) and isinstance(values.get("momentum_buffer"), Tensor) and number in by_number
+            if number in by_number
+            and isinstance(values, Mapping)
+            and isinstance(buffer := values.get("momentum_buffer", values.get("mu")), Tensor)  # mu: official MoCo v3
         }
         fits = all(tuple(value.shape) == tuple(keys.values[name].shape) for name, value in state.items())
         if state and fits:

@@ -110,24 +110,28 @@ def _safetensors(path: Path, size: int) -> Opened:
 def _of_torch(path: Path, size: int) -> Opened:
     """Read a file of torch.save, zipped or in the form of old versions."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # ValueError: a name that is no text
+            raise _damaged(path, error) from None
         if any(name.endswith("/constants.pkl") for name in names):
             raise MocoError(
                 f"{path}: is a TorchScript program; load it with torch.jit.load and torch.save its state_dict()"
             )
         if not any(name.endswith("data.pkl") for name in names):
             raise MocoError(f"{path}: is a zip archive without weights of torch.save; unpack it, and name the file")
-    reader = Pickle()
+    reader = Pickle(size)
     try:
         content = torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False)
+        reader.check_filled()
     except Exception as error:  # damaged pickles end in errors of every kind
         raise _damaged(path, error) from None
     return Opened(path, size, "torch", _mapping(content, path), {}, tuple(sorted(reader.left_out - PLAIN)))
 
 
 def _of_pickle(path: Path, size: int) -> Opened:
-    reader = Pickle()
+    reader = Pickle(size)
     try:
         with path.open("rb") as file:
             content = reader.load(file, encoding="latin1")

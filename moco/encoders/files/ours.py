@@ -11,7 +11,7 @@ import numpy as np
 from moco.encoders.files.opening import Opened
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.stem import Stem, stem_of
-from moco.errors import MocoError
+from moco.errors import MocoError, first_line
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Described:
         image_size: side of the images it was trained on, pixels.
         eval_crop_ratio: share of the short side that the center view keeps.
         kind: "resnet", or of another network.
+        network: settings of another network, as the file has them.
     """
 
     said_by: str
@@ -37,6 +38,7 @@ class Described:
     image_size: int | None = None
     eval_crop_ratio: float | None = None
     kind: str = "resnet"
+    network: Mapping[str, Any] | None = None
 
 
 def described(opened: Opened) -> Described | None:
@@ -92,9 +94,10 @@ def _specification(values: Mapping[str, Any], path: Path, said_by: str) -> Descr
             int(values["image_size"]),
             float(values["eval_crop_ratio"]),
             kind,
+            None if kind == "resnet" else named,
         )
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, MocoError) as error:
-        said = f"has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        said = f"has no {error}" if isinstance(error, KeyError) else first_line(error)
         raise MocoError(f"{path}: the description of the encoder {said}; restore the file") from None
 
 
@@ -109,7 +112,8 @@ def _of_others(opened: Opened) -> Described | None:
         values = _json(_text(config), config)
         timm = values.get("pretrained_cfg")
         if isinstance(timm, Mapping):
-            said = Described("config.json beside it", values.get("architecture"), kind="timm")
+            name = values.get("architecture")
+            said = Described("config.json beside it", name, kind="timm", network={"kind": "timm", "name": name})
             return _checked(said, timm.get("mean"), timm.get("std"), (timm.get("input_size") or [None])[-1])
     return None
 
@@ -126,6 +130,7 @@ def _checked(said: Described, mean: Any, std: Any, size: Any) -> Described:
         std=three(std),
         image_size=size if isinstance(size, int) else None,
         kind=said.kind,
+        network=said.network,
     )
 
 

@@ -8,12 +8,13 @@ from torch import Tensor
 from moco.encoders.files.architecture import COUNTER, architecture_of, shapes_of_weights
 from moco.encoders.files.checkpoint import Checkpoint
 from moco.encoders.files.keys import Keys, keys_of
-from moco.encoders.files.momentum import momentum_buffers, optimizer_of
+from moco.encoders.files.momentum import kind_of, momentum_buffers, optimizer_of
 from moco.encoders.files.opening import Opened, open_file
 from moco.encoders.files.ours import Described, described, epoch_of
 from moco.encoders.files.recognize import recognized
 from moco.encoders.files.spelling import of_network
 from moco.encoders.files.values import Values, queue_rows
+from moco.encoders.kinds import Network, network_of
 from moco.encoders.stem import STEMS, Stem, stem_of
 from moco.errors import MocoError
 
@@ -67,14 +68,15 @@ class _Reading:
         backbone, architecture, difference = self._backbone()
         key_backbone = self._key_backbone(backbone) if architecture else {}
         stem, known = self._stem(backbone, architecture, stated)
-        queue, pointer = self._queue()
-        optimizer, left = self._optimizer()
+        queue, pointer, filled = self._queue()
+        optimizer, kind, left = self._optimizer()
         return Checkpoint(
             path=self.path,
             size=self.opened.size,
             layout=self._name(),
             backbone=backbone,
             architecture=architecture,
+            network=self._network(architecture, stem),
             stem=None if stem is None else str(stem) if str(stem) in STEMS else stem,
             stem_known=known,
             head=head,
@@ -83,7 +85,9 @@ class _Reading:
             key_head=key_head,
             queue=queue,
             pointer=pointer,
+            filled=filled,
             optimizer=optimizer,
+            optimizer_kind=kind,
             epoch=epoch_of(self.opened.content),
             mean=said.mean,
             std=said.std,
@@ -156,6 +160,18 @@ class _Reading:
             " that belongs there"
         )
 
+    def _network(self, architecture: str | None, stem: Stem | None) -> Network | None:
+        said = self.said.network if self.said else None
+        ours = self.said is not None and self.said.eval_crop_ratio is not None
+        if architecture is not None and not (said and ours):
+            return network_of(architecture, str(stem))
+        if said is None or said.get("kind") == "module":
+            return None
+        try:
+            return network_of(said)
+        except MocoError:  # of another version
+            return None
+
     def _key_backbone(self, backbone: Mapping[str, Tensor]) -> dict[str, Tensor]:
         prefix = next((prefix for prefix in self.layout.key_backbone if self.keys.has(prefix)), None)
         if prefix is None or self.spelling is None:
@@ -195,34 +211,41 @@ class _Reading:
         small = self.layout.small_stem or (self.spelling.small_stem if self.spelling else None)
         return next((stem for stem in (small, STEMS["imagenet"]) if stem and stem.kernel == kernel), None)
 
-    def _queue(self) -> tuple[Tensor | None, int | None]:
+    def _queue(self) -> tuple[Tensor | None, int | None, int]:
+        """Give the keys, the next one's row, and how many are real."""
+
         def last(name: str) -> str | None:
             return next((key for key in self.keys.free() if key == name or key.endswith(f".{name}")), None)
 
         name = last(self.layout.queue)
         if name is None:
-            return None, None
+            return None, None, 0
         queue = self.values.one(self.keys.values[name], name, "queue")
         order = self.layout.order
         rows = queue_rows(queue, order, self.opened.path, name)
         self.keys.taken.add(name)
-        place = last(self.layout.pointer)
-        if place is None:
-            return rows, None
-        self.keys.taken.add(place)
-        number = self.keys.values[place].reshape(-1)
         steps = len(rows) if order == "rows" else queue.shape[-1]
-        if len(number) != 1 or not 0 <= int(number[0]) <= steps:
-            raise MocoError(f"{self.path}: {place} is no place in a queue of {steps}; remove it from the file")
-        return rows, int(number[0]) % steps * (len(rows) // steps)
 
-    def _optimizer(self) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Give the momentum buffers, or what to name as unused."""
+        def count(name: str) -> int:
+            self.keys.taken.add(name)
+            number = self.keys.values[name].reshape(-1)
+            if len(number) != 1 or not 0 <= int(number[0]) <= steps:
+                raise MocoError(f"{self.path}: {name} is no place in a queue of {steps}; remove it from the file")
+            return int(number[0])
+
+        place, real = last(self.layout.pointer), self.layout.filled and last(self.layout.filled)
+        filled = count(real) if real else len(rows)
+        return rows, None if place is None else count(place) % steps * (len(rows) // steps), filled
+
+    def _optimizer(self) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
+        """Give the momentum buffers, whose they are, and what to name as unused."""
         state = optimizer_of(self.opened.content)
         if state is None or not state["state"]:
-            return {}, ()
-        found = momentum_buffers(state, self.keys, self.origin)
-        return (self.values.weights(found, "momentum"), ()) if found else ({}, ("optimizer",))
+            return {}, "", ()
+        kind = kind_of(state)
+        buffers = momentum_buffers(state, self.keys, self.origin) if kind in ("sgd", "lars") else {}
+        found = self.values.weights(buffers, "momentum")
+        return found, kind, () if found else ("optimizer",)
 
     def _notes(self, stem: Stem | None, known: bool, stated: Stem | None) -> tuple[str, ...]:
         notes = [*self.values.notes, *self.left_out]
@@ -241,7 +264,7 @@ class _Reading:
             size = f"{stem.kernel}x{stem.kernel}"
             sentences.append(
                 f"A {size} stem does not tell its stride, padding and max-pooling; read as {_words(stem)}."
-                " State others if you know them (--stride, --padding, --pool; moco.stem)."
+                " State others if you know them (--stem; inspect: --stride, --padding, --pool; transfer: moco.stem)."
             )
         if stem is not None and self.layout.variants and self.said is None and not self._by_official_converter:
             sentences.append(VARIANTS)

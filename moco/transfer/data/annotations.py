@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -112,14 +112,18 @@ class AnnotatedSet:
         Raises:
             ValueError: the set has no segments.
         """
+        where, size = self.instances(n), self.sizes[n].tolist()
+        masks = np.zeros((where.stop - where.start, *size), np.uint8)
+        for mask, decoded in zip(masks, self.each_mask(n), strict=True):
+            mask[:] = decoded
+        return masks
+
+    def each_mask(self, n: int) -> Iterator[NDArray[np.uint8]]:
+        """Decode the masks of image n's instances one after the other, as `masks` gives them."""
         if self.segments is None:
             raise ValueError(f"{self.name} has no segments")
-        height, width = self.sizes[n].tolist()
-        where = self.instances(n)
-        masks = np.zeros((where.stop - where.start, height, width), np.uint8)
-        for mask, segment in zip(masks, self.segments[where], strict=True):
-            mask[:] = mask_of(segment, height, width)
-        return masks
+        for segment in self.segments[self.instances(n)]:
+            yield mask_of(segment, *self.sizes[n].tolist())
 
     def label_map(self, n: int) -> NDArray[np.uint8]:
         """Read image n's label map: uint8 [height, width], numbers in `semantic_classes` or 255.

@@ -11,12 +11,24 @@ from numpy.typing import NDArray
 
 from moco.errors import MocoError
 from moco.transfer.data.annotations import AnnotatedSet, Federated, Id, Problem
-from moco.transfer.data.coco_entries import called, categories_of, flaw_of, images_of, is_in, keypoints_of
+from moco.transfer.data.coco_entries import (
+    called,
+    categories_of,
+    flaw_of,
+    images_of,
+    is_crowd,
+    is_in,
+    keypoints_of,
+    layout_of,
+    require_names,
+)
 from moco.transfer.data.problems import DEFAULT, Checks, Listing, checked, image_of_each
 from moco.transfer.data.segment_checks import good_segment
 from moco.transfer.data.segments import PackedSegments, Segment, area_of
 
 COCO_ARCHIVES = "annotations_trainval2017.zip from https://cocodataset.org/#download has them in annotations/"
+LOOKED_FOR = 100
+"""Images that are looked for in a folder before another one is taken for theirs."""
 LVIS_ARCHIVES = "lvis_v1_train.json.zip and lvis_v1_val.json.zip are at https://www.lvisdataset.org/dataset"
 
 
@@ -27,7 +39,9 @@ def read_coco(
 
     Args:
         json_file: with images, annotations and categories.
-        images: the folder that the file names are relative to.
+        images: the folder that the file names are relative to. If none of the first `LOOKED_FOR`
+            images is there, but some are beside the JSON or in a folder `images`, that is taken and
+            said: as Roboflow, CVAT and Label Studio export.
         masks: read the segmentations, polygons and both kinds of RLE; if no annotation has one, the
             set has none. False: annotations need none.
         checks: how bad images and annotations are handled. Bad is also an annotation of an image or
@@ -43,8 +57,9 @@ def read_coco(
     Raises:
         MocoError: a file or folder is missing or not in COCO's format, or too much is bad.
     """
-    path, folder = Path(json_file), Path(images)
+    path = Path(json_file)
     content = _load(path, COCO_ARCHIVES)
+    folder = _folder_of(path, Path(images), content["images"])
     _require_folder(folder)
 
     def file_of(image: dict[str, Any]) -> Path:
@@ -107,8 +122,22 @@ def _load(path: Path, archives: str) -> dict[str, Any]:
             gc.enable()
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise MocoError(f"{path}: no list {key!r}; instances or keypoints in COCO's format are expected")
+            other = f" (this looks like {whose})" if (whose := layout_of(content)) else ""
+            raise MocoError(f"{path}: no list {key!r}{other}; instances or keypoints in COCO's format are expected")
     return content
+
+
+def _folder_of(path: Path, images: Path, entries: list[Any]) -> Path:
+    """Find the folder that the names of the images are relative to, by the first of them."""
+    try:
+        names = [entry["file_name"] for entry in entries[:LOOKED_FOR]]
+        folders = [images, path.parent, images / "images", path.parent / "images", path.parent.parent / "images"]
+        found = next((folder for folder in folders if any((folder / name).is_file() for name in names)), images)
+    except (KeyError, TypeError, OSError, ValueError):  # `images_of` says what is wrong
+        return images
+    if found != images:
+        print(f"{path}: its images are not in {images}; those in {found} are taken", flush=True)
+    return found
 
 
 def _require_folder(folder: Path) -> None:
@@ -125,6 +154,7 @@ def _read(
     """
     problems: list[Problem] = []
     classes, category_ids = categories_of(path, content["categories"])
+    require_names(path, classes, category_ids, content["annotations"])
     names, flip_pairs = keypoints_of(path, content["categories"])
     ids, paths, sizes = images_of(path, content["images"], file_of)
     position_of: dict[Any, int] = {}
@@ -182,7 +212,7 @@ def _read(
         boxes=boxes,
         labels=np.array([label_of[entry["category_id"]] for entry in kept], np.int64),
         areas=np.array([np.nan if (area := entry.get("area")) is None else area for entry in kept], np.float64),
-        ignored=np.array([bool(entry.get("iscrowd")) for entry in kept], bool),
+        ignored=np.array([bool(is_crowd(entry)) for entry in kept], bool),
         annotation_ids=_column([entry["id"] for entry in kept]),
         segments=None if segments is None else PackedSegments(segments),
         keypoints=keypoints,

@@ -38,6 +38,38 @@ def categories_of(path: Path, categories: list[Any]) -> tuple[list[str], list[Id
     return [names[name] for name in ids], ids
 
 
+def require_names(path: Path, classes: list[str], category_ids: list[Id], annotations: list[Any]) -> None:
+    """Refuse two categories of one name if both have annotations: their figures would be mixed.
+
+    Raises:
+        MocoError: there are such two.
+    """
+    if len(set(classes)) == len(classes):
+        return
+    used = {
+        entry["category_id"] for entry in annotations if isinstance(entry, dict) and is_id(entry.get("category_id"))
+    }
+    first: dict[str, Id] = {}
+    for name, category in zip(classes, category_ids, strict=True):
+        if category in used and first.setdefault(name, category) != category:
+            raise MocoError(
+                f"{path}: categories {first[name]!r} and {category!r} are both {name!r}; give each its own name"
+            )
+
+
+def layout_of(content: Any) -> str | None:
+    """Name the program whose JSON this is, if it is known and not COCO's."""
+    first = content[0] if isinstance(content, list) and content else content
+    if not isinstance(first, dict):
+        return None
+    if isinstance(content, list):
+        keys = {"data": "Label Studio's own JSON; export it as COCO", "image": "Create ML's JSON"}
+        return next((name for key, name in keys.items() if key in first and "annotations" in first), None)
+    if "shapes" in first:
+        return "labelme's JSON of one image"
+    return "VIA's JSON" if any(isinstance(value, dict) and "regions" in value for value in first.values()) else None
+
+
 def keypoints_of(path: Path, categories: list[Any]) -> tuple[list[str], list[tuple[int, int]]]:
     """Names, and the pairs that differ only in left and right.
 
@@ -88,7 +120,7 @@ def flaw_of(entry: Any, position_of: dict[Any, int], label_of: dict[Any, int], k
     box = entry.get("bbox")
     if not _are_finite(box, 4):
         return f"{called(entry)}: its bbox is {box!r:.40}, not four finite numbers; correct or remove it"
-    if not isinstance(entry.get("iscrowd") or 0, int | float):
+    if is_crowd(entry) is None:
         return f"{called(entry)}: its iscrowd is {entry['iscrowd']!r:.40}; write 0 or 1"
     if (area := entry.get("area")) is not None and not _is_finite(area):
         return f"{called(entry)}: its area is {area!r:.40}; write square pixels, or leave it out"
@@ -104,6 +136,14 @@ def _flaw_of_keypoints(entry: dict[str, Any], keypoints: int) -> str | None:
     if labelled is not None and not (_is_finite(labelled) and labelled == int(labelled)):
         return f"its num_keypoints is {labelled!r:.40}; write a whole number, or leave it out"
     return None
+
+
+def is_crowd(entry: dict[str, Any]) -> bool | None:
+    """Tell whether an annotation is of a crowd; None: what it states is neither yes nor no."""
+    value = entry.get("iscrowd")
+    if isinstance(value, str):
+        return {"": False, "0": False, "1": True, "false": False, "true": True}.get(value.strip().lower())
+    return bool(value) if value is None or isinstance(value, int | float) else None
 
 
 def called(entry: dict[str, Any]) -> str:

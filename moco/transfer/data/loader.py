@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from moco.errors import MocoError
 from moco.features.extract import Labelled, SingleViews
-from moco.images.decode import Pixels, UndecodableError, decode
+from moco.images.decode import Pixels, UndecodableError, decode, orientation, read_encoded, turned
 from moco.images.draws import Draws, Uniforms
 from moco.images.loader import outlive_signals
 from moco.images.loader import steps as ring_of
@@ -157,7 +157,14 @@ class BoxBatches(Dataset[Scattered]):
         samples, numbers = self.share.drawn(step)
         return Scattered.of(
             [
-                boxes_view(read_pixels(self.images, n), self._instances(n), u, self.sizes, self.images.flip_pairs)
+                boxes_view(
+                    read_pixels(self.images, n),
+                    self._instances(n),
+                    u,
+                    self.sizes,
+                    self.images.flip_pairs,
+                    self.images.each_mask(n) if self.masks else None,
+                )
                 for n, u in zip(samples.tolist(), numbers, strict=True)
             ]
         )
@@ -168,12 +175,7 @@ class BoxBatches(Dataset[Scattered]):
         if self.keypoints and self.images.keypoints is not None:
             keypoints = self.images.keypoints[where].astype(np.float32)
             keypoints[..., :2] += 0.5  # COCO numbers pixels; here the edge is 0
-        return Instances(
-            self.images.boxes[where],
-            self.images.labels[where] + 1,
-            self.images.masks(n) if self.masks else None,
-            keypoints,
-        )
+        return Instances(self.images.boxes[where], self.images.labels[where] + 1, keypoints=keypoints)
 
 
 @dataclass(frozen=True)
@@ -241,19 +243,25 @@ class _AsBytes(Dataset[bytes]):
 
 
 def read_pixels(images: AnnotatedSet, n: int) -> Pixels:
-    """Read image n: uint8 H x W x 3.
+    """Read image n, as stored or turned by its EXIF orientation, as its annotations are for.
+
+    Returns:
+        uint8 H x W x 3.
 
     Raises:
         MocoError: it is missing, damaged, or of another size than its annotations state.
     """
     path = images.paths[n]
+    height, width = images.sizes[n].tolist()
     try:
-        image = decode(path.read_bytes())
+        data = read_encoded(path)
+        image = decode(data, as_stored=True)
+        if image.shape[:2] != (height, width):
+            image = turned(image, orientation(data))
     except OSError as error:
         raise MocoError(f"{path}: cannot be read ({error.strerror}); restore it") from None
     except UndecodableError as error:
         raise MocoError(f"{path}: {error}; restore it") from None
-    height, width = images.sizes[n].tolist()
     if image.shape[:2] != (height, width):
         raise MocoError(
             f"{path}: has {image.shape[1]} x {image.shape[0]} pixels, its annotations in {images.name} are for {width} x"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from moco.errors import MocoError
 from moco.files import write_text
+from moco.images.decode import UndecodableError, orientation_of, require_size
 from moco.transfer.data.annotations import AnnotatedSet, Id, Problem
 
 ROUNDING = 1.0
@@ -61,8 +62,9 @@ def checked(found: AnnotatedSet, problems: Sequence[Problem], checks: Checks) ->
     """Leave bad images and annotations out of a set, and list them.
 
     Bad is an image whose file is missing, cannot be opened or has another size than stated, whose
-    id is taken, or whose label map is missing, of another size or not of 8 bits; and an annotation
-    whose box is not finite. These are left out.
+    EXIF orientation may or may not be that of its annotations, whose id is taken, or whose label
+    map is missing, of another size or not of 8 bits; and an annotation whose box is not finite.
+    These are left out.
 
     An annotation whose id is repeated, or whose box has no area, lies outside its image or reaches
     more than `ROUNDING` past it, is bad too and stays, because the official metrics count it as it
@@ -122,22 +124,29 @@ def _good_images(found: AnnotatedSet, lines: list[Problem]) -> AnnotatedSet:
             bad(n, found.label_maps[n], "no such label map")
     sizes = found.sizes.copy()
     unstated = _any(sizes <= 0)
+    shown: dict[int, Header] = {}
     opened = [n for n in range(len(found)) if n not in reasons]
     for n, true in zip(opened, headers([found.paths[n] for n in opened]), strict=True):
         if isinstance(true, str):
             bad(n, found.paths[n], true)
-        elif unstated[n]:
+        elif found.label_maps is not None and true.orientation > 1:
+            shown[n] = true
+        elif reason := true.disagrees((0, 0) if unstated[n] else tuple(sizes[n].tolist())):
+            bad(n, found.paths[n], reason)
+        if not isinstance(true, str) and unstated[n]:
             sizes[n] = true.height, true.width
-        elif (true.height, true.width) != tuple(sizes[n].tolist()):
-            stated = f"{sizes[n, 1]} x {sizes[n, 0]}"
-            bad(n, found.paths[n], f"is {true.width} x {true.height} pixels, its annotation says {stated}")
     if found.label_maps is not None:
         maps = found.label_maps
         opened = [n for n in range(len(found)) if n not in reasons]
         for n, true in zip(opened, headers([maps[n] for n in opened]), strict=True):
             if isinstance(true, str):
                 bad(n, maps[n], true)
-            elif (true.height, true.width) != tuple(sizes[n].tolist()):
+                continue
+            if n in shown:  # its label map is its annotation, and tells in which position it was made
+                if reason := shown[n].disagrees((true.height, true.width)):
+                    bad(n, found.paths[n], reason)
+                sizes[n] = true.height, true.width
+            if (true.height, true.width) != tuple(sizes[n].tolist()):
                 stated = f"{sizes[n, 1]} x {sizes[n, 0]}"
                 bad(n, maps[n], f"is {true.width} x {true.height} pixels, its image {stated}")
             elif true.mode not in ("P", "L"):
@@ -217,6 +226,27 @@ class Header:
     width: int
     mode: str
     """Pillow's: RGB, L, P, …"""
+    orientation: int
+    """EXIF's, 1 … 8; the height and width are those before a turn."""
+
+    def disagrees(self, size: tuple[int, ...]) -> str | None:
+        """Say why annotations for this height and width cannot be used, or None.
+
+        A turned image whose sides tell nothing could be annotated in either position.
+        """
+        sides = self.height, self.width
+        if self.orientation >= 5 and self.height != self.width and size == sides[::-1]:
+            return None  # annotated as it is shown: `read_pixels` turns it
+        if all(size) and size != sides:
+            return f"is {self.width} x {self.height} pixels, its annotation says {size[1]} x {size[0]}" + (
+                f" (its EXIF orientation is {self.orientation})" if self.orientation > 1 else ""
+            )
+        if self.orientation > 1 and not (all(size) and self.orientation >= 5 and self.height != self.width):
+            return (
+                f"has EXIF orientation {self.orientation}, and nothing tells whether it was annotated as stored or as"
+                " turned; turn its pixels, or remove the tag"
+            )
+        return None
 
 
 def headers(paths: Sequence[Path]) -> list[Header | str]:
@@ -231,7 +261,10 @@ def _headers(paths: Sequence[Path]) -> list[Header | str]:
     for path in paths:
         try:
             with Image.open(path) as file:
-                found.append(Header(file.height, file.width, file.mode))
+                require_size(file.format, file.width, file.height)
+                found.append(Header(file.height, file.width, file.mode, orientation_of(file)))
+        except UndecodableError as error:
+            found.append(str(error))
         except Exception as error:  # Pillow's plug-ins raise nearly every kind of error on broken files
             reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
             found.append(f"cannot be read ({reason})")

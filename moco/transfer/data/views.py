@@ -5,7 +5,7 @@ processes and restarts change nothing. Coordinates are in pixels with the edges 
 and W; resizing multiplies them, and mirroring takes x to W - x.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -45,7 +45,12 @@ class Instances:
 
 
 def boxes_view(
-    image: Pixels, found: Instances, u: Uniforms, sizes: BoxSizes, flip_pairs: Sequence[tuple[int, int]] = ()
+    image: Pixels,
+    found: Instances,
+    u: Uniforms,
+    sizes: BoxSizes,
+    flip_pairs: Sequence[tuple[int, int]] = (),
+    masks: Iterable[NDArray[np.uint8]] | None = None,
 ) -> tuple[Pixels, Instances]:
     """Make the training view for detectors: one of the short sides, mirrored or not.
 
@@ -55,12 +60,17 @@ def boxes_view(
         u: float64 [DRAWS] in [0, 1).
         sizes: of the schedule.
         flip_pairs: keypoints that change places in a mirror.
+        masks: of the objects, uint8 H x W each, which come one at a time: together they may be
+            larger than the memory.
 
     Returns:
         uint8 H' x W' x 3, and what is in it.
     """
     short = sizes.short_sides[int(u[_SIZE] * len(sizes.short_sides))]
-    image, found = resized(image, found, *fitted(image.shape[:2], short, sizes.long_side))
+    size = fitted(image.shape[:2], short, sizes.long_side)
+    image, found = resized(image, found, *size)
+    if masks is not None:
+        found = replace(found, masks=_all_nearest(masks, *size))
     return mirrored(image, found, flip_pairs) if u[_FLIP] < 0.5 else (image, found)
 
 
@@ -76,11 +86,7 @@ def resized(image: Pixels, found: Instances, height: int, width: int) -> tuple[P
     factors = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
     masks, keypoints = found.masks, found.keypoints
     if masks is not None:
-        masks = (
-            np.stack([_nearest(mask, height, width) for mask in masks])
-            if len(masks)
-            else np.zeros((0, height, width), np.uint8)
-        )
+        masks = _all_nearest(masks, height, width)
     if keypoints is not None:
         keypoints = np.concatenate([keypoints[..., :2] * factors, keypoints[..., 2:]], axis=2)
     boxes = found.boxes * np.tile(factors, 2)
@@ -142,6 +148,11 @@ def _window(length: int, wanted: float, number: float) -> tuple[int, int]:
     taken = min(length, max(1, round(wanted)))
     first = int(number * (length - taken + 1))
     return first, first + taken
+
+
+def _all_nearest(masks: Iterable[NDArray[np.uint8]], height: int, width: int) -> NDArray[np.uint8]:
+    resized = [_nearest(mask, height, width) for mask in masks]
+    return np.stack(resized) if resized else np.zeros((0, height, width), np.uint8)
 
 
 def _nearest(labels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from moco.encoders.split_batch_norm import ends_in_activation, is_unknown
 from moco.errors import MocoError
 from moco.processes import Processes
 
@@ -24,7 +25,8 @@ Kind = Literal["synchronized", "frozen", "local"]
 def set_batch_norm(model: nn.Module, kind: Kind, processes: Processes | None) -> nn.Module:
     """Replace every BatchNorm2d of a model, ours over groups included, in place.
 
-    Parameters and buffers are kept, so that optimizers and state dicts stay valid.
+    Parameters and buffers are kept, so that optimizers and state dicts stay valid; so is the
+    activation in which timm's norms end.
 
     Args:
         model: any module.
@@ -37,7 +39,14 @@ def set_batch_norm(model: nn.Module, kind: Kind, processes: Processes | None) ->
 
     Returns:
         The model; its replacement if it is a batch norm itself.
+
+    Raises:
+        MocoError: names a norm over the batch whose kind is not known.
     """
+    if is_unknown(model):
+        raise MocoError(
+            f"a {type(model).__name__} normalizes over the batch in a way that is not known; use torch's BatchNorm there"
+        )
     if isinstance(model, nn.BatchNorm2d | nn.SyncBatchNorm):
         return _replacement(model, kind, processes)
     for name, child in model.named_children():
@@ -48,11 +57,12 @@ def set_batch_norm(model: nn.Module, kind: Kind, processes: Processes | None) ->
 
 
 def _replacement(norm: nn.BatchNorm2d | nn.SyncBatchNorm, kind: Kind, processes: Processes | None) -> nn.Module:
-    options: dict[str, Any] = {"eps": norm.eps, "momentum": norm.momentum}
+    options: dict[str, Any] = {"eps": norm.eps, "momentum": norm.momentum, "affine": norm.affine}
     made: nn.BatchNorm2d | nn.SyncBatchNorm
     if kind == "frozen":
         made = FrozenBatchNorm2d(norm.num_features, **options)
-        norm.requires_grad_(False)
+        for parameter in norm.parameters(recurse=False):  # those of an activation are still trained
+            parameter.requires_grad_(False)
     elif kind == "local" or processes is None or processes.world_size == 1:
         made = nn.BatchNorm2d(norm.num_features, **options)
     elif processes.device.type == "cuda":
@@ -60,9 +70,17 @@ def _replacement(norm: nn.BatchNorm2d | nn.SyncBatchNorm, kind: Kind, processes:
     else:
         made = SynchronizedBatchNorm2d(norm.num_features, processes, **options)
     made.weight, made.bias = norm.weight, norm.bias
-    for name, buffer in norm.named_buffers():
+    for name, buffer in norm.named_buffers(recurse=False):
         setattr(made, name, buffer)
+    if ends_in_activation(norm):
+        made.drop, made.act = norm.get_submodule("drop"), norm.get_submodule("act")
+        made.register_forward_hook(_activate)
     return made.train(norm.training)
+
+
+def _activate(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    activated: Tensor = norm.get_submodule("act")(norm.get_submodule("drop")(output))
+    return activated
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
@@ -111,9 +129,10 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             unbiased = variance * (count / (count - 1))
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
-        output: Tensor = _Normalize.apply(
-            input, self.weight, self.bias, mean, variance, self.eps, count, self.processes
-        )
+        weight, bias = self.weight, self.bias
+        if weight is None:  # affine=False
+            weight, bias = torch.ones_like(mean), torch.zeros_like(mean)
+        output: Tensor = _Normalize.apply(input, weight, bias, mean, variance, self.eps, count, self.processes)
         return output
 
 
@@ -207,7 +226,8 @@ def reestimate(model: nn.Module, batches: Iterable[Callable[[], None]], processe
     modes = {module: module.training for module in model.modules()}
     model.train()
     norms = [module for module in modes if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and module.training]
-    sums = [torch.zeros(1 + 2 * norm.num_features, dtype=torch.float64, device=norm.weight.device) for norm in norms]
+    place = next(model.parameters()).device
+    sums = [torch.zeros(1 + 2 * norm.num_features, dtype=torch.float64, device=place) for norm in norms]
     hooks = [
         norm.register_forward_pre_hook(partial(_add_moments, total)) for norm, total in zip(norms, sums, strict=True)
     ]

@@ -98,7 +98,7 @@ def detector(
     _check(task, neck, num_keypoints, anchor_sizes)
     if neck == "c4" and not isinstance(start.network, ResNet):
         raise MocoError(
-            f"neck = c4 needs a ResNet, whose last stage is the head, and {start.kind.label} is none; set fpn"
+            f"neck = c4 needs encoder.kind = resnet, whose last stage is the head, and this is {start.kind.label}; set fpn"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -23,10 +23,10 @@ from moco.errors import MocoError
 from moco.files import require_free, whole_folder
 from moco.images.decode import Pixels
 from moco.progress import Progress
-from moco.sources.manifest import choose_split
 from moco.sources.open import open_source
 from moco.sources.source import Arrays
-from moco.transfer.config import Scenes
+from moco.sources.splits import choose_split
+from moco.transfer.data_config import Scenes
 from moco.transfer.scenes.coco_files import annotations_of, write_coco
 from moco.transfer.scenes.composition import Scene, compose
 from moco.transfer.scenes.voc_files import VocFolder

@@ -140,7 +140,10 @@ def test_what_is_no_encoder_is_one_line(own, name, problem):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["timm:convnext_atto", "timm:efficientnet_b0", "timm:swin_tiny_patch4_window7_224"])
+ANY_SIZE = {"kind": "timm", "name": "swin_tiny_patch4_window7_224", "options": {"strict_img_size": False}}
+
+
+@pytest.mark.parametrize("name", ["timm:convnext_atto", "timm:efficientnet_b0", ANY_SIZE])
 def test_stages_of_timm_are_as_coarse_and_wide_as_they_state(name):
     pytest.importorskip("timm")
     backbone = build_encoder(name, image_size=64).eval()

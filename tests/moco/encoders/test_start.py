@@ -90,7 +90,7 @@ def test_what_a_file_holds_beside_the_encoder_is_named(folder, tmp_path):
     state = {**folder[1].state_dict(), "fc.weight": torch.ones(2), "fc.bias": torch.ones(2)}
     torch.save({"state_dict": state, "queue": torch.ones(2, 2)}, tmp_path / "a")
     about = start_from(str(tmp_path / "a"), None, 0).about
-    assert about.startswith("plain names, as of torchvision and timm: thin with the stem small; unused: fc.* (2)")
+    assert about.startswith("plain names, as of torchvision and timm: thin with stem small; unused: fc.* (2)")
     torch.save({"a.weight": torch.ones(2)}, tmp_path / "b")
     with pytest.raises(MocoError, match=r"fits none of the known architectures .*'a.weight'"):
         start_from(str(tmp_path / "b"), None, 0)

@@ -133,6 +133,18 @@ def test_csv_has_a_row_for_each_image_with_all_digits(encoder, folder, tmp_path,
     assert np.array_equal(np.array([row[1:] for row in rows], np.float32), np.load(tmp_path / "f.npy"))
 
 
+def test_a_name_with_line_ends_is_a_row_of_each_output(encoder, folder, tmp_path):
+    name = "two\nlines\r\u2028.png"
+    (folder / "0.png").rename(folder / name)
+    for output in ("f.csv", "f.npy", "f.parquet"):
+        assert run(encoder, folder, tmp_path / output)[0] == 5
+    with (tmp_path / "f.csv").open(newline="", encoding="utf-8") as file:
+        assert name in [row[0] for row in csv.reader(file)]
+    assert name in pq.read_table(tmp_path / "f.parquet")["path"].to_pylist()
+    lines = (tmp_path / "f.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 5 and r"two\nlines\r\u2028.png" in lines
+
+
 def test_an_output_never_replaces_a_file_that_is_read(tmp_path):
     (tmp_path / "list.txt").write_text("a.png")
     check_output(tmp_path / "list.parquet", [tmp_path / "list.txt"])

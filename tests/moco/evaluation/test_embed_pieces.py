@@ -7,14 +7,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from piece_engines import Here
 
-from moco.encoders.frozen import EncoderSpec, FrozenEncoder, random_encoder
+from moco.encoders.anyones import Stated
+from moco.encoders.frozen import EncoderSpec, FrozenEncoder, load_encoder, random_encoder, save_encoder
 from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
 from moco.evaluation.embed import embed_into
-from moco.evaluation.embed_pieces import Pieces, Share, embed_pieces
+from moco.evaluation.embed_pieces import Anywhere, Pieces, Share, embed_elsewhere, embed_pieces
 from moco.evaluation.inputs import find_images
 
 ALONE = Share(0, 1, 0, 1)
@@ -149,3 +151,21 @@ def test_a_process_finds_its_share_in_what_started_it(variables, expected):
 def test_processes_of_a_host_share_its_gpus(visible, local_rank, local_world_size, expected):
     gpus = [torch.device("cuda", number) for number in range(visible)]
     assert Share(0, 1, local_rank, local_world_size).devices(gpus) == [gpus[number] for number in expected]
+
+
+def test_other_hosts_make_the_same_pieces_and_only_those_that_are_missing(photos, tmp_path, capsys):
+    save_encoder(tmp_path / "encoder", ResNet("thin", "small"), SPEC)
+    (photos / "05.png").write_bytes(b"no image")
+    here, there = Pieces(tmp_path / "here", 4), Pieces(tmp_path / "there", 4)
+    run(load_encoder(tmp_path / "encoder"), photos, here)
+    there.prepare([photos])
+    work, images = Anywhere(tmp_path / "encoder", Stated(), "cpu", there), find_images([photos], print)
+    with pytest.raises(KeyboardInterrupt):
+        embed_elsewhere(Here([3, 0, 1, 2], stop_after=1), tmp_path, work, "a", images)
+    assert there.there() == 1
+    (there.folder / "piece-00001-of-00004.n2.71.9.part.parquet").touch()  # of a process that was lost
+    assert embed_elsewhere(Here(), tmp_path, work, "a", images) == (3, 7, 1)
+    assert f"skipped {photos}/05.png: " in capsys.readouterr().err
+    assert embed_elsewhere(Here(), tmp_path, work, "a", images) == (0, 0, 0)
+    content = [{file.name: file.read_bytes() for file in pieces.folder.iterdir()} for pieces in (here, there)]
+    assert content[0] == content[1]

@@ -1,5 +1,6 @@
 """The linear protocol: the probes against plain PyTorch, and what is chosen where."""
 
+import math
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from moco.encoders.frozen import EncoderSpec, random_encoder
 from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
+from moco.errors import MocoError
 from moco.evaluation.linear import LinearProbes, evaluate, train_probes, validation_accuracies
 from moco.features import extract as reading
 from moco.features.extract import Extractor, Labelled, embed_images, extract, pixels, sample_indices
@@ -81,7 +83,32 @@ def test_a_rate_that_diverges_does_not_win(small_project):
     extractor = Extractor("pixels", pixels, "pixels", 16, 1.0)
     probes, _ = train_probes(extractor, train, settings)
     accuracies = validation_accuracies(extractor, probes, val)
-    assert accuracies[0] > accuracies[1]
+    assert accuracies[0] > 0.5
+    assert math.isnan(accuracies[1])
+
+
+def test_a_classifier_that_diverged_is_never_chosen_and_if_all_have_nothing_is_scored(small_project):
+    splits = [Labelled.of(open_split(small_project / "data/shards", split)) for split in ("train", "val", "test")]
+    extractor = Extractor("pixels", pixels, "pixels", 16, 1.0)
+    mixed = SETTINGS.model_copy(update={"learning_rates": [float("inf"), 1e-9], "epochs": 1})
+    found = evaluate(extractor, *splits, mixed)
+    assert found.learning_rate == 1e-9
+    assert math.isnan(found.val_top1[0]) and not math.isnan(found.val_top1[1])
+    diverged = SETTINGS.model_copy(update={"learning_rates": [float("inf"), 1e30], "epochs": 1})
+    with pytest.raises(MocoError, match=r"the classifiers of all learning rates diverged.*lower linear.learning_rates"):
+        evaluate(extractor, *splits, diverged)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(float("nan"), "are not finite"), (float("inf"), "are not finite"), (0.5, "have the very same features")],
+)
+def test_features_that_say_nothing_are_never_scored(small_project, value, told):
+    splits = [Labelled.of(open_split(small_project / "data/shards", split)) for split in ("train", "val", "test")]
+    for name, remedy in (("moco", "the encoder has"), ("random", "training has no part in them")):
+        broken = Extractor(name, lambda images: torch.full((len(images), 4), value), "broken", 16, 1.0)
+        with pytest.raises(MocoError, match=f"linear: {name}: .*{told}.*; {remedy}"):
+            evaluate(broken, *splits, SETTINGS)
 
 
 @pytest.mark.parametrize("views", ["center", "augmented"])

@@ -1,14 +1,16 @@
-"""Decoded images in a notebook: the right range is encoded, a wrong one is refused by name."""
+"""Images to features: decoded ones of a notebook, and the cache of those of a shard set."""
 
 import numpy as np
 import pytest
+from small_material import write_gray_numbers
 
 from moco.encoders.frozen import EncoderSpec, FrozenEncoder, random_encoder
 from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
-from moco.features.extract import embed_images
+from moco.features.extract import Extractor, embed_images, pixels
+from moco.images.index import open_split
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), dtype=np.uint8)
 
@@ -50,3 +52,21 @@ NORMALIZED = (IMAGES[1] / 255 - IMAGENET_MEAN) / IMAGENET_STD
 def test_another_range_type_or_shape_is_refused_with_the_place_of_the_image(encoder, wrong, said):
     with pytest.raises(MocoError, match=said):
         embed_images(encoder, [IMAGES[0], wrong])
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b"nonsense" * 99, lambda b: b[:-4]]
+)
+def test_a_damaged_cache_is_made_again(tmp_path, damage, capsys):
+    (tmp_path / "set").mkdir()
+    split = open_split(write_gray_numbers(tmp_path / "set"), "val")
+    extractor = Extractor("pixels", pixels, "pixels", 8, 1.0, cache=tmp_path / "cache")
+    indices = np.arange(len(split))
+    expected = extractor.center(split, indices).copy()
+    (cached,) = (tmp_path / "cache").iterdir()
+    cached.write_bytes(damage(cached.read_bytes()))
+    capsys.readouterr()
+    assert np.array_equal(extractor.center(split, indices), expected)
+    assert f"{cached} is damaged and made again" in capsys.readouterr().err
+    assert np.array_equal(extractor.center(split, indices), expected)
+    assert capsys.readouterr().err == ""

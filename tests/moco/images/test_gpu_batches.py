@@ -3,6 +3,7 @@
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -49,6 +50,20 @@ FILES = {
     "PNG": encoded(kind="PNG"),
     "WebP": encoded(kind="WEBP"),
 }
+
+
+def test_threads_share_the_memory_that_decoding_takes(monkeypatch):
+    taken = []
+
+    class Room:
+        def take(self, size: int) -> nullcontext[None]:
+            taken.append(size)
+            return nullcontext()
+
+    monkeypatch.setattr("moco.images.decode._ROOM", Room())
+    with ThreadPoolExecutor(2) as threads:
+        decode_batch([FILES["PNG"], FILES["baseline"]], ["a", "b"], CPU, threads)
+    assert sorted(taken) == [9 * 60 * 90, 12 * 60 * 90]
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +117,23 @@ def test_images_keep_their_order_whoever_decodes_them(refuses, monkeypatch):
         found = decoded(files, torch.device("cuda", 0))
     assert asked == [[files["40"], files["42"], files["44"]]]
     assert [(image.device.type, *image.shape) for image in found] == [("cuda", 3, int(name), 90) for name in files]
+
+
+def test_what_decode_turns_or_shrinks_is_not_decoded_by_the_gpu(monkeypatch):
+    files, asked = {"plain": encoded(), "turned": turned(), "large": encoded(height=200)}, []
+
+    def decoder(data: list[bytes], device: torch.device) -> list[torch.Tensor]:
+        asked.extend(data)
+        return [torch.empty(3, *decode(one).shape[:2], dtype=torch.uint8, device=device) for one in data]
+
+    monkeypatch.setattr(gpu_batches, "_decode_jpegs", decoder)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)  # needs a GPU
+    monkeypatch.setattr("moco.images.batches.KEPT", 190 * 90)
+    monkeypatch.setattr("moco.images.decode.KEPT", 190 * 90)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # a GPU without values
+        found = decoded(files, torch.device("cuda", 0))
+    assert asked == [files["plain"]]
+    assert [tuple(image.shape[1:]) for image in found] == [decode(data).shape[:2] for data in files.values()]
 
 
 def test_batches_are_those_of_the_plain_backend(images):

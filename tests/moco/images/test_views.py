@@ -1,7 +1,9 @@
 """The random views against the recipes that they restate."""
 
+import tracemalloc
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -108,3 +110,27 @@ def test_the_center_view_is_resize_and_center_crop(photo):
     theirs = tv.center_crop(tv.resize(Image.fromarray(photo), 64), [56, 56])
     assert psnr(center_view(photo, 56, 0.875), np.array(theirs)) > 45
     assert center_view(photo[:, :20], 32, 1.0).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (3, 9001)])
+def test_the_center_view_of_a_very_long_image_is_that_of_its_middle_and_needs_no_memory(size):
+    long = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    tracemalloc.start()
+    view = center_view(long, 224, 0.875)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert view.shape == (224, 224, 3) and most < 2 * 10**6
+    cut = [(side - 101) // 2 if side > 3 else 0 for side in size]
+    middle = long[cut[0] : size[0] - cut[0], cut[1] : size[1] - cut[1]]
+    height, width = (round(256 / min(size) * side) for side in middle.shape[:2])
+    whole = cv2.resize(middle, (width, height), interpolation=cv2.INTER_LINEAR)
+    top, left = (height - 224) // 2, (width - 224) // 2
+    assert np.abs(view.astype(int) - whole[top : top + 224, left : left + 224]).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(50, 200), (200, 50), (64, 64), (33, 132)])
+def test_the_center_view_of_an_image_of_usual_shape_is_not_cut_first(size, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    view = center_view(image, 32, 0.875)
+    monkeypatch.setattr("moco.images.views._LONGEST", 1000)
+    assert np.array_equal(view, center_view(image, 32, 0.875))

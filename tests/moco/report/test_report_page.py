@@ -1,11 +1,15 @@
 """Tables are aligned in the source, and the HTML page stands alone."""
 
 import re
+from html import unescape
 
 import cv2
 import numpy as np
+import pytest
+from hostile_names import HOSTILE, running
 
 from moco.report.page import escape, markdown_table, render_html
+from moco.text import one_line
 
 
 def test_a_table_is_aligned_in_its_source():
@@ -31,3 +35,29 @@ def test_names_of_classes_stay_text_in_markdown_and_html(tmp_path):
     html = render_html(f"# T\n\nseen: {escape(name)}\n", tmp_path)
     text = re.search(r"<p>seen: (.*)</p>", html).group(1)
     assert text == name.replace("<", "&lt;").replace(">", "&gt;")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(
+    "page",
+    ["# T\n\n## {}\n\ntext\n", "# {}\n\ntext\n", "# T\n\nseen: {}\n", "# T\n\n- {}\n", "# T\n\n| a |\n| - |\n| {} |\n"],
+)
+def test_a_name_is_text_wherever_it_stands_and_runs_nothing(name, page, tmp_path):
+    html = render_html(page.format(escape(name)), tmp_path)
+    assert running(html) == []
+    assert html.count("<h1>") == 1
+    for tag in ("<img", "<h3", "<hr", "<pre", "<ol"):
+        assert tag not in html
+    shown = unescape(re.sub(r"<[^>]+>", " ", html.partition("<main>")[2]))
+    assert one_line(name, 500) in " ".join(shown.split()).replace("\xa0", " ")
+
+
+def test_names_in_the_navigation_and_the_title_are_text(tmp_path):
+    html = render_html(f"# {escape('<b>t</b> & u')}\n\n## {escape('<img src=x onerror=alert(1)>')}\n", tmp_path)
+    assert "<title>&lt;b&gt;t&lt;/b&gt; &amp; u</title>" in html
+    assert ">&lt;img src=x onerror=alert(1)&gt;</a>" in html
+
+
+def test_values_of_templates_are_no_templates(tmp_path):
+    assert escape("{{7*7}}") == r"\{\{7\*7\}\}"
+    assert "49" not in render_html(f"# {escape('{{7*7}}')}\n", tmp_path).partition("<main>")[2]

@@ -34,6 +34,14 @@ def test_features_worse_than_pixels_are_not_praised(results, settings):
     assert "do not beat raw pixels" in bad.sentence
 
 
+def test_a_lead_that_chance_can_make_is_no_praise_and_few_images_carry_no_verdict(results, settings):
+    fewer = replace(results, confusion=results.confusion[:90])
+    (bad,) = (one for one in judged(fewer, settings)[0] if not one.good)
+    assert "by no more than chance makes on 90 test images" in bad.sentence
+    few = replace(results, confusion=results.confusion[:29])
+    assert "baselines" not in [one.name for one in judged(few, settings)[0]]
+
+
 def test_the_rise_of_the_loss_is_told_from_its_lowest_to_the_full_queue(results):
     loss = np.concatenate([[6.0, 5.0], np.linspace(5.5, 8.0, 28), np.linspace(7.9, 5, 70)])
     assert filling({**results.curves, "loss": loss}) == (2, 5.0, 30, 8.0)

@@ -3,6 +3,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hostile_names import HOSTILE, running
+from markdown_it import MarkdownIt
 from PIL import Image
 from study_records import ROOT, records_of
 
@@ -32,6 +34,22 @@ def test_a_study_ends_in_page_table_and_figure(name: str, tmp_path: Path) -> Non
     study = load_study(name, ROOT / "studies")
     assert len(rows) == len(study.scales["laptop"].runs)
     assert all(int(row["seeds"]) == len(study.scales["laptop"].seeds) for row in rows)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_text_of_a_studys_file_runs_nothing_in_its_page(name: str, tmp_path: Path) -> None:
+    made = outcome("momentum", left_out={"run": name}, failed=[name], command=f"x {name}")
+    study = made.study.model_copy(
+        update={"title": name, "question": name, "source": name, "published_text": name}
+        | {"axis": made.study.axis.model_copy(update={"label": name})}
+    )
+    records = [record.model_copy(update={"machine": name}) for record in made.records]
+    page = write_study(tmp_path, replace(made, study=study, records=records))
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(page)  # as a careless viewer does
+    assert running(html) == []
+    assert html.count("<h1") == 1
+    assert html.count("<h2") == page.count("\n## ")
+    assert html.count("<img") == 1
 
 
 def test_the_figure_has_all_points_of_a_series_and_all_published_ones_in_whatever_order(

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hostile_names import HOSTILE, running
 from mechanisms import SMALL, dictionary
 from patches import patches
 
@@ -51,6 +52,43 @@ def test_the_figures_of_the_run_are_in_the_text(tmp_path, results, samples, para
         assert figure in text
     assert re.search(r"\| unreadable, in quarantine +\| +4 \|", text)
     assert r"blue as \<b\>red\_\* (50 %)" in text
+
+
+def test_names_of_classes_run_nothing_in_the_page(tmp_path, results, samples, params):
+    template = next(name for name in HOSTILE if name.startswith("{{"))
+    # The text names the first four rows of the matrix: the template's and those before it.
+    classes = [template, *(name for name in HOSTILE if name != template), *samples.classes]
+    pairs = [(name, HOSTILE[number - 1]) for number, name in enumerate(HOSTILE)] * 30
+    files = written(
+        tmp_path / "a", replace(results, confusion=pairs), replace(samples, classes=classes, same_class=0.5), params
+    )
+    assert running(files["report.html"].decode()) == []
+    text = files["report.md"].decode()
+    assert "\\{\\{7\\*7\\}\\}" in text
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings == [
+        line
+        for line in written(tmp_path / "b", results, samples, params)["report.md"].decode().splitlines()
+        if line.startswith("#")
+    ]
+
+
+def test_an_accuracy_has_its_interval_and_the_commonest_class_beside_it(tmp_path, results, samples, params):
+    text = words(written(tmp_path / "a", results, samples, params)["report.md"].decode())
+    assert "With 95 % intervals: linear 83.7 to 86.2 %, kNN 78.5 to 81.4 %, on 3,000 test images." in text
+    assert "Naming the commonest class alone gives 40.0 %." in text
+    assert "85.0 % (83.7 to 86.2 %)" in text
+    assert "| the commonest class alone | 40.0 %" in text
+
+
+def test_of_few_images_no_collapse_is_told_and_no_test_image_is_no_missing_label(tmp_path, results, samples, params):
+    split = {"images": 30, "labelled": 30}
+    fetch = {**results.fetch, "train": split, "val": split, "test": {"images": 0, "labelled": 0}}
+    bare = replace(results, fetch=fetch, scores={}, sweep={}, confusion=[])
+    text = words(written(tmp_path / "a", bare, replace(samples, mapped=1), params)["report.md"].decode())
+    assert "there is no test image, and accuracies need them." in text
+    assert "Not measured: of 1 validation images chance alone makes any figure." in text
+    assert "1 validation images are too few to measure their features." in text
 
 
 def test_a_run_that_lost_says_so(tmp_path, results, samples, params):

@@ -30,6 +30,18 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("content", [b"", b"half", {"x": 1}, [1], {"step": "1"}])
+def test_an_empty_or_strange_checkpoint_is_named_and_passed_over(tmp_path, capsys, content):
+    checkpoints.save(tmp_path, 5, {"step": 5}, keep=3)
+    newest = tmp_path / checkpoints.name_of(10)
+    if isinstance(content, bytes):
+        newest.write_bytes(content)
+    else:
+        torch.save(content, newest)
+    assert checkpoints.load_newest(tmp_path)["step"] == 5
+    assert "step-000000010.pt cannot be read (" in capsys.readouterr().out
+
+
 def test_nothing_is_loaded_from_an_empty_or_missing_folder(tmp_path):
     assert checkpoints.load_newest(tmp_path) is None
     assert checkpoints.load_newest(tmp_path / "missing") is None

@@ -61,4 +61,4 @@ def test_starts_from_the_same_step_are_counted_and_progress_forgives(tmp_path):
         refuse_endless_restarts(tmp_path, 2 * PATIENCE)
     refuse_endless_restarts(tmp_path, 0)  # a person has started it again
     (record,) = tmp_path.glob("starts.*.json")
-    assert json.loads(record.read_text()) == [7]
+    assert json.loads(record.read_text()) == {"began": [7]}

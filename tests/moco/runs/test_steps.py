@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import torch
 
 from moco.errors import Interrupted
 from moco.processes import Processes
-from moco.runs import steps
+from moco.runs import agreement, steps
 from moco.runs.steps import Steps
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -114,6 +115,50 @@ def test_a_stop_is_saved_and_raised_at_its_step():
         drive(stop_at(4))
     assert drive.saved == [5]
     assert len(drive.seen) == 5
+
+
+@pytest.mark.parametrize(
+    ("first", "world_size", "saved", "said"),
+    [
+        (0, 1, [3], "a checkpoint is saved; the same command resumes from step 3"),
+        (3, 1, [], "a checkpoint is saved; the same command resumes from step 3"),
+        (1, 2, [], r"2 step\(s\) since the last checkpoint are lost; the same command resumes from step 1"),
+    ],
+)
+def test_a_stop_while_a_batch_does_not_come_ends_the_wait_and_says_what_is_lost(
+    monkeypatch, first, world_size, saved, said
+):
+    monkeypatch.setattr(agreement, "WAIT_SECONDS", 0.2)
+    drive = Drive()
+    monkeypatch.setattr(drive.driver, "_agreement", SimpleNamespace(exchange=lambda *_: (False, False)))
+    drive.driver.processes = SimpleNamespace(world_size=world_size, first=True, barrier=lambda: None)
+
+    def batches() -> Iterator[str]:
+        for number in range(first, 3):
+            yield f"batch {number}"
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(20)
+
+    begin = time.monotonic()
+    with pytest.raises(Interrupted, match=f"stopped at step 3 of 10, waiting for images; {said}$"), drive.driver:
+        for step, _ in drive.driver.run(batches(), first, 10):
+            assert step < 3
+    assert time.monotonic() - begin < 5
+    assert drive.saved == saved
+
+
+def test_a_batch_that_comes_soon_after_a_request_is_trained_and_saved():
+    def batches() -> Iterator[str]:
+        yield "batch 0"
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # as a terminal and an agent both do
+        yield "batch 1"
+
+    drive = Drive()
+    with pytest.raises(Interrupted, match="stopped at step 2 of 10, a checkpoint is saved"), drive.driver:
+        for step, batch in drive.driver.run(batches(), 0, 10):
+            drive.seen.append((step, batch))
+    assert len(drive.seen) == 2 and drive.saved == [2]
 
 
 def test_a_stop_at_the_last_step_lets_the_run_end():

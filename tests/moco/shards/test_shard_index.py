@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from small_material import write_gray_numbers
 
-from moco.images.index import open_split
-from moco.shards.index import hash_of_set, verify
+from moco.errors import MocoError
+from moco.files import file_sha256
+from moco.images.index import hash_of_set, open_split
+from moco.shards.index import verify
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +60,22 @@ class TestVerify:
         entries["label"] = 0
         np.save(path, entries)
         assert verify(copied) == [f"{path}: its content has changed (SHA-256 differs)"]
-        entries["shard"][0] += 1
+
+    @pytest.mark.parametrize(
+        ("shard", "said"), [(1, "images by shard are not"), (2**32 - 1, "names shard 4294967295, its own are 0 to")]
+    )
+    def test_finds_images_counted_in_another_shard(self, copied, shard, said):
+        path = copied / "train.index.npy"
+        entries = np.load(path)
+        entries["shard"][0] = shard
+        before = file_sha256(path)
         np.save(path, entries)
-        assert "or by shard they differ" in verify(copied)[0]
+        text = (copied / "index.json").read_text()
+        (copied / "index.json").write_text(text.replace(before, file_sha256(path)))
+        assert said in verify(copied)[0]
 
     def test_finds_changed_class_names(self, copied):
         path = copied / "index.json"
         path.write_text(path.read_text().replace('"a"', '"z"'))
-        assert verify(copied) == [f"{path}: its data_hash does not follow from its shards"]
+        with pytest.raises(MocoError, match=r"index\.json: damaged \(.*data_hash does not follow"):
+            verify(copied)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from moco.config import Fetch, Shard
 from moco.shards.plan import plan_shards
-from moco.sources.manifest import Item, write_manifest
+from moco.sources.grow import Arrival, grow
+from moco.sources.listing import Item
 
 FETCH = Fetch(source="folder", path="x", labels="none", val_fraction=0.2, test_fraction=0, split_seed=0)
 
@@ -12,12 +13,12 @@ FETCH = Fetch(source="folder", path="x", labels="none", val_fraction=0.2, test_f
 def cut(folder: Path, size: int, limit: int, images: int = 20) -> dict[str, list[int]]:
     """Count the images in each shard, of `size` bytes each, in consecutive shards of a split."""
     items = [Item(f"{i}.png", None, "", "all", f"{i:064x}", size) for i in range(images)]
-    write_manifest(items, folder, FETCH, "x", [])
-    limits = {"samples_per_shard": limit, "megabytes_per_shard": 1, "max_side": None}
+    manifest = grow(Arrival(items, FETCH, "folder", "x"), folder, folder)
+    limits = {"samples_per_shard": limit, "megabytes_per_shard": 1, "max_side": None, "merge_below": None}
     counts: dict[str, list[int]] = {"train": [], "val": []}
-    for planned in plan_shards(folder, Shard(**limits, jpeg_quality=90, max_bad_fraction=0)):
+    for planned in plan_shards(folder, manifest, {}, Shard(**limits, jpeg_quality=90, max_bad_fraction=0)):
         before = counts[planned.split]
-        assert (planned.name, planned.first) == (f"{planned.split}-{len(before):06d}.tar", sum(before))
+        assert planned.name == f"{planned.split}-{len(before):06d}.tar"
         before.append(len(planned.rows))
     return counts
 

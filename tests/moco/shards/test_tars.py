@@ -14,10 +14,17 @@ from moco.config import Shard
 from moco.errors import MocoError
 from moco.images.decode import decode
 from moco.shards import tars
-from moco.shards.tars import Origin, write_tar
-from moco.sources.manifest import Row
+from moco.shards.tars import Origin, Segment, write_tar
+from moco.sources.listing import Row
 
-SETTINGS = Shard(samples_per_shard=8, megabytes_per_shard=256, max_side=None, jpeg_quality=92, max_bad_fraction=0.05)
+SETTINGS = Shard(
+    samples_per_shard=8,
+    merge_below=None,
+    megabytes_per_shard=256,
+    max_side=None,
+    jpeg_quality=92,
+    max_bad_fraction=0.05,
+)
 CLASSES = {"cat": 0, "dog": 1}
 
 
@@ -32,21 +39,21 @@ def row(path: Path, label: str = "") -> Row:
     return Row(path.name, None, label, "train", hashlib.sha256(data).hexdigest() if path.exists() else "", len(data))
 
 
-def written(folder: Path, rows: list[Row], first: int = 0, arrays: np.ndarray | None = None, **changes: object):
+def written(folder: Path, rows: list[Row], arrays: np.ndarray | None = None, **changes: object):
     """The note of a tar, and what is in it: path -> (extension, label, class, bytes)."""
     origin = Origin(folder, arrays, CLASSES, SETTINGS.model_copy(update=changes))
     sizes: list[int] = []
-    note, found = write_tar(folder / "out.tar", "val", first, rows, origin, sizes.append), {}
+    note, found = write_tar(folder / "out.tar", [Segment(rows, [origin] * len(rows))], sizes.append), {}
     assert sizes == [each.bytes for each in rows]
     assert (note["bytes"], note["samples"]) == ((folder / "out.tar").stat().st_size, len(note["index"]))
     assert note["sha256"] == hashlib.sha256((folder / "out.tar").read_bytes()).hexdigest()
     with tarfile.open(folder / "out.tar") as archive:
-        for image, about, (offset, size, label, ordinal) in zip(
+        for image, about, (offset, size, label, number) in zip(
             archive.getmembers()[::2], archive.getmembers()[1::2], note["index"], strict=True
         ):
             assert (offset, size) == (image.offset_data, image.size)
             key, extension = image.name.split(".")
-            assert (key, about.name) == (f"val-{ordinal:09d}", f"{key}.json")
+            assert (key, about.name) == (f"{number:016x}", f"{key}.json")
             says = json.load(archive.extractfile(about))
             assert says["label"] == label
             found[says["path"]] = (extension, label, says["class"], archive.extractfile(image).read())
@@ -64,8 +71,8 @@ def photos(tmp_path: Path) -> list[Row]:
 
 @pytest.mark.parametrize("max_side", [None, 20, 24])
 def test_jpeg_png_and_webp_bytes_are_copied_as_they_are(max_side, photos, tmp_path):
-    note, found = written(tmp_path, photos, first=7, max_side=max_side)
-    assert [ordinal for *_, ordinal in note["index"]] == list(range(7, 16))
+    note, found = written(tmp_path, photos, max_side=max_side)
+    assert [key for *_, key in note["index"]] == [int(each.sha256[:16], 16) for each in photos]
     assert found == {
         each.path: (each.path.split(".")[1], CLASSES.get(each.label, -1), each.label or None, data)
         for each in photos
@@ -142,7 +149,7 @@ def test_a_maximum_side_shrinks_larger_images(size, expected, suffix, tmp_path):
     assert len(stored[50]) < len(stored[92])
 
 
-def test_unreadable_files_are_listed_with_their_reasons_and_leave_gaps(photos, tmp_path):
+def test_unreadable_files_are_listed_with_their_reasons(photos, tmp_path):
     good = (tmp_path / photos[0].path).read_bytes()
     png = bytearray((tmp_path / photos[1].path).read_bytes())
     png[16:24] = (10**6).to_bytes(4) * 2
@@ -154,7 +161,6 @@ def test_unreadable_files_are_listed_with_their_reasons_and_leave_gaps(photos, t
     rows += [photos[1]._replace(path="film.png", bytes=256 * 10**6 + 1), photos[1]._replace(bytes=256 * 10**6)]
     note, found = written(tmp_path, rows)
     assert list(found) == [photos[0].path, photos[1].path]
-    assert [ordinal for *_, ordinal in note["index"]] == [0, 8]
     reasons = {each["path"]: each["reason"] for each in note["quarantine"]}
     assert list(reasons) == [*bad, "lost.jpg", "film.png"]
     assert reasons["cut.jpg"].startswith("not a readable image")
@@ -162,6 +168,48 @@ def test_unreadable_files_are_listed_with_their_reasons_and_leave_gaps(photos, t
     assert reasons["lost.jpg"] == "cannot be read (No such file or directory)"
     assert reasons["film.png"] == "larger than 256 MB"
     assert not any("\n" in reason or "0x" in reason for reason in reasons.values())
+
+
+def test_a_jpeg_that_claims_pixels_it_cannot_hold_is_left_out_before_training_meets_it(photos, tmp_path):
+    for name, side in (("absurd.jpg", 65_000), ("large.jpg", 9000)):
+        data = bytearray((tmp_path / photos[0].path).read_bytes())
+        at = data.find(b"\xff\xc0")
+        data[at + 5 : at + 9] = side.to_bytes(2) * 2
+        (tmp_path / name).write_bytes(data)
+    note, found = written(tmp_path, [photos[0], row(tmp_path / "absurd.jpg"), row(tmp_path / "large.jpg")])
+    assert list(found) == [photos[0].path]
+    assert [each["reason"].split(",")[0].split(" in ")[0] for each in note["quarantine"]] == [
+        "65000 x 65000 pixels",
+        "claims 9000 x 9000 pixels",
+    ]
+
+
+def test_a_jpeg_that_is_decoded_at_half_its_sides_keeps_to_max_side_too(tmp_path, monkeypatch):
+    picture(0, (200, 100)).save(tmp_path / "large.jpg")
+    monkeypatch.setattr("moco.images.decode.KEPT", 10_000)
+    for side, width in ((150, 100), (80, 80)):
+        _, found = written(tmp_path, [row(tmp_path / "large.jpg")], max_side=side)
+        assert Image.open(io.BytesIO(found["large.jpg"][3])).width == width
+
+
+def test_images_of_several_frames_are_counted_and_stored_once(photos, tmp_path):
+    rows = photos[:2]
+    for kind in ("gif", "webp", "png", "tiff"):
+        for frames in (1, 2):
+            file = tmp_path / f"{kind}{frames}.{kind}"
+            picture(0).save(file, save_all=True, append_images=[picture(n) for n in range(1, frames)])
+            rows.append(row(file))
+    note, found = written(tmp_path, rows)
+    assert note["of_frames"] == 4 and len(found) == 10
+
+
+@pytest.mark.parametrize("max_side", [None, 16])
+def test_a_photo_with_an_orientation_is_upright_whether_its_bytes_are_copied_or_shrunk(max_side, tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    picture(0, (32, 24)).save(tmp_path / "phone.jpg", exif=exif)
+    _, found = written(tmp_path, [row(tmp_path / "phone.jpg")], max_side=max_side)
+    assert decode(found["phone.jpg"][3]).shape == ((32, 24, 3) if max_side is None else (16, 12, 3))
 
 
 def test_a_file_that_changed_or_vanished_since_fetch_is_an_error_because_its_split_may_differ(photos, tmp_path):

@@ -14,27 +14,38 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from small_material import rows_of
 
 from moco.config import SPLITS, Fetch, Shard
 from moco.errors import MocoError
+from moco.images.decode import decode
+from moco.images.index import open_split
+from moco.shards import index
 from moco.shards import write as shards
+from moco.shards.index import verify
 from moco.shards.write import write_shards
-from moco.sources.hashing import stream
-from moco.sources.manifest import write_manifest
+from moco.sources.forget import forget
+from moco.sources.manifest import read_manifest
 from moco.sources.open import open_source
+from moco.sources.places import read_places
 from moco.sources.source import Arrays
+from moco.sources.take_in import take_in
 
-SETTINGS = Shard(samples_per_shard=8, megabytes_per_shard=256, max_side=None, jpeg_quality=92, max_bad_fraction=0.05)
+SETTINGS = Shard(
+    samples_per_shard=8,
+    merge_below=None,
+    megabytes_per_shard=256,
+    max_side=None,
+    jpeg_quality=92,
+    max_bad_fraction=0.05,
+)
 
 
 def fetched(path, raw, source=None, **changes):
     """A manifest of the images below `path`, in `raw`."""
     shares = {"labels": "folders", "val_fraction": 0.2, "test_fraction": 0.2, "split_seed": 0} | changes
     settings = Fetch(source="folder", path=str(path), **shares)
-    source = source or open_source(settings)
-    shutil.rmtree(raw, ignore_errors=True)
-    raw.mkdir()
-    write_manifest(stream(source, raw), raw, settings, source.root, source.classes)
+    take_in(source or open_source(settings), settings, raw)
     return raw
 
 
@@ -84,6 +95,176 @@ def test_a_stock_webdataset_reads_the_shards(photos, tmp_path):
     for path, image in seen.items():
         with Image.open(photos / path) as original:
             assert np.array_equal(image, original.convert("RGB"))
+
+
+class TestGrowing:
+    """A second run over a manifest that has changed."""
+
+    @pytest.fixture
+    def grown(self, photos, tmp_path):
+        """Shards of 60 images, then of 45 more from elsewhere; one of them is bad."""
+        raw = fetched(photos, tmp_path / "raw")
+        folder, _ = shard(raw, tmp_path)
+        for i in range(45):
+            file = tmp_path / "more/cat" / f"{i:03d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture(100 + i).save(file)
+        (tmp_path / "more/cat/bad.png").write_bytes(b"no image")
+        shares = {"labels": "folders", "val_fraction": 0.2, "test_fraction": 0.2, "split_seed": 0}
+        settings = Fetch(source="folder", path=str(tmp_path / "more"), **shares)
+        take_in(open_source(settings), settings, raw, read_manifest(raw), followed=False)
+        return raw, folder, content(folder)
+
+    def test_later_images_get_shards_of_their_own_and_a_part_of_the_index(self, grown, tmp_path):
+        raw, folder, before = grown
+        _, metrics = shard(raw, tmp_path)
+        after = content(folder)
+        assert {
+            name: digest for name, digest in before.items() if name.endswith((".tar", ".npy"))
+        }.items() <= after.items()
+        assert (metrics["images"], metrics["quarantined"]) == (105, 1)
+        train = open_split(folder, "train")
+        assert len(train.parts) == 2
+        assert [decode(train.read(i)).shape[2] for i in range(len(train))] == [3] * len(train)
+        assert len({train.key(i) for i in range(len(train))}) == len(train) == metrics["train"]["images"]
+        assert verify(folder) == []
+        shard(raw, tmp_path)
+        assert content(folder) == after, "nothing new changes nothing"
+
+    def test_what_grew_and_shrank_is_what_is_written_at_once(self, grown, tmp_path):
+        raw, folder, _ = grown
+        shard(raw, tmp_path)
+        rows = rows_of(raw)
+        forget(raw, [rows[0].sha256, rows[-1].path, next(row.path for row in rows if row.path.endswith("bad.png"))])
+        shutil.rmtree(tmp_path / "more")  # what stays needs no source
+        for file in (tmp_path / "photos").rglob("*.png"):
+            file.rename(file.with_suffix(".gone"))
+        _, metrics = shard(raw, tmp_path)
+        assert (metrics["images"], metrics["quarantined"]) == (103, 0)
+        assert verify(folder) == []
+        for file in (tmp_path / "photos").rglob("*.gone"):
+            file.rename(file.with_suffix(".png"))
+        for i in range(45):
+            file = tmp_path / "more/cat" / f"{i:03d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture(100 + i).save(file)
+        at_once, _ = shard(raw, tmp_path, "at once")
+        tars = {name: digest for name, digest in content(folder).items() if name.endswith(".tar")}
+        assert tars == {name: digest for name, digest in content(at_once).items() if name.endswith(".tar")}
+        assert open_split(at_once, "train").data_hash == open_split(folder, "train").data_hash
+
+    def test_the_index_has_few_parts_however_often_images_come(self, photos, tmp_path, monkeypatch):
+        monkeypatch.setattr(index, "MOST_PARTS", 2)
+        raw = fetched(photos, tmp_path / "raw", val_fraction=0, test_fraction=0)
+        parts = []
+        for night in range(4):
+            (tmp_path / f"n{night}").mkdir()
+            picture(500 + night).save(tmp_path / f"n{night}/a.png")
+            settings = Fetch(
+                source="folder",
+                path=str(tmp_path / f"n{night}"),
+                labels="folders",
+                val_fraction=0,
+                test_fraction=0,
+                split_seed=0,
+            )
+            take_in(open_source(settings), settings, raw, read_manifest(raw), followed=False)
+            folder, _ = shard(raw, tmp_path)
+            assert verify(folder) == []
+            parts.append(len(open_split(folder, "train").parts))
+        assert parts == [1, 2, 1, 2]
+
+    def test_small_shards_of_many_nights_become_one_where_that_is_asked_for(self, photos, tmp_path):
+        raw = fetched(photos, tmp_path / "raw", val_fraction=0, test_fraction=0)
+        names, tars = [], []
+        for night in range(5):
+            for i in range(3):
+                (tmp_path / f"n{night}").mkdir(exist_ok=True)
+                picture(500 + 10 * night + i).save(tmp_path / f"n{night}/{i}.png")
+            settings = Fetch(
+                source="folder",
+                path=str(tmp_path / f"n{night}"),
+                labels="folders",
+                val_fraction=0,
+                test_fraction=0,
+                split_seed=0,
+            )
+            take_in(open_source(settings), settings, raw, read_manifest(raw), followed=False)
+            folder, _ = shard(raw, tmp_path, merge_below=4)
+            assert verify(folder) == []
+            names.append(sorted(path.name for path in folder.glob("*.tar"))[8:])
+            tars.append(content(folder))
+            if night < 4:
+                shutil.rmtree(tmp_path / f"n{night}")  # merged without it
+        assert names[1] == ["train-000008.tar", "train-000009.tar"]
+        assert names[2] == ["train-000008-to-000010.tar"]
+        assert names[4] == ["train-000008-to-000010.tar", "train-000011.tar", "train-000012.tar"]
+        assert tars[4]["train-000008-to-000010.tar"] == tars[2]["train-000008-to-000010.tar"]
+        with pytest.raises(MocoError, match=r"'0\.png': several images came with this path; name them by their keys"):
+            forget(raw, ["0.png"])
+        forget(raw, [rows_of(raw)[-9].sha256])
+        folder, metrics = shard(raw, tmp_path, merge_below=4)
+        assert (metrics["images"], len(open_split(folder, "train"))) == (74, 74)
+        assert "train-000008-to-000010-7.tar" in content(folder)
+
+    def test_files_that_moved_are_found_when_all_is_sharded_again(self, photos, tmp_path):
+        raw = fetched(photos, tmp_path / "raw")
+        folder, _ = shard(raw, tmp_path)
+        before = content(folder)
+        other, _ = shard(raw, tmp_path, "other", samples_per_shard=5)
+        (photos / "cat/003.jpg").rename(photos / "cat/moved.jpg")
+        (photos / "dog/000.jpg").rename(photos / "cat/000.jpg")  # with a label of its own, another image
+        (photos / "cat/005.webp").rename(photos / "cat/moved.webp")
+        (photos / "cat/005.webp").write_bytes((photos / "cat/007.png").read_bytes())  # something else has its name
+        settings = read_manifest(raw).settings
+        take_in(open_source(settings), settings, raw, read_manifest(raw))
+        assert len(list(read_places(raw))) == 2
+        shard(raw, tmp_path)
+        kept = {name for name, digest in content(folder).items() if before.get(name) == digest}
+        assert len([name for name in before.keys() - kept if name.endswith(".tar")]) == 1, "the tar of dog/000.jpg"
+        again, metrics = shard(raw, tmp_path, "again", samples_per_shard=5)
+        assert metrics["images"] == 60
+        assert verify(again) == []
+        same = {name for name, digest in content(other).items() if content(again).get(name) == digest}
+        assert len([name for name in content(other).keys() - same if name.endswith(".tar")]) == 1
+
+    def test_images_of_a_folder_that_was_emptied_are_found_where_they_came_from_again(self, grown, tmp_path):
+        raw, folder, _ = grown
+        (tmp_path / "more").rename(tmp_path / "restored")
+        settings = read_manifest(raw).settings.model_copy(update={"path": str(tmp_path / "restored")})
+        there = read_manifest(raw)
+        manifest = take_in(open_source(settings), settings, raw, there, followed=False)
+        assert (manifest.images, manifest.changes) == (there.images, there.changes)
+        _, metrics = shard(raw, tmp_path)
+        assert (metrics["images"], metrics["quarantined"]) == (105, 1)
+        assert verify(folder) == []
+
+    def test_images_that_go_while_the_tars_are_written_are_in_them_until_the_next_run(
+        self, photos, tmp_path, monkeypatch
+    ):
+        raw = fetched(photos, tmp_path / "raw")
+        look, row = shards._Job.look, rows_of(raw)[0]
+
+        def forgotten_behind_it(job):
+            pieces = look(job)
+            forget(raw, [row.sha256])
+            return pieces
+
+        with monkeypatch.context() as context:
+            context.setattr(shards._Job, "look", forgotten_behind_it)
+            folder, metrics = shard(raw, tmp_path)
+        assert metrics["images"] == 60
+        assert verify(folder) == []
+        assert shard(raw, tmp_path)[1]["images"] == 59
+
+    def test_images_whose_source_is_gone_before_they_are_stored_are_named(self, grown, tmp_path):
+        raw, folder, before = grown
+        shutil.rmtree(tmp_path / "more")
+        with pytest.raises(
+            MocoError, match=r"more: not there, and 46 images came from it; bring them back, or get their"
+        ):
+            shard(raw, tmp_path)
+        assert content(folder) == before
 
 
 class TestBadFiles:
@@ -140,7 +321,7 @@ class TestInterruption:
 
         with monkeypatch.context() as context:
             context.setattr(shards, "write_index", disk_fills)
-            with pytest.raises(MocoError, match="the disk is full; free some space, then run shard again"):
+            with pytest.raises(OSError, match="No space left"):
                 shard(raw, tmp_path, "resumed")
         [work] = (tmp_path / "runs").glob("shards-*[!k]")
         tars = sorted((work / "shards").glob("train*.tar"))
@@ -158,6 +339,20 @@ class TestInterruption:
         assert moved == [before]
         total = len(list(folder.glob("*.tar")))
         assert f"{total - 2} of {total} shards were finished by an earlier run" in capsys.readouterr().out
+
+    def test_shards_of_other_rules_of_what_is_sound_are_not_continued(self, photos, tmp_path, monkeypatch, capsys):
+        raw = fetched(photos, tmp_path / "raw")
+
+        def stops(*arguments):
+            raise MocoError("stopped")
+
+        with monkeypatch.context() as context:
+            context.setattr(shards, "write_index", stops)
+            context.setattr(shards, "RULES", shards.RULES[:1])
+            with pytest.raises(MocoError, match="stopped"):
+                shard(raw, tmp_path, "first")
+        shard(raw, tmp_path, "second")
+        assert "finished by an earlier run" not in capsys.readouterr().out
 
     def test_a_full_disk_is_foreseen(self, photos, tmp_path, monkeypatch):
         raw = fetched(photos, tmp_path / "raw")
@@ -186,7 +381,9 @@ class TestInterruption:
     @pytest.fixture(scope="class")
     def large(self, tmp_path_factory):
         images = np.random.default_rng(0).integers(0, 256, (1400, 256, 256), np.uint8)
-        return fetched("unused", tmp_path_factory.mktemp("large") / "raw", Arrays([(images, None, "train")], []))
+        return fetched(
+            "unused", tmp_path_factory.mktemp("large") / "raw", Arrays(lambda: [(images, None, "train")], [])
+        )
 
     @pytest.fixture(scope="class")
     def unbroken(self, large):
@@ -224,3 +421,17 @@ class TestInterruption:
             shard(large, tmp_path, "second")
         process.communicate(timeout=60)
         assert process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_waits_until_a_process_is_started(number):
+    before = signal.signal(number, signal.default_int_handler)
+    done = []
+    try:
+        with pytest.raises(KeyboardInterrupt), shards.undisturbed():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            done.append(True)
+        assert done and signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)

@@ -17,7 +17,6 @@ from moco.config import Fetch
 from moco.errors import MocoError
 from moco.sources import fashion_mnist
 from moco.sources.hashing import stream
-from moco.sources.manifest import ARRAY_FILE
 from moco.sources.open import open_source
 
 SETTINGS = Fetch(source="folder", path="x", labels="folders", val_fraction=0.1, test_fraction=0.1, split_seed=0)
@@ -26,7 +25,7 @@ SETTINGS = Fetch(source="folder", path="x", labels="folders", val_fraction=0.1, 
 def fetch(source, path, folder=None, **changes):
     settings = SETTINGS.model_copy(update={"source": source, "path": str(path), **changes})
     found = open_source(settings)
-    return found, list(stream(found, folder or Path(path)))
+    return found, list(stream(found, folder or Path(path), None))
 
 
 def put(path, content=b"anything"):
@@ -78,6 +77,72 @@ class TestFolder:
         _, items = fetch("folder", tmp_path / "in")
         assert [item.path for item in items] == ["b/1.jpg"]
 
+    def test_what_a_nas_or_a_desktop_puts_among_images_is_left_out_and_counted(self, tmp_path):
+        for name in ("@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "a/@eaDir/2.jpg", "a/Thumbs.db", "$RECYCLE.BIN/3.jpg"):
+            put(tmp_path / name)
+        for name in ("__MACOSX/a/4.jpg", "Icon\r", "a/1.jpg", "eaDir/5.jpg"):
+            put(tmp_path / name)
+        found, items = fetch("folder", tmp_path)
+        assert [(item.path, item.label) for item in items] == [("a/1.jpg", "a"), ("eaDir/5.jpg", "eaDir")]
+        assert str(found.left_out) == "@eaDir (2), $RECYCLE.BIN (1), Icon (1), __MACOSX (1), Thumbs.db (1)"
+
+    @pytest.mark.parametrize(
+        ("folders", "parts"),
+        [
+            ({"train", "val", "test"}, {"train": "train", "val": "val", "test": "test"}),
+            ({"train", "valid"}, {"train": "all", "valid": "val"}),
+            ({"Training", "Testing"}, {"Training": "train", "Testing": "test"}),
+            ({"train", "dev", "test", ".git", "@eaDir"}, {"train": "train", "dev": "val", "test": "test"}),
+        ],
+    )
+    def test_folders_of_splits_are_splits_and_the_folders_in_them_classes(self, tmp_path, folders, parts):
+        for folder in folders:
+            put(tmp_path / folder / "cat/1.jpg")
+            put(tmp_path / folder / "2.jpg")
+        found, items = fetch("folder", tmp_path)
+        assert {item.path: (item.label, item.part) for item in items} == {
+            f"{folder}/{name}": (label, part)
+            for folder, part in parts.items()
+            for name, label in (("cat/1.jpg", "cat"), ("2.jpg", ""))
+        }
+        assert found.own == {"val" if "v" in name.lower() else "test" for name in parts if name.lower()[:2] != "tr"}
+        assert found.notes[0].startswith("folders taken for splits: ")
+        assert {item.label for item in fetch("folder", tmp_path, labels="none")[1]} == {""}
+
+    @pytest.mark.parametrize("folders", [("train",), ("train", "bus"), ("val", "test"), ("train", "training")])
+    def test_folders_that_are_no_splits_stay_classes(self, tmp_path, folders):
+        for folder in folders:
+            put(tmp_path / folder / "1.jpg")
+        found, items = fetch("folder", tmp_path)
+        assert ({item.label for item in items}, found.own) == (set(folders), frozenset())
+
+    def test_one_folder_around_the_classes_is_pointed_out(self, tmp_path):
+        put(tmp_path / "images/cat/1.jpg")
+        put(tmp_path / "images/dog/2.jpg")
+        found, _ = fetch("folder", tmp_path)
+        assert found.notes == [
+            "all images are in the folder 'images', which is the only class; if the folders in it are the classes, set"
+            f" fetch.path to '{tmp_path}/images'"
+        ]
+        assert fetch("folder", tmp_path / "images")[0].notes == []
+
+    @pytest.mark.parametrize(
+        ("folders", "line"),
+        [
+            (("Annotations", "ImageSets", "JPEGImages"), r"PASCAL VOC's layout .* set fetch.path to '.*/JPEGImages'"),
+            (("images", "labels"), "YOLO's layout"),
+            (("annotations", "train2017", "val2017"), "COCO's layout"),
+            (("annotations", "images"), "COCO's layout"),
+            (("leftImg8bit", "gtFine"), "Cityscapes' layout"),
+        ],
+    )
+    def test_folders_of_annotations_are_refused_by_the_name_of_their_layout(self, tmp_path, folders, line):
+        for folder in folders:
+            put(tmp_path / folder / "1.jpg")
+        with pytest.raises(MocoError, match=line):
+            fetch("folder", tmp_path)
+        assert len(fetch("folder", tmp_path, labels="none")[1]) == len(folders)
+
     def test_a_pipe_among_the_files_does_not_block(self, tmp_path):
         put(tmp_path / "a.jpg")
         os.mkfifo(tmp_path / "b.jpg")
@@ -113,6 +178,82 @@ class TestList:
         pyarrow.parquet.write_table(table, tmp_path / "list.parquet")
         listing = put(tmp_path / "list.csv", b"path,label\na.jpg,3\nb.jpg,\n")
         assert fetch("list", tmp_path / "list.parquet")[1] == fetch("list", listing)[1]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "path,label\na.jpg,cat\nb.jpg,dog\n",
+            "path, label\na.jpg, cat\nb.jpg,dog \n",
+            "Path,Label\r\na.jpg,cat\r\nb.jpg,dog\r\n",
+            "path,class\na.jpg,cat\nb.jpg,dog\n",
+            "path;label\na.jpg;cat\nb.jpg;dog\n",
+            "label\tpath\ncat\ta.jpg\ndog\tb.jpg\n",
+        ],
+    )
+    def test_names_of_columns_and_labels_may_have_spaces_capitals_and_excels_semicolons(self, tmp_path, text):
+        for name in ("a.jpg", "b.jpg"):
+            put(tmp_path / name)
+        _, items = fetch("list", put(tmp_path / "list.csv", text.encode()))
+        assert [(item.path, item.label) for item in items] == [("a.jpg", "cat"), ("b.jpg", "dog")]
+
+    def test_the_columns_that_are_used_and_those_that_are_not_are_named(self, tmp_path):
+        put(tmp_path / "a.jpg")
+        found, _ = fetch(
+            "list", put(tmp_path / "list.csv", b"path,class,width, height,Group,split\na.jpg,cat,1,2,3,val\n")
+        )
+        assert found.notes == [
+            "splits are those of the column split",
+            "groups are those of the column Group",
+            "labels are those of the column class",
+            "columns of the list that are not used: width, height",
+        ]
+
+    @pytest.mark.parametrize("value", ["", "nan", "NaN", "<NA>", "  "])
+    def test_what_stands_for_no_label_or_group_is_none(self, tmp_path, value):
+        put(tmp_path / "a.jpg")
+        listing = put(tmp_path / "list.csv", f"path,label,group\na.jpg,{value},{value}\n".encode())
+        _, items = fetch("list", listing)
+        assert (items[0].label, items[0].group) == ("", "")
+
+    @pytest.mark.parametrize("value", ["none", "None", "null"])
+    def test_a_class_may_be_called_none(self, tmp_path, value):
+        put(tmp_path / "a.jpg")
+        _, items = fetch("list", put(tmp_path / "list.csv", f"path,label\na.jpg,{value}\n".encode()))
+        assert items[0].label == value
+
+    def test_whole_numbers_that_a_gap_made_floats_are_whole_again(self, tmp_path):
+        import pyarrow
+        import pyarrow.parquet
+
+        for name in "abc":
+            put(tmp_path / name)
+        table = pyarrow.table({"path": ["a", "b", "c"], "label": [0.0, float("nan"), 12.0]})
+        pyarrow.parquet.write_table(table, tmp_path / "list.parquet")
+        assert [item.label for item in fetch("list", tmp_path / "list.parquet")[1]] == ["0", "", "12"]
+
+    def test_a_list_of_labels_is_refused_with_its_row(self, tmp_path):
+        import pyarrow
+        import pyarrow.parquet
+
+        put(tmp_path / "a.jpg")
+        pyarrow.parquet.write_table(pyarrow.table({"path": ["a.jpg"], "label": [["cat", "dog"]]}), tmp_path / "l.pq")
+        with pytest.raises(MocoError, match=r"l\.pq, row 1: the label is \['cat', 'dog'\]; an image has one label"):
+            fetch("list", tmp_path / "l.pq")
+
+    def test_a_column_split_gives_the_splits_and_what_is_missing_is_drawn(self, tmp_path):
+        for name in "abc":
+            put(tmp_path / name)
+        listing = put(tmp_path / "list.csv", b"path,split\na,train\nb,Valid\nc,test\n")
+        found, items = fetch("list", listing)
+        assert [item.part for item in items] == ["train", "val", "test"]
+        assert found.own == {"val", "test"}
+        put(listing, b"path,split\na,train\nb,val\n")
+        assert [item.part for item in fetch("list", listing)[1]] == ["all", "val"]
+        put(listing, b"path,split\na,train\nb,holdout\n")
+        with pytest.raises(
+            MocoError, match=r"list\.csv, line 3: the split is 'holdout'; write train, val or test, or rename"
+        ):
+            fetch("list", listing)
 
     def test_a_list_without_labels_is_unlabelled(self, tmp_path):
         put(tmp_path / "a.jpg")
@@ -164,7 +305,7 @@ def fashion(tmp_path, monkeypatch):
 class TestFashionMnist:
     def test_it_is_read_where_the_package_puts_it(self, fashion, tmp_path):
         found, items = fetch("fashion-mnist", "unused", tmp_path)
-        stored = np.load(tmp_path / ARRAY_FILE)
+        stored = np.load(tmp_path / "000000.npy")
         assert stored.shape == (40, 28, 28)
         assert [item.part for item in items] == ["train"] * 30 + ["test"] * 10
         assert items[13].label == found.classes[3] == "Dress"
@@ -230,7 +371,7 @@ def test_cifar10_is_read_from_its_pickled_batches(tmp_path, monkeypatch):
     _, items = fetch("cifar10", tmp_path, out)
     assert [item.part for item in items] == ["train"] * 8 + ["test"] * 4
     assert [item.label for item in items[:4]] == ["airplane", "bird", "bird", "airplane"]
-    np.testing.assert_array_equal(np.load(out / ARRAY_FILE)[5], images["data_batch_2"][1].transpose(1, 2, 0))
+    np.testing.assert_array_equal(np.load(out / "000000.npy")[5], images["data_batch_2"][1].transpose(1, 2, 0))
 
 
 def test_stl10_brings_its_unlabelled_images_to_training(tmp_path, monkeypatch):
@@ -253,7 +394,7 @@ def test_stl10_brings_its_unlabelled_images_to_training(tmp_path, monkeypatch):
     _, items = fetch("stl10", tmp_path, out)
     assert [(item.part, item.label) for item in items[3:5]] == [("train", "bird"), ("train", "")]
     assert [item.label for item in items[10:]] == ["bird", "airplane"]
-    np.testing.assert_array_equal(np.load(out / ARRAY_FILE)[4:10], stored["unlabeled"])
+    np.testing.assert_array_equal(np.load(out / "000000.npy")[4:10], stored["unlabeled"])
 
 
 def test_imagenet_takes_its_validation_folder_for_the_test_set(tmp_path):
@@ -269,6 +410,21 @@ def test_imagenet_takes_its_validation_folder_for_the_test_set(tmp_path):
     assert found.classes == ["n01440764", "n01443537"]
 
 
+def test_imagenet_as_kaggle_packs_it_takes_the_validation_labels_from_its_table(tmp_path):
+    for name in ("train/n01440764/a.JPEG", "val/ILSVRC2012_val_00000001.JPEG"):
+        put(tmp_path / "ILSVRC/Data/CLS-LOC" / name, name.encode())
+    with pytest.raises(MocoError, match=r"images without folders of classes; put Kaggle's LOC_val_solution\.csv into"):
+        fetch("imagenet", tmp_path)
+    put(
+        tmp_path / "LOC_val_solution.csv",
+        b"ImageId,PredictionString\nILSVRC2012_val_00000001,n01440764 1 2 3 4 n01440764 5 6 7 8 \n",
+    )
+    found, items = fetch("imagenet", tmp_path)
+    assert [(item.label, item.part) for item in items] == [("n01440764", "train"), ("n01440764", "test")]
+    assert items[1].path == "ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000001.JPEG"
+    assert found.classes == ["n01440764"]
+
+
 def test_a_public_set_that_cannot_be_downloaded_is_one_line_naming_the_folder(tmp_path):
     with pytest.raises(MocoError, match=r"imagenet: not complete in .*ILSVRC2012_devkit.*put its archives there"):
         fetch("imagenet", tmp_path)
@@ -278,4 +434,4 @@ def test_arrays_that_do_not_fit_the_disk_are_refused_before_anything_is_written(
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**4))
     with pytest.raises(MocoError, match=r"fetching the images needs about 64\.\d MB, 10\.0 kB are free"):
         fetch("fashion-mnist", "unused", tmp_path)
-    assert not (tmp_path / ARRAY_FILE).exists()
+    assert not (tmp_path / "000000.npy").exists()

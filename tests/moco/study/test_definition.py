@@ -6,7 +6,7 @@ from study_records import ROOT
 
 from moco.errors import MocoError
 from moco.study.definition import SCALES, load_study, names, place, variants
-from moco.training.setup import check
+from moco.training.checks import check
 
 STUDIES = ROOT / "studies"
 IMAGES = {"laptop": 54_000, "paper": 1_281_167}

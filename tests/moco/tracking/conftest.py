@@ -55,6 +55,7 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
         command += ["--backend-store-uri", store, "--artifacts-destination", f"{self.folder}/artifacts"]
         environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # nine processes that serve nothing here
         environment.pop("MLFLOW_TRACKING_URI", None)
         with open(f"{self.folder}/server.log", "a") as log:  # noqa: PTH123 - shorter than Path(...).open here
             self.process = subprocess.Popen(

@@ -40,7 +40,7 @@ def row(step: int, spread: float = 0.9) -> dict[str, float]:
 def test_rows_are_reported_once_and_in_order_even_if_the_file_begins_again(tmp_path, monkeypatch):
     monkeypatch.setattr(follow, "SECONDS", 0.01)
     tracked = Remembered()
-    with follow.followed(tmp_path, tracked, 10, SETTINGS, Validation(0, 64)):
+    with follow.followed(tmp_path, tracked, 10, SETTINGS, Validation(0, 64, 256)):
         curve = Curve(tmp_path / "curves.csv", CURVES, upto=0)
         for step in (1, 2, 3):
             curve.add(row(step))
@@ -59,7 +59,7 @@ def test_rows_are_reported_once_and_in_order_even_if_the_file_begins_again(tmp_p
 def test_an_alarm_is_a_tag_with_its_remedy_once(tmp_path, monkeypatch):
     monkeypatch.setattr(follow, "SECONDS", 0.01)
     tracked = Remembered()
-    with follow.followed(tmp_path, tracked, 10, SETTINGS, Validation(0, 64)):
+    with follow.followed(tmp_path, tracked, 10, SETTINGS, Validation(0, 64, 256)):
         curve = Curve(tmp_path / "curves.csv", CURVES, upto=0)
         for step in range(95, 120):
             curve.add(row(step, spread=0.01))

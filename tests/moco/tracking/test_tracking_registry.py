@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
+import cv2
 import mlflow
 import numpy as np
 import pytest
 import torch
+from mlflow.types import DataType
 from pydantic import TypeAdapter
-from small_material import ROOT
+from small_material import ROOT, write_gray_numbers
 
 from moco import tracking
 from moco.config import load_params
@@ -21,8 +24,12 @@ from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
 from moco.encoders.resnet import ResNet
 from moco.errors import MocoError
 from moco.features.extract import embed_images
+from moco.images.index import open_split
+from moco.runs.folder import training_hash
 from moco.tracking.registry import CHAMPION, MODEL_NAME, champion_folder
+from moco.tracking.serving import COLUMN
 from pipelines.start import start
+from pipelines.versions import Version
 
 
 def encoder_folder(folder, seed):
@@ -33,6 +40,17 @@ def encoder_folder(folder, seed):
     )
     save_encoder(folder, backbone, spec)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def pyfunc_alone(monkeypatch):
+    """The other flavors take seconds, and a file of their own tests them."""
+    monkeypatch.setattr("moco.tracking.flavors.PROGRAMS", {})
+
+
+def files(images):
+    """As a program that serves images has them: what is in each file."""
+    return [{COLUMN: cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()} for image in images]
 
 
 @pytest.fixture
@@ -67,7 +85,7 @@ def test_the_champion_is_downloaded_as_an_encoder_folder(register, tmp_path, tra
         champion_folder(),
     ):
         pass
-    tracking.promote(register(1, knn=0.5), "knn", 0.5, "val", unused)
+    tracking.promote(register(1, knn=0.5), "knn", 0.5, 1000, "val", unused)
     with champion_folder() as folder:
         assert load_encoder(folder).spec == load_encoder(tmp_path / "encoder1").spec
         own = (tmp_path / "encoder1/encoder.safetensors").read_bytes()
@@ -76,8 +94,8 @@ def test_the_champion_is_downloaded_as_an_encoder_folder(register, tmp_path, tra
 
 
 def test_embeddings_from_the_champion_are_those_of_the_encoder_folder(register, tmp_path, images):
-    tracking.promote(register(1, knn=0.5), "knn", 0.5, "val", unused)
-    features = mlflow.pyfunc.load_model("models:/moco-encoder@champion").predict(images)
+    tracking.promote(register(1, knn=0.5), "knn", 0.5, 1000, "val", unused)
+    features = mlflow.pyfunc.load_model("models:/moco-encoder@champion").predict(files(images))
     expected = embed_images(load_encoder(tmp_path / "encoder1"), list(images))
     assert features.dtype == np.float32
     assert features.shape == (5, 256)
@@ -87,21 +105,23 @@ def test_embeddings_from_the_champion_are_those_of_the_encoder_folder(register, 
 def test_an_embedding_does_not_depend_on_the_other_images(register, images):
     register(1)
     model = mlflow.pyfunc.load_model("models:/moco-encoder/1")
-    together = model.predict(images)
-    alone = np.concatenate([model.predict(images[i : i + 1]) for i in range(5)])
+    together = model.predict(files(images))
+    alone = np.concatenate([model.predict(files(images[i : i + 1])) for i in range(5)])
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
     assert np.abs(together[0] - together[1]).max() > 1e-2
 
 
-def test_the_model_says_what_it_takes_and_refuses_floats(register, images):
+def test_the_model_says_what_it_takes_and_refuses_what_is_no_image(register, images):
     register(1)
     model = mlflow.pyfunc.load_model("models:/moco-encoder/1")
     (takes,) = model.metadata.signature.inputs.inputs
     (gives,) = model.metadata.signature.outputs.inputs
-    assert (takes.type, takes.shape) == (np.dtype(np.uint8), (-1, -1, -1, 3))
+    assert (takes.name, takes.type) == ("image", DataType.binary)
     assert (gives.type, gives.shape) == (np.dtype(np.float32), (-1, 256))
-    with pytest.raises(mlflow.exceptions.MlflowException):
-        model.predict(images.astype(np.float32))
+    with pytest.raises(MocoError, match=r"row 1: no readable image .*give a file's bytes"):
+        model.predict([*files(images[:1]), {"image": b"no image"}])
+    np.testing.assert_array_equal(model.get_raw_model().embed(list(images)), model.predict(files(images)))
+    assert model.predict(model.input_example).shape == (1, 256)
 
 
 LOAD_ELSEWHERE = """
@@ -116,7 +136,7 @@ try:
 except ModuleNotFoundError:
     pass
 encoder = mlflow.pyfunc.load_model("models:/moco-encoder/1")
-features = encoder.predict(np.load({images!r}))
+features = encoder.get_raw_model().embed(np.load({images!r}))
 import moco
 assert root not in moco.__file__, moco.__file__
 np.save({features!r}, features)
@@ -162,10 +182,10 @@ def test_other_weights_under_the_same_settings_are_another_version(tracked, tmp_
     assert versions == ["1", "2"]
 
 
-@pytest.mark.parametrize(("value", "winner"), [(0.51, "2"), (0.5, "1"), (0.49, "1"), (float("nan"), "1")])
-def test_the_alias_moves_only_to_a_strictly_better_version(register, value, winner):
-    assert "none before" in tracking.promote(register(1, knn=0.5), "knn", 0.5, "val", unused)
-    line = tracking.promote(register(2, knn=value), "knn", value, "val", unused)
+@pytest.mark.parametrize(("value", "winner"), [(0.55, "2"), (0.51, "1"), (0.5, "1"), (0.49, "1"), (float("nan"), "1")])
+def test_the_alias_moves_only_to_a_version_that_is_better_beyond_chance(register, value, winner):
+    assert "none before" in tracking.promote(register(1, knn=0.5), "knn", 0.5, 1000, "val", unused)
+    line = tracking.promote(register(2, knn=value), "knn", value, 1000, "val", unused)
     assert champion() == winner
     assert "version 2" in line
     assert "\n" not in line
@@ -173,7 +193,7 @@ def test_the_alias_moves_only_to_a_strictly_better_version(register, value, winn
 
 @pytest.mark.parametrize(("champions_figure", "winner"), [(0.9, "1"), (0.3, "2")])
 def test_a_champion_of_other_data_is_first_evaluated_on_the_new_data(register, tmp_path, champions_figure, winner):
-    tracking.promote(register(1, validation="old data", knn=0.5), "knn", 0.5, "old data", unused)
+    tracking.promote(register(1, validation="old data", knn=0.5), "knn", 0.5, 1000, "old data", unused)
     seen = []
 
     def reevaluate(folder):
@@ -181,33 +201,43 @@ def test_a_champion_of_other_data_is_first_evaluated_on_the_new_data(register, t
         return champions_figure
 
     version = register(2, validation="new data", knn=0.6)
-    tracking.promote(version, "knn", 0.6, "new data", reevaluate)
+    tracking.promote(version, "knn", 0.6, 1000, "new data", reevaluate)
     assert champion() == winner
     assert seen == ["training1"]
-    tracking.promote(version, "knn", 0.6, "new data", unused)  # a retry has the figure already
+    tracking.promote(version, "knn", 0.6, 1000, "new data", unused)  # a retry has the figure already
 
 
 def test_a_champion_that_cannot_be_evaluated_stays(register, capsys):
-    tracking.promote(register(1, validation="old", knn=0.5), "knn", 0.5, "old", unused)
+    tracking.promote(register(1, validation="old", knn=0.5), "knn", 0.5, 1000, "old", unused)
 
     def broken(folder):
         raise ValueError("no labels in common")
 
-    line = tracking.promote(register(2, validation="new", knn=0.9), "knn", 0.9, "new", broken)
+    line = tracking.promote(register(2, validation="new", knn=0.9), "knn", 0.9, 1000, "new", broken)
     assert champion() == "1"
     assert line == "champion: stays version 1, it could not be evaluated on the new data (no labels in common)"
 
 
 def test_without_labels_the_first_version_is_champion_and_the_second_is_not(register):
-    assert "none before" in tracking.promote(register(1), "knn", None, "val", unused)
-    assert "version 2 has no knn" in tracking.promote(register(2), "knn", None, "val", unused)
+    assert "none before" in tracking.promote(register(1), "knn", None, 1000, "val", unused)
+    assert "version 2 has no knn" in tracking.promote(register(2), "knn", None, 1000, "val", unused)
     assert champion() == "1"
+
+
+def test_a_collapsed_version_is_never_champion(register):
+    flaw = "its features have collapsed (effective rank 1.0)"
+    line = tracking.promote(register(1, knn=0.9), "knn", 0.9, 1000, "val", unused, flaw)
+    assert line == f"champion: there is none, version 1 is left out: {flaw}"
+    tracking.promote(register(2, knn=0.5), "knn", 0.5, 1000, "val", unused)
+    line = tracking.promote("1", "knn", 0.9, 1000, "val", unused, flaw)
+    assert line.startswith("champion: stays version 2")
+    assert champion() == "2"
 
 
 def test_a_retry_of_the_champion_changes_nothing(register):
     version = register(1, knn=0.5)
-    tracking.promote(version, "knn", 0.5, "val", unused)
-    assert "already" in tracking.promote(version, "knn", 0.5, "val", unused)
+    tracking.promote(version, "knn", 0.5, 1000, "val", unused)
+    assert "already" in tracking.promote(version, "knn", 0.5, 1000, "val", unused)
 
 
 def test_switched_off_nothing_is_logged_or_promoted(tmp_path, monkeypatch, images):
@@ -215,7 +245,7 @@ def test_switched_off_nothing_is_logged_or_promoted(tmp_path, monkeypatch, image
     with tracking.stage_run("pretrain", {}) as run:
         assert tracking.log_encoder(run, tmp_path, images) is None
     assert tracking.register_encoder(None, "hash", {}, "val") is None
-    assert "nothing is registered" in tracking.promote(None, "knn", 0.5, "val", unused)
+    assert "nothing is registered" in tracking.promote(None, "knn", 0.5, 1000, "val", unused)
 
 
 @pytest.mark.slow
@@ -224,12 +254,12 @@ def test_the_registry_of_a_server_serves_as_well(server, tmp_path, images):
     with tracking.stage_run("pretrain", {}) as run:
         uri = tracking.log_encoder(run, folder, images)
     version = tracking.register_encoder(uri, "training1", {"knn": 0.5}, "val")
-    tracking.promote(version, "knn", 0.5, "val", unused)
-    features = mlflow.pyfunc.load_model("models:/moco-encoder@champion").predict(images)
+    tracking.promote(version, "knn", 0.5, 1000, "val", unused)
+    features = mlflow.pyfunc.load_model("models:/moco-encoder@champion").predict(files(images))
     np.testing.assert_array_equal(features, embed_images(load_encoder(folder), list(images)))
     server.kill()
     assert tracking.register_encoder(uri, "training1", {"knn": 0.5}, "val") is None
-    assert "not decided" in tracking.promote(version, "knn", 0.5, "val", unused)
+    assert "not decided" in tracking.promote(version, "knn", 0.5, 1000, "val", unused)
 
 
 def params(**init):
@@ -244,7 +274,7 @@ def test_start_fetches_the_champion_or_another_model_for_the_next_run(register, 
     start(params(kind="champion"))
     assert "there is no champion yet" in capsys.readouterr().out
     assert not FETCHED.exists()
-    tracking.promote(register(1, knn=0.5), "knn", 0.5, "val", unused)
+    tracking.promote(register(1, knn=0.5), "knn", 0.5, 1000, "val", unused)
     register(2, knn=0.4)
     for init, seed, version in (
         ({"kind": "champion"}, 1, "1"),
@@ -266,3 +296,66 @@ def test_start_fetches_the_champion_or_another_model_for_the_next_run(register, 
     monkeypatch.setenv("MOCO_TRACKING", "off")
     with pytest.raises(MocoError, match="tracking is off"):
         start(params(kind="champion"))
+
+
+def test_a_champion_that_these_images_and_settings_made_is_not_begun_with_again(
+    register, tmp_path, monkeypatch, capsys
+):
+    """Else a night without new images would train on, and each after it."""
+    monkeypatch.chdir(tmp_path)
+    champion = params(kind="champion")
+    tracking.promote(register(1, knn=0.5), "knn", 0.5, 1000, "val", unused)
+    shards = write_gray_numbers(tmp_path / "data")
+    start(champion)
+    before = {path.name: path.read_bytes() for path in FETCHED.iterdir()}
+    made = training_hash(champion.pretrain, open_split(shards, "train").data_hash)
+    folder = encoder_folder(tmp_path / "better", 2)
+    spec = json.loads((folder / "encoder.json").read_text())
+    (folder / "encoder.json").write_text(json.dumps(spec | {"training_hash": made}))
+    with tracking.stage_run("linear", {}) as run:
+        uri = tracking.log_encoder(run, folder, [np.zeros((8, 8, 3), np.uint8)])
+    tracking.promote(tracking.register_encoder(uri, made, {"knn": 0.9}, "val"), "knn", 0.9, 1000, "val", unused)
+    capsys.readouterr()
+    start(champion)
+    assert "is what these images and settings made; data/start/model stays" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in FETCHED.iterdir()} == before
+    shutil.rmtree(shards)  # other images, or none yet
+    start(champion)
+    assert json.loads((FETCHED / "origin.json").read_text())["training_hash"] == made
+
+
+def test_start_fetches_what_a_version_began_with_though_the_champion_is_another(
+    register, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    tracking.promote(register(1, knn=0.5), "knn", 0.5, 1000, "val", unused)
+    start(params(kind="champion"))
+    before = {path.name: path.read_bytes() for path in FETCHED.iterdir()}
+    origin = json.loads(before["origin.json"])
+    known = {"version-1": Version("version-1", "", start=origin), "version-0": Version("version-0", "")}
+    monkeypatch.setattr("pipelines.start.find", lambda folder, name: known[name])
+    tracking.promote(register(2, knn=0.9), "knn", 0.9, 1000, "val", unused)
+    start(params(kind="champion"))
+    assert json.loads((FETCHED / "origin.json").read_text())["version"] == "2"
+    start(params(kind="champion"), as_in="version-1")
+    assert {path.name: path.read_bytes() for path in FETCHED.iterdir()} == before
+    start(params(kind="champion"), as_in="version-0")
+    assert not FETCHED.exists()
+    known["version-1"] = Version("version-1", "", start=origin | {"training_hash": "another"})
+    with pytest.raises(MocoError, match=r"version-1: began with models:/moco-encoder/1 \(training another\), which"):
+        start(params(kind="champion"), as_in="version-1")
+
+
+def test_a_versions_name_is_on_runs_and_model(register, tracked, tmp_path, monkeypatch):
+    client, experiment = tracked
+    parent = tracking.start_pipeline_run("brave-owl", flow_run="1")
+    monkeypatch.setenv("MOCO_PIPELINE_RUN", parent)
+    assert register(1) == "1"
+    monkeypatch.setenv("MOCO_PIPELINE_RUN", "")
+    assert register(2) == "2"  # of another run
+    tracking.name_runs("version-2026-11-30", parent, tmp_path / "encoder1/encoder.safetensors")
+    named = client.search_runs([experiment], "tags.version = 'version-2026-11-30'")
+    assert {run.info.run_name for run in named} == {"version-2026-11-30 brave-owl", "pretrain"}
+    assert len(named) == 2
+    assert client.get_model_version_by_alias(MODEL_NAME, "version-2026-11-30").version == 1
+    assert client.get_model_version(MODEL_NAME, "1").tags["version"] == "version-2026-11-30"

@@ -1,16 +1,21 @@
 """What MLflow holds after a stage, and what a stage notices of MLflow: nothing."""
 
+import functools
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
+from fault_proxy import fault_proxy
 
 from moco import tracking
 from moco.errors import Interrupted, MocoError
-from moco.tracking import connection, runs
+from moco.tracking import connection, pipeline, runs
+from moco.tracking.sender import Sender
 
 
 def history(client, run_id, name):
@@ -35,7 +40,7 @@ def test_a_stage_is_a_child_with_params_metrics_data_files_and_origin(tracked, t
         run.dataset("fashion-mnist", "0123456789abcdef0123456789abcdef.dir", "data/shards")
         run.artifact(tmp_path / "curve.csv", "curves")
         run.artifact(tmp_path / "pictures", "pictures")
-        run.results({"moco": {"linear_top1": 0.84}, "labels": None})
+        run.results({"moco": {"linear_top1": 0.84}, "labels": None, "loss": 0.5})
     tracking.end_pipeline_run(parent, "FINISHED")
 
     child, whole = client.get_run(run.id), client.get_run(parent)
@@ -46,10 +51,10 @@ def test_a_stage_is_a_child_with_params_metrics_data_files_and_origin(tracked, t
     assert child.data.tags["mlflow.source.git.commit"] == head
     params = {"pretrain.views.order": "v2", "pretrain.milestones": "[0.6, 0.8]"}
     assert child.data.params == whole.data.params == params
-    assert history(client, run.id, "loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert history(client, run.id, "loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]  # and no result at step 0
     assert "knn_top1" not in child.data.metrics
     assert child.data.metrics["moco.linear_top1"] == 0.84
-    assert whole.data.metrics == {"pretrain.moco.linear_top1": 0.84}
+    assert whole.data.metrics == {"pretrain.moco.linear_top1": 0.84, "pretrain.loss": 0.5}
     assert any(name.startswith("system/cpu") for name in child.data.metrics)
     (data,) = child.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("fashion-mnist", "0123456789abcdef0123456789abcdef.dir")
@@ -119,6 +124,22 @@ def test_the_parent_of_a_driver_that_was_killed_is_closed_by_the_next_one(tracke
     tracking.start_pipeline_run("next", flow_run="flow-2")
     assert client.get_run(dead).info.status == "KILLED"
     assert client.get_run(ours).info.status == "RUNNING"
+
+
+def test_a_clock_that_is_set_back_makes_no_other_process_of_a_driver(monkeypatch):
+    here = pipeline._address(psutil.Process())
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: 0.0)
+    assert pipeline._address(psutil.Process()) == here
+    assert pipeline._is_alive(here)
+
+
+def test_a_clock_that_is_set_back_leaves_the_machine_s_figures_in_order(tracked, monkeypatch):
+    client, _ = tracked
+    with tracking.stage_run("pretrain", {}) as run:
+        back = SimpleNamespace(time=lambda: 0.0, monotonic=time.monotonic, time_ns=time.time_ns)
+        monkeypatch.setattr(runs, "time", back)
+    name = "system/cpu_utilization_percentage"
+    assert [0 <= step < 600 for step, _ in history(client, run.id, name)] == [True]
 
 
 STAGE = "from moco import tracking\nwith tracking.stage_run('{0}', {{}}): pass\n"
@@ -237,9 +258,10 @@ def test_a_server_that_is_not_there_costs_no_time_and_is_said_once(monkeypatch, 
             run.metrics({"loss": 1.0}, step)
         assert time.monotonic() - began < 0.5
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 1
+    assert len(said) == 2
     assert "127.0.0.1:9 is out of reach" in said[0]
-    assert "secret" not in said[0]
+    assert "the record is not complete" in said[1] and "`dvc repro --force --single-item pretrain`" in said[1]
+    assert "secret" not in "".join(said)
 
 
 def test_a_record_that_is_refused_is_said_once_and_the_others_are_kept(tracked, tmp_path, capsys):
@@ -273,6 +295,69 @@ def test_a_server_killed_in_the_middle_holds_nothing_up_and_gets_the_rest_when_i
     assert history(client, run.id, "loss") == [(step, float(step)) for step in range(50)]
     assert client.get_run(run.id).info.status == "FINISHED"
     assert len([line for line in capsys.readouterr().out.splitlines() if "out of reach" in line]) == 1
+
+
+@pytest.fixture
+def troubled(server, monkeypatch):
+    """A proxy before the server; calls that failed are repeated soon."""
+    monkeypatch.setattr(runs, "Sender", functools.partial(Sender, retry_seconds=0.2))
+    monkeypatch.setattr(runs, "GATHER_SECONDS", 0.1)
+    with fault_proxy(server.uri) as proxy:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
+        yield proxy
+
+
+def measured(run, steps):
+    """Give the seconds that the slowest call took."""
+    slowest = 0.0
+    for step in steps:
+        began = time.monotonic()
+        run.metrics({"loss": float(step)}, step)
+        slowest = max(slowest, time.monotonic() - began)
+        time.sleep(0.02)
+    return slowest
+
+
+@pytest.mark.slow
+def test_a_server_that_answers_500_for_a_while_has_the_whole_record_in_the_end(troubled, capsys):
+    with tracking.stage_run("pretrain", {"a": 1}) as run:
+        assert measured(run, range(10)) < 0.1
+        troubled.status = 500
+        assert measured(run, range(10, 50)) < 0.1
+        while not run._said:
+            time.sleep(0.1)
+        troubled.status = None
+    client, _ = connection.connect()
+    assert history(client, run.id, "loss") == [(step, float(step)) for step in range(50)]
+    assert client.get_run(run.id).info.status == "FINISHED"
+    said = capsys.readouterr().out
+    assert "too many 500 error responses" in said and "not complete" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("enough", [True, False])
+def test_a_slow_server_has_the_record_in_time_or_a_line_says_that_it_has_not(troubled, monkeypatch, capsys, enough):
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
+    troubled.delay = 1.0
+    began = time.monotonic()
+    with tracking.stage_run("linear", {"a": 1}) as run:
+        assert time.monotonic() - began < 15  # the loading of modules; the server is given up for now
+        assert measured(run, range(50)) < 0.1
+        while not run.id:
+            time.sleep(0.1)
+        if not enough:
+            troubled.delay = 20.0
+            monkeypatch.setitem(runs.FLUSH_SECONDS, "FINISHED", 1.0)
+        began = time.monotonic()
+    said = capsys.readouterr().out
+    assert ("the record is not complete" in said) is not enough
+    if enough:
+        client, _ = connection.connect(patient=True)
+        assert history(client, run.id, "loss") == [(step, float(step)) for step in range(50)]
+        assert client.get_run(run.id).info.status == "FINISHED"
+    else:
+        assert time.monotonic() - began < 5
+        assert "`dvc repro --force --single-item linear` records it" in said
 
 
 @pytest.mark.slow
@@ -315,6 +400,43 @@ def test_the_beginning_of_a_pipeline_says_where_to_look(tracked, tmp_path, capsy
 def test_the_page_of_a_run_on_a_server_is_printed_without_a_password(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@tracking.example.org/")
     assert connection.where_to_look("3", "abc") == "https://tracking.example.org/#/experiments/3/runs/abc"
+
+
+def test_no_password_of_a_server_is_printed_by_anything(server, monkeypatch, tmp_path):
+    """Of a run that ends well, and of one whose server is gone."""
+    address = server.uri.replace("//", "//me:secret@")
+    code = (
+        "from moco import tracking\n"
+        "parent = tracking.start_pipeline_run('a pipeline')\n"
+        "import os; os.environ['MOCO_PIPELINE_RUN'] = parent or ''\n"
+        "with tracking.stage_run('pretrain', {'seed': 1}) as run: run.metrics({'loss': 1.0}, 0)\n"
+        "tracking.end_pipeline_run(parent, 'FINISHED')\n"
+    )
+
+    def said() -> str:
+        env = {**os.environ, "MLFLOW_TRACKING_URI": address, "MOCO_TRACKING": "on"}
+        env.pop("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", None)
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
+
+    printed = said()
+    assert f"tracking: {server.uri}/#/experiments" in printed
+    assert "secret" not in printed
+    server.kill()
+    printed = said()
+    assert "out of reach" in printed
+    assert "secret" not in printed
+
+
+def test_a_pipeline_run_in_which_nothing_ran_leaves_no_record(tracked, monkeypatch):
+    client, experiment = tracked
+    empty, failed, whole = (tracking.start_pipeline_run(name, flow_run=name) for name in ("a", "b", "c"))
+    monkeypatch.setenv("MOCO_PIPELINE_RUN", whole)
+    with tracking.stage_run("fetch", {}):
+        pass
+    for run, status in ((empty, "FINISHED"), (failed, "FAILED"), (whole, "FINISHED")):
+        tracking.end_pipeline_run(run, status)
+    assert {run.info.run_name for run in client.search_runs([experiment])} == {"b", "c", "fetch"}
 
 
 def test_mlflow_s_usage_reports_are_off_before_mlflow_is_imported():

@@ -12,6 +12,7 @@ from moco.encoders.init import Champion, File, Model, Published
 from moco.encoders.kinds import network_of
 from moco.encoders.normalize import IMAGENET_MEAN
 from moco.errors import MocoError
+from moco.optimizers import LARS, SGD, AdamW
 from moco.runs import checkpoints
 from moco.runs.folder import training_hash
 from moco.training import setup
@@ -40,7 +41,11 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 @pytest.fixture
 def trained(tmp_path):
     """A run's checkpoint after a step, and its model and optimizer."""
-    chosen = settings(seed=1)
+    return trained_with(tmp_path)
+
+
+def trained_with(tmp_path, **values):
+    chosen = settings(seed=1, **values)
     model, optimizer, _ = begun(chosen)
     for group in optimizer.param_groups:
         group["lr"] = 0.1
@@ -80,13 +85,64 @@ def test_parts_that_do_not_fit_are_drawn(trained):
     assert same(model.encoder_q.backbone, trained[1].encoder_q.backbone)
     assert "drawn by the seed: head" in said and "queue" not in said.split(" of ")[0]
     assert model.dictionary.keys.shape == (32, 24) and not optimizer.state
+    assert "the optimizer starts without a past, for its momentum has another shape at head.2.weight" in said
 
 
-def test_a_queue_that_goes_on_is_full(trained):
+OPTIMIZERS = {
+    "sgd": SGD(kind="sgd", momentum=0.9, weight_decay=0),
+    "lars": LARS(kind="lars", momentum=0.9, trust_coefficient=0.001, weight_decay=0.1),
+    "adamw": AdamW(kind="adamw", beta1=0.9, beta2=0.95, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("mine", OPTIMIZERS)
+@pytest.mark.parametrize("theirs", OPTIMIZERS)
+def test_momentum_goes_between_optimizers_of_one_kind_and_else_the_line_says_why_not(tmp_path, theirs, mine):
+    path, before, optimizer, _ = trained_with(tmp_path, optimizer=OPTIMIZERS[theirs])
+    chosen = settings(optimizer=OPTIMIZERS[mine], init=File(kind="file", path=str(path), parts="all"))
+    model, after, said = begun(chosen)
+    if theirs == mine != "adamw":
+        assert ", the optimizer's momentum of" in said and "past" not in said
+        for here, there in zip(model.encoder_q.parameters(), before.encoder_q.parameters(), strict=True):
+            assert torch.equal(after.state[here]["momentum_buffer"], optimizer.state[there]["momentum_buffer"])
+        after.step()  # what was loaded is what the optimizer expects
+    else:
+        held = theirs.removesuffix("w")
+        assert f"starts without a past, for the file's state is of {held} and pretrain.optimizer.kind = {mine}:" in said
+        assert not after.state and "\n" not in said
+
+
+def test_a_file_without_an_optimizer_is_told(trained, tmp_path):
+    torch.save(trained[1].encoder_q.backbone.state_dict(), tmp_path / "backbone.pth")
+    path = str(tmp_path / "backbone.pth")
+    said = begun(settings(init=File(kind="file", path=path, parts="all")))[2]
+    assert said.endswith(
+        "drawn by the seed: head; the optimizer starts without a past, for the file has no optimizer's state"
+    )
+    assert "optimizer" not in begun(settings(init=File(kind="file", path=path)))[2]
+
+
+@pytest.mark.parametrize(("start", "real"), [("random", 32), ("keys", 8)])
+def test_a_queue_continues_with_its_real_keys_alone(tmp_path, start, real):
     kind = dictionary("momentum-queue", num_keys=32, start="keys")
-    model, _, _ = begun(settings(dictionary=kind, init=File(kind="file", path=str(trained[0]), parts="all")))
-    assert model.dictionary.negatives(None).shape == (32, 16)
-    assert int(model.dictionary.pointer) == int(trained[1].dictionary.pointer) == 8
+    path, before, _, _ = trained_with(tmp_path, dictionary=dictionary("momentum-queue", num_keys=32, start=start))
+    begins = File(kind="file", path=str(path), parts="all")
+    model, _, said = begun(settings(dictionary=kind, init=begins))
+    assert torch.equal(model.dictionary.negatives(None), before.dictionary.keys[:real])
+    assert int(model.dictionary.pointer) == int(before.dictionary.pointer) == 8
+    assert f"queue of {real} keys" in said
+    model, _, _ = begun(settings(dictionary=dictionary("momentum-queue", num_keys=32, start="random"), init=begins))
+    assert torch.equal(model.dictionary.negatives(None), before.dictionary.keys)
+
+
+def test_a_count_of_keys_that_cannot_be_is_named(tmp_path):
+    kind = dictionary("momentum-queue", num_keys=32, start="keys")
+    path, *_ = trained_with(tmp_path, dictionary=kind)
+    content = torch.load(path, weights_only=True)
+    content["model"]["dictionary.filled"].fill_(33)
+    torch.save(content, path)
+    with pytest.raises(MocoError, match=r"dictionary\.filled is no place in a queue of 32; remove it"):
+        begun(settings(init=File(kind="file", path=str(path), parts="all")))
 
 
 def test_an_encoder_of_ours_brings_its_mean_and_deviation(tmp_path):
@@ -123,6 +179,29 @@ def test_the_name_of_a_run_knows_the_code_of_its_own_network(tmp_path, monkeypat
     first = training_hash(chosen, "data")
     file.write_text("a = 2\n")
     assert training_hash(chosen, "data") != first
+
+
+def test_a_librarys_file_begins_a_run_without_its_classifier(tmp_path):
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("test_convnext")
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    file = File(kind="file", path=str(tmp_path / "a.pth"))
+    model, _, said = begun(settings(encoder=network_of("timm:test_convnext"), image_size=32, init=file))
+    own = network.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in model.encoder_q.backbone.state_dict().items())
+    assert "timm:test_convnext" in said and "unused: head.* (2)" in said
+    assert "mean and deviation are taken to be ImageNet's" in said
+
+
+@pytest.mark.parametrize("theirs", ["timm:resnet10t", "timm:resnet18"])
+def test_a_run_of_a_librarys_network_goes_on_from_its_own_checkpoint(tmp_path, theirs):
+    pytest.importorskip("timm")
+    network = network_of(theirs)
+    path, before, _, _ = trained_with(tmp_path, encoder=network)
+    init = File(kind="file", path=str(path), parts="all")
+    model, _, said = begun(settings(encoder=network, init=init))
+    assert same(model.encoder_q, before.encoder_q)
+    assert theirs in said and "ImageNet" not in said
 
 
 def test_published_weights_come_from_the_library(monkeypatch):

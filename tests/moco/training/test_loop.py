@@ -19,8 +19,8 @@ from moco.momentum_contrast import MoCo
 from moco.processes import Processes
 from moco.runs import checkpoints
 from moco.runs.curves import read_rows
+from moco.training import checks, setup
 from moco.training import log as record
-from moco.training import setup
 from moco.training.loop import pretrain
 from moco.training.monitor import Monitor
 from moco.training.run import Run
@@ -74,10 +74,34 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_a_remedy(run):
 
 def test_a_loss_that_is_not_finite_is_found_before_a_checkpoint_is_saved(run):
     hot = run.settings.model_copy(update={"lr_per_256": 1e30, "log_every_steps": 1000})
-    with pytest.raises(MocoError, match=r"the loss is (nan|inf) at step") as error:
+    with pytest.raises(MocoError, match=r"(the loss is (nan|inf) at|weights are not finite after) step") as error:
         train(replace(run, settings=hot, machine=run.machine.model_copy(update={"checkpoint_every_steps": 1})))
-    step = int(re.search(r"at step (\d+)", str(error.value))[1])
-    assert checkpoints.newest_step(run.folder) == step - 1
+    step = int(re.search(r"step (\d+)", str(error.value))[1])
+    assert (checkpoints.newest_step(run.folder) or 0) == step - 1
+
+
+def test_weights_that_are_not_finite_are_never_saved(run, monkeypatch):
+    rates = setup.set_rates
+
+    def diverging(model, optimizer, settings, step, total):
+        rate = rates(model, optimizer, settings, step, total)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e38 if step == total - 1 else rate  # the last loss is still finite
+        return rate
+
+    monkeypatch.setattr(setup, "set_rates", diverging)
+    quiet = run.settings.model_copy(update={"knn_every_epochs": 0})
+    with pytest.raises(
+        MocoError, match=r"the encoder's weights are not finite after step \d+.*lower pretrain.lr_per_256"
+    ):
+        train(replace(run, settings=quiet))
+    assert not run.done()
+
+
+def test_features_that_are_not_finite_stop_at_the_reading(run, monkeypatch):
+    monkeypatch.setattr(Monitor, "_features", lambda self, *rest: np.full((9, 4), np.nan, np.float32))
+    with pytest.raises(MocoError, match=r"the features of validation images are not finite after epoch 1.*lr_per_256"):
+        train(run)
 
 
 def test_fewer_images_than_a_batch_are_refused(run):
@@ -88,8 +112,8 @@ def test_fewer_images_than_a_batch_are_refused(run):
 
 def test_processes_that_cannot_hold_whole_groups_are_refused(run):
     with pytest.raises(MocoError, match="leaves no whole groups"):
-        setup.check(run.settings, len(run.images), world_size=2)
-    setup.check(run.settings, len(run.images), world_size=3)
+        checks.check(run.settings, len(run.images), world_size=2)
+    checks.check(run.settings, len(run.images), world_size=3)
 
 
 def test_without_shuffling_the_keys_keep_the_company_of_their_queries(run, monkeypatch):

@@ -27,60 +27,10 @@ def settings(mechanism: str = "momentum-queue", **values):
     return PRETRAIN.model_copy(update=update)
 
 
-def test_a_batch_may_hold_every_image_and_no_more():
-    setup.check(settings(), 24, 1)
-    with pytest.raises(MocoError, match="global_batch = 24 is more than the 23 training images; lower it"):
-        setup.check(settings(), 23, 1)
-
-
-def test_a_bank_holds_a_steps_negatives_beside_its_batch():
-    bank = settings("memory-bank")
-    setup.check(bank, bank.negatives + 24, 1)
-    with pytest.raises(MocoError, match=rf"lower it to {bank.negatives - 1} at most"):
-        setup.check(bank, bank.negatives + 23, 1)
-
-
-def test_every_process_holds_whole_groups():
-    for processes in (1, 2, 3, 6):
-        setup.check(settings(), 100, processes)
-    for processes in (4, 5, 12):
-        with pytest.raises(MocoError, match="use a number of processes that divides 6"):
-            setup.check(settings(), 100, processes)
-
-
-@pytest.mark.parametrize(
-    ("processes", "max_batch", "size"),
-    [
-        (1, None, 24),
-        (2, None, 12),
-        (1, 24, 24),
-        (1, 23, 20),
-        (1, 7, 4),
-        (1, 4, 4),
-        (2, 12, 12),
-        (2, 11, 8),
-        (2, 100, 12),
-    ],
-)
-def test_a_process_encodes_its_share_or_as_many_whole_groups_as_fit(processes, max_batch, size):
-    assert setup.micro_batch_size(settings(), processes, max_batch) == size
-
-
-def test_a_group_that_does_not_fit_and_a_step_that_cannot_be_divided_are_refused():
-    with pytest.raises(MocoError, match=r"max_batch_per_process = 3 holds no group .* = 4 images; raise it"):
-        setup.micro_batch_size(settings(), 1, 3)
-    whole = settings("end-to-end")
-    assert setup.micro_batch_size(whole, 2, 12) == 12
-    with pytest.raises(MocoError, match=r"lower pretrain.global_batch to 16, or raise it"):
-        setup.micro_batch_size(whole, 2, 8)
-
-
-def test_tars_elsewhere_and_parts_of_a_set_need_the_order_that_reads_them():
-    images, stream = SimpleNamespace(chosen=None), Stream(lanes=4, window=8)
-    with pytest.raises(MocoError, match="shards_from = https://x can be read forwards only"):
-        setup.images_in_order(settings(), images, Machine(shards_from="https://x"), 1)
+def test_a_part_of_a_set_is_not_streamed():
+    stream = Stream(lanes=4, window=8)
     with pytest.raises(MocoError, match=r"streams read whole tars; set pretrain.stream to null"):
-        setup.images_in_order(settings(stream=stream), SimpleNamespace(chosen=[1]), Machine(), 1)
+        setup.images_in_order(settings(stream=stream), SimpleNamespace(chosen=[1]), Machine(), Path())
 
 
 @pytest.mark.parametrize(

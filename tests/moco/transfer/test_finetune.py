@@ -13,7 +13,11 @@ from torch.multiprocessing import ProcessExitedException
 from transfer_material import annotated_set, settings, spawn
 
 from moco.cluster.machine import Machine
+from moco.encoders.build import build_encoder
+from moco.encoders.frozen import EncoderSpec, save_encoder
 from moco.encoders.kinds import network_of
+from moco.encoders.normalize import IMAGENET_MEAN, IMAGENET_STD
+from moco.encoders.stages import stages_of
 from moco.encoders.start import start_from
 from moco.errors import Interrupted, MocoError
 from moco.features.extract import Labelled
@@ -81,6 +85,28 @@ def test_every_task_trains_with_finite_losses_that_add_up_in_its_curves(images, 
         assert np.isfinite(float(row["loss"]))
         if LOSSES[task]:
             assert float(row["loss"]) == pytest.approx(sum(float(row[name]) for name in LOSSES[task]), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["timm:resnet18", "timm:convnext_atto", "timm:mobilenetv3_small_050", "torchvision:regnet_y_400mf"]
+)
+def test_a_librarys_network_from_an_encoders_folder_trains_and_keeps_its_activations(images, tmp_path, name):
+    network = network_of(name)
+    backbone = build_encoder(network, bn_group_size=4, image_size=64)
+    spec = EncoderSpec(network, 64, 1.0, IMAGENET_MEAN, IMAGENET_STD, backbone.feature_dim, "abc")
+    save_encoder(tmp_path / "encoder", backbone, spec)
+    start = start_from(str(tmp_path / "encoder"), None, 0)
+    for task in ("instances", "semantic"):
+        run = replace(run_of(task, images, tmp_path / task, iterations=2), start=start)
+        before = stages_of(start.network, 4)
+        model = finetune(run)
+        assert all(np.isfinite(float(row["loss"])) for row in read_rows(tmp_path / task / "curves.csv"))
+        inner = model.stages if task == "semantic" else model.backbone.stages
+        after, views = dict(inner.named_parameters()), torch.randn(2, 3, 64, 64)
+        assert all(not torch.equal(value, after[key]) for key, value in before.named_parameters() if value.dim() > 1)
+        before.load_state_dict(inner.state_dict())  # the same weights in the network as its library makes it
+        for found, wanted in zip(inner(views), before.eval()(views), strict=True):
+            assert (found - wanted).abs().max() < 1e-2 * wanted.abs().max()  # another memory layout
 
 
 @pytest.mark.parametrize("task", ["instances", "semantic"])
@@ -193,7 +219,7 @@ def test_another_seed_gives_another_result(images, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_remedy(images, tmp_path):
-    run = run_of("semantic", images, tmp_path, learning_rate=1e30, batch_norm="frozen")
+    run = run_of("semantic", images, tmp_path, learning_rate=1e4, batch_norm="frozen")
     with pytest.raises(MocoError, match=r"the loss is not finite .* before step \d+, .* lower training.learning_rate"):
         finetune(run)
     assert not list(tmp_path.glob("*.pt"))
@@ -291,3 +317,24 @@ def test_two_processes_compute_what_one_does(images, small_project, tmp_path):
     states = [checkpoints.load_newest(folder / "classification")["model"] for folder in (one, two)]
     for name, value in states[0].items():
         assert torch.allclose(states[1][name].double(), value.double(), atol=1e-9), name
+
+
+def a_librarys_network_on_processes(images: AnnotatedSet, folder: Path) -> None:
+    processes = join("cpu")
+    start = start_from("random", network_of("timm:mobilenetv3_small_050"), 0)
+    for task in ("instances", "semantic"):
+        run = run_of(task, images, folder / task, iterations=2)
+        model = finetune(replace(run, processes=processes, start=start))
+        torch.save(model.state_dict(), folder / f"{task}.{processes.rank}.pt")
+
+
+@pytest.mark.slow
+def test_a_librarys_network_trains_on_two_processes_as_on_one(images, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, world_size in ((one, 1), (two, 2)):
+        folder.mkdir()
+        spawn(a_librarys_network_on_processes, world_size, images, folder)
+    for task in ("instances", "semantic"):
+        assert same(torch.load(two / f"{task}.0.pt"), torch.load(two / f"{task}.1.pt")), task
+    alone, shared = (read_rows(folder / "semantic/curves.csv") for folder in (one, two))
+    assert float(shared[0]["loss"]) == pytest.approx(float(alone[0]["loss"]), abs=2e-3)

@@ -142,6 +142,7 @@ def test_numbers_of_a_label_map_are_translated_where_the_set_says_so(annotated):
 def test_small_images_stand_two_pairs_a_row_and_large_ones_one(annotated, tmp_path):
     small = pixels(detections_sheet(annotated, found(annotated), [0, 0], 0.5))
     cv2.imwrite(str(annotated.paths[1]), np.full((480, 640, 3), 160, np.uint8))
+    annotated.sizes[1] = 480, 640
     large = pixels(detections_sheet(annotated, found(annotated), [0, 1], 0.5))
     assert small.shape[1] == large.shape[1]
     assert large.shape[0] > 3 * small.shape[0]

@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_material import write_arrays
 from transfer_material import DETECTOR
 
+from moco.errors import MocoError
 from moco.transfer.config import Comparison, comparison_of
 from moco.transfer.data.annotations import Detections
-from moco.transfer.sets import Sets, average_precisions, write_detections
+from moco.transfer.data_config import Shards
+from moco.transfer.sets import Sets, average_precisions, open_data, write_detections
 
 BOX = [10.0, 8.0, 30.0, 20.0]
 
@@ -55,3 +58,13 @@ def test_the_detections_of_a_test_are_written_a_file_for_each_kind(comparison, t
     assert figures["mask"]["AR100"] == 0
     test.category_ids = []
     write_detections(tmp_path / "nowhere", "instances", test, found)
+
+
+def test_a_split_without_an_image_or_a_label_is_named(tmp_path):
+    images = np.arange(20 * 64, dtype=np.uint8).reshape(20, 8, 8)
+    shards = write_arrays(tmp_path, [(images, None, "train")], [], 20, val_fraction=0.2)
+    data = Shards(format="shards", path=str(shards), train="train", test="test")
+    with pytest.raises(MocoError, match=r"data.test = test: .* has no image there"):
+        open_data(data, "classification", "test")
+    with pytest.raises(MocoError, match=r"data.train = train: .* has no label there"):
+        open_data(data, "classification", "train")

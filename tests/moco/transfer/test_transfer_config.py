@@ -41,13 +41,13 @@ def test_the_files_of_the_project_are_allowed_and_hold_no_null_but_for_a_set_tha
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ("tasks=[keypoints]", "values: tasks names keypoints, which has no section; add it, or leave the task out"),
+        ("tasks=[keypoints]", "tasks names keypoints, which has no section; add it, or leave the task out"),
         ("watched=", "watched = None: input should be a valid string"),
         ("detection.training.neck=", "detection.training.neck = None: input should be 'c4' or 'fpn'"),
         ("semantic.training.neck=fpn", "semantic.training.neck is no known key; remove it"),
         ("detection.training.schedule=3x", "detection.training.schedule = '3x': input should be 'voc-24k', 'coco-1x'"),
         ("semantic.training.schedule=coco-1x", "semantic.training.schedule = 'coco-1x': input should be 'voc-seg'"),
-        ("detection.training.crop_size=64", "detection.training.crop_size is no known key; remove it"),
+        ("detection.training.crop_size=64", "detection.training.crop_size is no known key; did you mean roi_size?"),
         ("semantic.training.scales=[2, 1]", "semantic.training.scales: [2.0, 1.0] must rise"),
         ("semantic.data.format=coco", "semantic.data.format = coco: choose one of voc, cityscapes"),
         ("detection.data.train=[trainval]", "detection.data.train.0: 'trainval' names no year; write YEAR/LIST"),
@@ -58,19 +58,19 @@ def test_the_files_of_the_project_are_allowed_and_hold_no_null_but_for_a_set_tha
             "classification.data.test = 'tests': input should be 'train', 'val' or 'test'",
         ),
         ("moco.stem=tiny", "moco.stem: stem = 'tiny' is no known stem; choose one of imagenet, small"),
-        ("supervised.kind=file", "supervised.training is no known key; remove it"),
+        ("supervised.kind=file", "with --set supervised.kind: supervised.training is no known key; remove it"),
         ("supervised.kind=weights", "supervised.kind = weights: choose one of trained, file"),
     ],
 )
 def test_what_does_not_fit_together_is_one_line_that_names_the_key_as_the_file_has_it(change, line):
     values = yaml.safe_load((ROOT / "transfer/params.yaml").read_text())
+    key, _, value = change.partition("=")
     with pytest.raises(MocoError) as refused:
-        key, _, value = change.partition("=")
         if "." in key:
             validate(values, "params.yaml", TransferParams, [change])
         else:
             validate(values | {key: yaml.safe_load(value)}, "params.yaml", TransferParams)
-    assert str(refused.value).startswith(f"params.yaml: {line}")
+    assert str(refused.value).startswith((f"{'--set' if '.' in key else 'params.yaml'}: {line}", f"params.yaml {line}"))
     assert len(str(refused.value).splitlines()) == 1
 
 
@@ -99,7 +99,7 @@ def test_what_the_line_asks_for_makes_an_earlier_file_a_valid_one():
     with pytest.raises(MocoError) as refused:
         load_transfer_params(path)
     values["supervised"]["kind"] = "trained"
-    with pytest.raises(MocoError, match="random: architecture has moved; write kind: resnet, name: thin"):
+    with pytest.raises(MocoError, match=r"random\.kind is missing; add it"):
         validate(values, "params.yaml", TransferParams)
     values["random"] = {"kind": "resnet", "name": values["random"]["architecture"], "stem": values["random"]["stem"]}
     for section in ("instances", "classification"):
@@ -110,3 +110,28 @@ def test_what_the_line_asks_for_makes_an_earlier_file_a_valid_one():
             del values[section][inner][key]
     params = validate(values, "params.yaml", TransferParams)
     assert params == load_transfer_params(ROOT / "transfer/params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("detection.training.long_side=100", "short_sides (112) must not exceed long_side (100)"),
+        ("detection.training.test_short_side=200", "test_short_side (200) must not exceed long_side (144)"),
+        ("instances.training.anchor_sizes=[8, 16]", "anchor_sizes ([8, 16]) must be 5 for neck fpn"),
+        ("detection.training.proposals_test=[50, 200]", "proposals_test ([50, 200]) must fall"),
+        ("classification.training.crop_size=32", "crop_size (32) must not exceed test_short_side (28)"),
+    ],
+)
+def test_values_that_contradict_each_other_are_one_line_with_both(change, told):
+    values = yaml.safe_load((ROOT / "transfer/params.yaml").read_text())
+    with pytest.raises(MocoError) as refused:
+        validate(values, "params.yaml", TransferParams, [change])
+    key = change.partition("=")[0]
+    assert str(refused.value).startswith(f"params.yaml with --set {key}: {key.rpartition('.')[0]}: {told}")
+
+
+@pytest.mark.parametrize("key", ["tasks", "inits"])
+def test_a_row_of_the_table_is_named_once(key):
+    values = yaml.safe_load((ROOT / "transfer/params.yaml").read_text())
+    with pytest.raises(MocoError, match=f"{key} .* holds one twice; name each once"):
+        validate(values | {key: 2 * values[key]}, "params.yaml", TransferParams)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from foreign_files import C, D, K, mlp, official, queue, thin, under
+from foreign_files import C, D, K, mlp, official, official_v3, queue, thin, under
 from safetensors.torch import save_file
 from small_material import ROOT
 from torch import nn
@@ -148,6 +148,32 @@ def test_momentum_of_the_official_optimizer_finds_its_parameters(tmp_path):
         assert len(found.optimizer) == len(list(model.encoder_q.parameters())) and found.unused == ()
 
 
+def test_momentum_of_the_third_versions_lars_is_read_and_told_from_sgds(tmp_path):
+    content = official_v3(thin().state_dict())
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    names = [name for name in content["state_dict"] if not name.endswith(buffers)]
+    mu = {n: {"mu": torch.full_like(content["state_dict"][name], n)} for n, name in enumerate(names)}
+    content["optimizer"] = {
+        "state": mu,
+        "param_groups": [{"params": [*mu], "trust_coefficient": 0.001, "momentum": 0.9}],
+    }
+    torch.save(content, tmp_path / "a")
+    found = read(tmp_path / "a")
+    assert found.optimizer_kind == "lars" and found.unused == ()
+    place = names.index("module.base_encoder.layer1.0.conv1.weight")
+    assert set(found.optimizer["backbone.layer1.0.conv1.weight"].unique().tolist()) == {place}
+
+
+def test_the_momentum_of_another_optimizer_is_not_taken_for_that_of_sgd(tmp_path):
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.RMSprop(model.parameters(), 0.1, momentum=0.9)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    torch.save(official(thin().state_dict()) | {"optimizer": optimizer.state_dict()}, tmp_path / "a")
+    found = read(tmp_path / "a")
+    assert (found.optimizer, found.optimizer_kind, found.unused) == ({}, "another optimizer", ("optimizer",))
+
+
 @pytest.mark.parametrize("listed", [2, 2 * (36 + 4)])
 def test_momentum_in_another_order_is_not_guessed(tmp_path, listed):
     """Another number of parameters, or the right one with a buffer of another shape."""
@@ -177,9 +203,7 @@ def test_the_description_of_a_file_names_every_part(tmp_path):
     assert lines["stem"] == "small: 3x3, stride 1, padding 1, no max-pooling"
     assert lines["head"] == "256 -> 256 -> 8" and lines["queue"] == "16 keys of 8 numbers, the next key goes to 4"
     assert lines["unused"] == "extra" and "does not tell its stride" in lines["cannot"]
-    assert in_one_line(found).startswith(
-        "official MoCo: thin with the stem small, epoch 200; unused: extra; A 3x3 stem"
-    )
+    assert in_one_line(found).startswith("official MoCo: thin with stem small, epoch 200; unused: extra; A 3x3 stem")
     stated = with_stem(found, 2, None, True)
     assert stated == Stem(3, 2, 1, True) and str(stated) == "3x3-stride2-padding1-pool"
     assert with_stem(found, None, None, None) is None and stem_of(str(stated)) == stated

@@ -210,7 +210,7 @@ def test_of_a_repeated_id_the_last_object_counts_each_time_and_is_trained_on_onc
         ({"bbox": [1, 2, 3, None]}, "not four finite numbers"),
         ({"bbox": [1, 2, 3, 10**400]}, "not four finite numbers"),
         ({"area": "5"}, "annotation 82445: its area is '5'; write square pixels"),
-        ({"iscrowd": "0"}, "annotation 82445: its iscrowd is '0'; write 0 or 1"),
+        ({"iscrowd": "maybe"}, "annotation 82445: its iscrowd is 'maybe'; write 0 or 1"),
         ({"id": None}, "an annotation's id is None; give it a number or a text"),
         ({"id": [1]}, "an annotation's id is [1]"),
     ],
@@ -227,6 +227,14 @@ def test_an_annotation_of_no_use_is_left_out_and_listed(tmp_path, images, conten
     assert found.problems[0].path == str(path if "image_id" in change else images / "000000252219.jpg")
     with pytest.raises(MocoError, match=r"instances_val2017: 1 of 3 annotations \(33.3%\)"):
         read_coco(path, images)
+
+
+@pytest.mark.parametrize(("value", "ignored"), [("0", False), ("1", True), ("", False), ("True", True), (None, False)])
+def test_a_crowd_that_is_stated_as_a_text_counts_as_the_number_would(tmp_path, images, content, value, ignored):
+    content["annotations"][0]["iscrowd"] = value
+    found = read_coco(write(tmp_path, content), images, checks=LENIENT)
+    assert found.ignored[found.annotation_ids == 82445].tolist() == [ignored]
+    assert not found.problems
 
 
 def test_an_annotation_that_is_no_object_is_listed(tmp_path, images, content):
@@ -419,3 +427,63 @@ def test_reading_leaves_the_garbage_collector_on(tmp_path, images, content):
     with pytest.raises(MocoError):
         read_coco(tmp_path / "none.json", images)
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    ("json_file", "folder", "name"),
+    [
+        ("train/_annotations.coco.json", "train", "{}"),  # Roboflow
+        ("annotations/instances_default.json", "images", "{}"),  # CVAT
+        ("result.json", ".", "images/{}"),  # Label Studio
+    ],
+)
+def test_images_are_found_where_roboflow_cvat_and_label_studio_export_them(
+    tmp_path, images, content, json_file, folder, name, capsys
+):
+    root = tmp_path / "export"
+    for image in content["images"]:
+        image["file_name"] = name.format(image["file_name"])
+        target = root / folder / image["file_name"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((images / Path(image["file_name"]).name).read_bytes())
+    (root / json_file).parent.mkdir(exist_ok=True)
+    (root / json_file).write_text(json.dumps(content))
+    found = read_coco(root / json_file, root)
+    assert found.paths == [root / folder / image["file_name"] for image in content["images"]]
+    assert (f"those in {root / folder} are taken" in capsys.readouterr().out) == (folder != ".")
+
+
+def test_a_folder_that_lacks_only_the_first_image_is_not_exchanged_for_another(tmp_path, images, content, capsys):
+    beside = images.parent / "images" if images.name != "images" else images / "images"
+    beside.mkdir()
+    first, second = (content["images"][n]["file_name"] for n in range(2))
+    (images / first).rename(beside / first)
+    (beside / second).write_bytes(b"another image")
+    path = beside.parent / "instances.json"
+    path.write_text(json.dumps(content))
+    assert {found.parent for found in read_coco(path, images, checks=LENIENT).paths} == {images}
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("other", "whose"),
+    [
+        ([{"id": 1, "data": {"image": "a.jpg"}, "annotations": []}], r"Label Studio's own JSON; export it as COCO"),
+        ([{"image": "a.jpg", "annotations": []}], "Create ML's JSON"),
+        ({"version": "5.0", "shapes": [], "imagePath": "a.jpg"}, "labelme's JSON of one image"),
+        ({"a.jpg123": {"filename": "a.jpg", "regions": []}}, "VIA's JSON"),
+    ],
+)
+def test_json_of_another_program_is_refused_by_its_name(tmp_path, images, other, whose):
+    with pytest.raises(MocoError, match=rf"no list 'images' \(this looks like {whose}\)"):
+        read_coco(write(tmp_path, other), images)
+
+
+def test_two_categories_of_one_name_are_refused_if_both_have_annotations(tmp_path, images, content):
+    used = content["annotations"][0]["category_id"]
+    name = next(category["name"] for category in content["categories"] if category["id"] == used)
+    content["categories"].append({"id": 999, "name": name})
+    assert read_coco(write(tmp_path, content), images).classes.count(name) == 2
+    content["annotations"].append({**content["annotations"][0], "id": 12345, "category_id": 999})
+    with pytest.raises(MocoError, match=rf"categories {used} and 999 are both {name!r}; give each its own name"):
+        read_coco(write(tmp_path, content), images)

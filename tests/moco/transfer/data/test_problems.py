@@ -10,6 +10,7 @@ from PIL import Image
 
 from moco.errors import MocoError
 from moco.transfer.data.annotations import AnnotatedSet, Problem, set_of_label_maps
+from moco.transfer.data.loader import read_pixels
 from moco.transfer.data.problems import Checks, checked, headers
 from moco.transfer.data.trainable import trainable
 
@@ -213,8 +214,84 @@ def test_a_set_of_which_nothing_is_left_is_refused(tmp_path):
         checked(a_set(tmp_path, [], images=0, sizes=np.zeros((0, 2), np.int32)), [], LENIENT)
 
 
+def claiming(path: Path, width: int, height: int) -> Path:
+    """A small JPEG whose header claims other sides."""
+    Image.new("RGB", (8, 8)).save(path, "JPEG")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = height.to_bytes(2) + width.to_bytes(2)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_may_be_as_large_as_decoding_allows(tmp_path):
+    large, vast = claiming(tmp_path / "a.jpg", 15_000, 13_000), claiming(tmp_path / "b.jpg", 15_000, 15_908)
+    found, refused = headers([large, vast])
+    assert (found.width, found.height) == (15_000, 13_000)
+    assert refused.startswith("15000 x 15908 pixels, more than the 239 million that a JPEG may have")
+
+
 def test_headers_keep_the_order_of_many_files(tmp_path):
     for width in range(1, 301):
         Image.new("L", (width, 2)).save(tmp_path / f"{width}.bmp")
     paths = [tmp_path / f"{width}.bmp" for width in range(1, 301)]
     assert [header.width for header in headers(paths)] == list(range(1, 301))
+
+
+def with_orientation(folder: Path, orientation: int, stated: tuple[int, int], stored=(20, 10)) -> AnnotatedSet:
+    """Make one image whose left half is white as stored; its annotation states a size."""
+    picture = np.zeros((*stored[::-1], 3), np.uint8)
+    picture[:, : stored[0] // 2] = 255
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    found = a_set(folder, [[1, 1, 5, 5]], sizes=np.array([stated], np.int32))
+    Image.fromarray(picture).save(folder / "0.png", exif=exif)
+    return found
+
+
+@pytest.mark.parametrize(("orientation", "top"), [(5, True), (6, True), (7, False), (8, False)])
+def test_an_image_that_was_annotated_as_turned_is_read_so_and_one_annotated_as_stored_is_too(
+    tmp_path, orientation, top
+):
+    upright = checked(with_orientation(tmp_path, orientation, (20, 10)), [], Checks())
+    image = read_pixels(upright, 0)
+    assert image.shape == (20, 10, 3)
+    assert image[:10].mean() == (255 if top else 0)
+    stored = checked(with_orientation(tmp_path, orientation, (10, 20)), [], Checks())
+    assert read_pixels(stored, 0)[:, :10].mean() == 255
+
+
+@pytest.mark.parametrize(
+    ("orientation", "stated", "stored"),
+    [
+        (2, (10, 20), (20, 10)),
+        (3, (10, 20), (20, 10)),
+        (4, (10, 20), (20, 10)),
+        (6, (12, 12), (12, 12)),
+        (6, (0, 0), (20, 10)),
+    ],
+)
+def test_an_orientation_that_nothing_decides_is_refused_by_name(tmp_path, orientation, stated, stored):
+    found = with_orientation(tmp_path, orientation, stated, stored)
+    with pytest.raises(MocoError, match=rf"0\.png: has EXIF orientation {orientation}, and nothing tells whether"):
+        checked(found, [], Checks())
+
+
+def test_a_wrong_size_of_an_image_with_an_orientation_says_both(tmp_path):
+    with pytest.raises(
+        MocoError, match=r"is 20 x 10 pixels, its annotation says 11 x 30 \(its EXIF orientation is 6\)"
+    ):
+        checked(with_orientation(tmp_path, 6, (30, 11)), [], Checks())
+
+
+@pytest.mark.parametrize(("map_size", "left"), [((10, 20), False), ((20, 10), True)])
+def test_a_label_map_tells_in_which_position_its_image_was_annotated(tmp_path, map_size, left):
+    picture = with_orientation(tmp_path, 6, (0, 0))
+    Image.new("P", map_size).save(tmp_path / "map.png")
+    found = set_of_label_maps(
+        name="maps", ids=[0], paths=picture.paths, label_maps=[tmp_path / "map.png"], semantic_classes=["a"]
+    )
+    image = read_pixels(checked(found, [], Checks()), 0)
+    assert image.shape[:2] == map_size[::-1]
+    assert (image[:, :10].mean() == 255) == left

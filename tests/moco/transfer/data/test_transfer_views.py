@@ -1,5 +1,8 @@
 """Views for fine-tuning: boxes, masks, keypoints and label maps follow the pixels."""
 
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -93,6 +96,24 @@ def test_a_view_depends_on_seed_epoch_and_image_alone():
     first, second = (boxes_view(image, found, u, SIZES) for u in (together, alone))
     assert np.array_equal(first[0], second[0])
     assert np.array_equal(first[1].boxes, second[1].boxes)
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.9])
+def test_masks_that_come_one_at_a_time_give_the_view_of_all_together_and_are_never_held_together(flip):
+    image, found = picture()
+    several, u, alive = np.stack([np.roll(found.masks[0], k, axis=1) for k in range(9)]), np.full(DRAWS, flip), []
+
+    def one_at_a_time():
+        for mask in several:
+            full = mask.copy()
+            alive.append(weakref.ref(full))
+            assert sum(reference() is not None for reference in alive) <= 2
+            yield full
+            del full
+
+    _, together = boxes_view(image, replace(found, masks=several), u, SIZES)
+    _, each = boxes_view(image, replace(found, masks=None), u, SIZES, masks=one_at_a_time())
+    assert np.array_equal(each.masks, together.masks) and len(each.masks) == 9
 
 
 def test_an_image_without_objects_stays_without_them():

@@ -326,3 +326,72 @@ def test_missing_label_maps_are_named(segmented):
     (segmented / "VOC2012/SegmentationClass/2007_000032.png").unlink()
     with pytest.raises(MocoError, match=r"2007_000032\.png: no such label map"):
         read_voc_segmentation(segmented, [("2012", "val")])
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["my image 1", "my image 2"], "my image 1\nmy image 2\n"),
+        (["img", "img copy"], "img\r\nimg copy\r\n"),
+        (["000001", "000002"], "\ufeff000001\n000002\n"),
+        (["000001", "000002"], "000001.jpg\n000002.JPG\n"),
+        (["000001", "my image 1"], "000001 -1\nmy image 1  1\n"),
+        (["a.b", "000002"], "JPEGImages/a.b.jpg\n/JPEGImages/000002.jpg /SegmentationClassAug/000002.png\n"),
+    ],
+)
+def test_a_line_of_a_list_names_the_image_with_spaces_suffix_or_mark(tmp_path, names, text):
+    for name in names:
+        add_image(tmp_path / "VOC2012", name, DOG)
+    (tmp_path / "VOC2012/ImageSets/Main").mkdir(parents=True)
+    (tmp_path / "VOC2012/ImageSets/Main/train.txt").write_bytes(text.encode())
+    found = read_voc(tmp_path, [("2012", "train")])
+    assert [path.name for path in found.paths] == [f"{name}.jpg" for name in names]
+    assert len(found.boxes) == 2
+
+
+def test_lines_with_the_number_of_an_object_name_its_image_once(tmp_path):
+    folder = tmp_path / "VOC2012"
+    for name in ("2007_000170", "2008_000003"):
+        add_image(folder, name, DOG)
+    (folder / "ImageSets/Layout").mkdir(parents=True)
+    lines = "2007_000170  1\n2007_000170  2\n2008_000003  3\n2008_000003  12  -1\n"
+    (folder / "ImageSets/Layout/train.txt").write_text(lines)
+    assert read_voc(tmp_path, [("2012", "Layout/train")]).ids == ["2007_000170", "2008_000003"]
+
+
+def test_a_name_that_is_not_there_is_not_taken_for_the_file_of_its_first_word(tmp_path):
+    add_image(tmp_path / "VOC2012", "my", DOG, "Main/train")
+    (tmp_path / "VOC2012/ImageSets/Main/train.txt").write_text("my\nmy image\n")
+    found = read_voc(tmp_path, [("2012", "train")], checks=LENIENT)
+    assert found.ids == ["my"]
+    assert [Path(problem.path).name for problem in found.problems] == ["my image.xml"]
+
+
+def test_of_files_with_one_name_the_jpeg_is_the_image_and_two_others_are_a_clash(tmp_path):
+    folder = tmp_path / "VOC2012"
+    add_image(folder, "000001", DOG, "Main/train")
+    Image.new("1", (24, 16)).save(folder / "JPEGImages/000001.png")
+    Image.new("RGB", (24, 16)).save(folder / "JPEGImages/000001.bmp")
+    assert read_voc(tmp_path, [("2012", "train")]).paths == [folder / "JPEGImages/000001.jpg"]
+    (folder / "JPEGImages/000001.jpg").unlink()
+    with pytest.raises(MocoError, match=r"000001\.bmp and 000001\.png: both may be the image '000001'"):
+        read_voc(tmp_path, [("2012", "train")])
+
+
+def test_cvats_export_is_read_as_a_year_by_itself(tmp_path):
+    add_image(tmp_path, "frame 1", DOG, "Main/default")
+    assert read_voc(tmp_path, [("2012", "default")]).ids == ["frame 1"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("Annotations", "Annotations without ImageSets, as Label Studio exports"),
+        ("train", "as Roboflow exports for VOC"),
+    ],
+)
+def test_an_export_without_lists_is_refused_by_the_name_of_its_writer(tmp_path, folder, said):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "a.xml").write_text(annotation(DOG))
+    with pytest.raises(MocoError, match=said):
+        read_voc(tmp_path, [("2012", "train")])

@@ -56,6 +56,48 @@ def two_steps(model: nn.Module, mine: slice) -> dict[str, list[Tensor]]:
     return seen
 
 
+class Ends(nn.BatchNorm2d):
+    """timm's norm with an activation, as timm names and computes it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.PReLU(channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
+Ends.__name__ = "BatchNormAct2d"
+
+
+@pytest.mark.parametrize("kind", ["synchronized", "frozen", "local"])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_activation_in_which_a_norm_ends_stays_and_is_trained(kind, training):
+    images = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    norm = Ends(3)
+    norm.running_mean.fill_(0.1)
+    wanted = Ends(3)
+    wanted.load_state_dict(norm.state_dict())
+    model = set_batch_norm(nn.Sequential(norm), kind, ALONE).train(training)
+    assert torch.equal(model(images), wanted.train(training and kind != "frozen")(images))
+    assert model.state_dict().keys() == {f"0.{name}" for name in wanted.state_dict()}
+    model(images).sum().backward()
+    assert model[0].act.weight.grad is not None
+    assert (model[0].weight.grad is None) == (kind == "frozen")
+    reestimate(model, run_batches(model, [images]), ALONE)
+    if kind != "frozen":
+        torch.testing.assert_close(model[0].running_mean, images.mean(dim=(0, 2, 3)))
+
+
+def test_a_norm_whose_arithmetic_is_not_known_is_refused_by_name():
+    class Doubled(nn.BatchNorm2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    with pytest.raises(MocoError, match="a Doubled normalizes over the batch in a way that is not known"):
+        set_batch_norm(nn.Sequential(Doubled(3)), "local", None)
+
+
 def run_batches(model: nn.Module, batches: list[Tensor]) -> list[Callable[[], None]]:
     return [partial(model, images) for images in batches]
 

@@ -1,0 +1,1 @@
+"""Checks of a set of images: statistics, a threshold of the settings, a line for a person."""

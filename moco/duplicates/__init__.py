@@ -1,0 +1,1 @@
+"""Near-duplicates: hashes propose pairs, the likeness of features decides."""
