@@ -39,6 +39,7 @@ settings and data:
   encoders     list the networks: ours, timm's or torchvision's
   ingest       take new images in: a listing and shards of their own
   forget       delete images, and say what still holds or has seen them
+  look         what a folder of images holds, as the stages will take it
   verify       check the shards against their checksums
   doctor       what will not work on this machine or in this folder, and what to do
   versions     the versions of data and encoder, and what differs between two
@@ -270,6 +271,17 @@ def parser() -> argparse.ArgumentParser:
     command = add("encoders", settings.encoders, "The networks that pretrain.encoder can name.")
     command.add_argument(
         "kind", nargs="?", choices=("resnet", "timm", "torchvision"), default="resnet", help="(default: resnet)"
+    )
+
+    command = add(
+        "look",
+        settings.look,
+        "What a folder of images holds: layout, splits, classes, sizes, formats, copies, and what cannot be read or is"
+        " left out. Takes seconds, and changes nothing.",
+    )
+    command.add_argument("path", type=Path, metavar="PATH", help="a folder, a list (CSV, Parquet), or WebDataset tars")
+    command.add_argument(
+        "--labels", choices=("folders", "none"), default="folders", help="whether folders name classes (default: folders)"
     )
 
     command = add("verify", settings.verify, "Recompute the checksums and counts of a set of shards.")

@@ -7,13 +7,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from moco.images.jpeg import END, START, header_of, orientation_in
+from moco.images.jpeg import END, START, orientation_in
+from moco.images.jpeg import header_of as jpeg_header
 from moco.images.unsupported import ADVICE, unsupported
 
 Pixels = NDArray[np.uint8]
@@ -32,6 +34,8 @@ _PIXELS_OF_A_BYTE = 1024
 """More a JPEG cannot hold: a block of 64 pixels takes a bit at least."""
 _DARK = 4096
 """Samples of 16 bits that all are below are mostly of 12 bits or fewer, and would be black."""
+_SNIFFED = 8192  # bytes in which a format shows
+_OF_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _FORMATS = (*_BYTES, "WEBP", "GIF", "AVIF", "JPEG2000", "ICO", "ICNS", "QOI", "PCX", "SGI")
 _BAND = 2**20  # pixels that are converted at once
 
@@ -70,8 +74,8 @@ def decode(data: bytes, *, as_stored: bool = False) -> Pixels:
         image = _decode_jpeg(data, as_stored)
         if image is not None:
             return image
-    elif data[:4] == b"\x89PNG" and b"IEND" in data[-4096:] and _is_plain_png(data):
-        image = _decode_with_opencv(data, cv2.IMREAD_UNCHANGED)  # 9 times as fast as Pillow at 28 pixels
+    elif data[:4] == b"\x89PNG" and b"IEND" in data[-4096:] and (plain := _plain_png(data)):
+        image = _decode_with_opencv(plain, cv2.IMREAD_UNCHANGED)  # 9 times as fast as Pillow at 28 pixels
         if image is not None and image.ndim == 2:
             return np.repeat(image[:, :, None], 3, axis=2)
         if image is not None and image.shape[2] == 3:
@@ -93,13 +97,44 @@ def read_encoded(path: Path) -> bytes:
     return data
 
 
+class Header(NamedTuple):
+    """What an image file says of itself before its pixels: format and mode as Pillow names them."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+
+
+def header_of(file: BinaryIO) -> Header:
+    """Read the header of an image file; its pixels may be damaged all the same.
+
+    Raises:
+        OSError: it cannot be read.
+        UndecodableError: it is no image, of a format that is not read, or too large.
+    """
+    start = file.read(_SNIFFED)
+    if kind := unsupported(start):
+        raise UndecodableError(f"{kind} is not read; {ADVICE}")
+    file.seek(0)
+    try:
+        with _open(file) as image:
+            require_size(image.format, *image.size)
+            _require_no_thumbnail(image)
+            return Header(image.format or "", image.mode, *image.size)
+    except UndecodableError:
+        raise
+    except Exception as error:  # as in `_decode_with_pillow`
+        raise UndecodableError(_not_readable(error)) from None
+
+
 def require_sound_size(data: bytes) -> None:
     """Refuse a JPEG whose header claims what it cannot hold, or what does not fit the memory.
 
     Raises:
         UndecodableError: it does.
     """
-    header = header_of(data)
+    header = jpeg_header(data)
     if header is not None:
         require_size("JPEG", header.width, header.height)
         if header.height * header.width > _PIXELS_OF_A_BYTE * len(data):
@@ -109,10 +144,10 @@ def require_sound_size(data: bytes) -> None:
 def orientation(data: bytes) -> int:
     """Read how `decode` turns what it decodes `as_stored`, 1 … 8 as in EXIF; 1: not at all."""
     if data[:2] == START:
-        header = header_of(data)
+        header = jpeg_header(data)
         return 1 if header is None else header.orientation
     try:
-        with _open(data) as file:
+        with _open(io.BytesIO(data)) as file:
             return 1 if file.format == "TIFF" else orientation_of(file)
     except Exception:  # as in `_decode_with_pillow`, which says why
         return 1
@@ -127,7 +162,7 @@ def has_frames(data: bytes) -> bool:
     if data[:2] == START:
         return False  # of what a phone puts behind its picture nothing is an image of its own
     try:
-        with _open(data) as file:
+        with _open(io.BytesIO(data)) as file:
             return int(getattr(file, "n_frames", 1)) > 1
     except Exception:  # as in `_decode_with_pillow`
         return False
@@ -211,10 +246,10 @@ def _needed(data: bytes) -> int:
     """Bytes of memory that decoding takes; 0 where it fails at once."""
     try:
         if data[:2] == START:
-            header = header_of(data)
+            header = jpeg_header(data)
             size = (0, 0) if header is None else (header.width, header.height)
             return require_size("JPEG", *size)
-        with _open(data) as file:
+        with _open(io.BytesIO(data)) as file:
             return require_size(file.format, *file.size)
     except Exception:  # as in `_decode_with_pillow`
         return 0
@@ -241,7 +276,7 @@ def require_size(kind: str | None, width: int, height: int) -> int:
 
 
 def _decode_jpeg(data: bytes, as_stored: bool) -> Pixels | None:
-    header = header_of(data)
+    header = jpeg_header(data)
     if header is None:
         return None
     require_sound_size(data)
@@ -254,22 +289,29 @@ def _decode_jpeg(data: bytes, as_stored: bool) -> Pixels | None:
     return turned(image, header.orientation)
 
 
-def _is_plain_png(data: bytes) -> bool:
-    """Tell whether a PNG has 8 bits or fewer and neither alpha nor EXIF, and is not too large."""
+def _plain_png(data: bytes) -> bytes | None:
+    """Give what OpenCV may decode of a PNG: the chunks that its pixels follow from.
+
+    libpng prints warnings of what is odd in the others.
+
+    Args:
+        data: the file.
+
+    Returns:
+        None where it has 16 bits, alpha or EXIF, is large, or a chunk is shorter than it says: OpenCV
+        takes memory before it looks.
+    """
     width, height, bits, colors = int.from_bytes(data[16:20]), int.from_bytes(data[20:24]), data[24:25], data[25:26]
     if bits == b"\x10" or colors in (b"\x04", b"\x06") or b"eXIf" in data:
-        return False
+        return None
     require_size("PNG", width, height)
-    return _chunks_fit(data)
-
-
-def _chunks_fit(data: bytes) -> bool:
-    """Tell whether a PNG's chunks are as long as they say: OpenCV takes memory before it looks."""
-    place, kind = 8, b""
+    place, kind, kept = 8, b"", [data[:8]]
     while place < len(data) and kind != b"IEND":
-        kind = data[place + 4 : place + 8]
+        begin, kind = place, data[place + 4 : place + 8]
         place += 12 + int.from_bytes(data[place : place + 4])
-    return kind == b"IEND" and place <= len(data)
+        if kind in _OF_PIXELS:
+            kept.append(data[begin:place])
+    return b"".join(kept) if kind == b"IEND" and place <= len(data) else None
 
 
 def _decode_with_opencv(data: bytes, flags: int) -> Pixels | None:
@@ -285,7 +327,7 @@ def _decode_with_pillow(data: bytes, as_stored: bool = False) -> Pixels:
     if kind:
         raise UndecodableError(f"{kind} is not read; {ADVICE}")
     try:
-        with _open(data) as file:
+        with _open(io.BytesIO(data)) as file:
             require_size(file.format, *file.size)
             _require_no_thumbnail(file)
             deep = any(";16" in str(tile.args) for tile in getattr(file, "tile", ()))
@@ -295,13 +337,20 @@ def _decode_with_pillow(data: bytes, as_stored: bool = False) -> Pixels:
     except UndecodableError:
         raise
     except Exception as error:  # Pillow's plug-ins raise almost any error on broken files
-        reason = re.sub(r" ?<_io\.BytesIO[^>]*>", "", str(error))  # an address in memory differs each time
-        raise UndecodableError(f"not a readable image ({type(error).__name__}: {reason})") from None
+        raise UndecodableError(_not_readable(error)) from None
 
 
-def _open(data: bytes) -> Image.Image:
+def _not_readable(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        pixels = next(iter(re.findall(r"\d+", str(error))), "too many")
+        return f"{pixels} pixels, more than decoding may take; make it smaller, or cut it into parts"
+    reason = re.sub(r" ?<_io\.\w+[^>]*>", "", str(error))  # an address in memory differs each time
+    return f"not a readable image ({type(error).__name__}: {reason})"
+
+
+def _open(file: BinaryIO) -> Image.Image:
     Image.init()
-    return Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN])
+    return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
 
 
 def _require_no_thumbnail(file: Image.Image) -> None:

@@ -41,6 +41,13 @@ def verify(options: argparse.Namespace) -> None:
     print(f"{options.folder}: every checksum and count is right")
 
 
+def look(options: argparse.Namespace) -> None:
+    """Look at images before anything is made of them."""
+    from moco.advice.look import lines, look
+
+    print("\n".join(lines(look(options.path, options.labels))))
+
+
 def doctor(options: argparse.Namespace) -> None:
     """Examine machine, folder and settings."""
     from moco.advice.doctor import examine
