@@ -281,7 +281,10 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("path", type=Path, metavar="PATH", help="a folder, a list (CSV, Parquet), or WebDataset tars")
     command.add_argument(
-        "--labels", choices=("folders", "none"), default="folders", help="whether folders name classes (default: folders)"
+        "--labels",
+        choices=("folders", "none"),
+        default="folders",
+        help="whether folders name classes (default: folders)",
     )
 
     command = add("verify", settings.verify, "Recompute the checksums and counts of a set of shards.")

@@ -168,6 +168,7 @@ def _register(
     if version is None:  # trained elsewhere or without tracking, or the record of its training is gone
         model = tracking.log_encoder(tracked, stage.ENCODER, [read_image(train.images, 0)])
         version = tracking.register_encoder(model, encoder.spec.training_hash, figures, measured_on)
+    tracking.describe_version(version, _card)
 
     def reevaluate(folder: Path) -> float:
         champion = load_encoder(folder, encoder.devices)
@@ -175,6 +176,15 @@ def _register(
 
     flaw = _collapsed(encoder, val if len(val.images) else train)
     print(tracking.promote(version, METRIC, value, len(val.labels), measured_on, reevaluate, flaw), flush=True)
+
+
+def _card(uri: str) -> str:
+    from moco.encoders.export.card import registered
+    from moco.encoders.export.evidence import evidence
+    from moco.encoders.export.source import read_source
+
+    source = read_source(stage.ENCODER)
+    return registered(source.spec, uri, evidence(source, Path()))
 
 
 def _collapsed(encoder: FrozenEncoder, split: Labelled) -> str | None:

@@ -274,4 +274,6 @@ def _left_out(found: Looked) -> Iterator[str]:
             yield f"  and {len(found.bad) - NAMED} more"
     if found.headers:
         copies = "1 exact copy" if found.copies == 1 else f"{found.copies or 'no'} exact copies"
-        yield f"pixels of {found.decoded} images decoded; {copies} among {found.compared}" + ", left out" * (found.copies > 0)
+        yield f"pixels of {found.decoded} images decoded; {copies} among {found.compared}" + ", left out" * (
+            found.copies > 0
+        )

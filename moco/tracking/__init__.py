@@ -13,15 +13,17 @@ other than 0, and with MOCO_TRACKING=off, every function here does nothing. Envi
 - MOCO_FLOW_RUN: id of the Prefect flow run, kept as a tag.
 """
 
+from moco.tracking.champion import promote
 from moco.tracking.connection import enabled, tracking_uri
 from moco.tracking.pipeline import add_to_run, end_pipeline_run, name_runs, start_pipeline_run
-from moco.tracking.registry import MODEL_NAME, download_encoder, log_encoder, promote, register_encoder
+from moco.tracking.registry import MODEL_NAME, describe_version, download_encoder, log_encoder, register_encoder
 from moco.tracking.runs import TrackedRun, dvc_digest, flat, stage_run
 
 __all__ = [
     "MODEL_NAME",
     "TrackedRun",
     "add_to_run",
+    "describe_version",
     "download_encoder",
     "dvc_digest",
     "enabled",

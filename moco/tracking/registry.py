@@ -1,41 +1,25 @@
-"""The encoder as a registered MLflow model, and the alias that points at the best one."""
+"""The encoder as a registered MLflow model, described for people."""
 
 import importlib.metadata
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moco.errors import MocoError
-from moco.features.intervals import beyond_chance
 from moco.files import file_sha256
-from moco.tracking.connection import (
-    again,
-    connect,
-    database_lock,
-    describe,
-    enabled,
-    import_mlflow,
-    is_passing,
-    public_uri,
-    tell,
-)
+from moco.tracking.connection import again, connect, database_lock, describe, enabled, import_mlflow, is_passing, tell
 from moco.tracking.runs import TrackedRun
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
     from pandas import DataFrame
 
 MODEL_NAME = "moco-encoder"
-CHAMPION = "champion"
 
 # What moco.encoders and the reading of images import; the package itself travels inside the model.
 REQUIREMENTS = (
@@ -145,10 +129,8 @@ def register_encoder(
                 versions = [int(mlflow.register_model(model_uri, MODEL_NAME, tags=tags).version)]
         version = str(min(versions))
         for name, value in metrics.items():
-            if _is_number(value):
-                client.set_model_version_tag(
-                    MODEL_NAME, version, _measurement(name, validation_hash), str(float(value))
-                )
+            if is_number(value):
+                client.set_model_version_tag(MODEL_NAME, version, measurement(name, validation_hash), str(float(value)))
         return version
     except Exception as error:
         tell(error, f"the encoder is not registered; {again('linear')}")
@@ -194,115 +176,20 @@ def download_encoder(uri: str, folder: Path) -> dict[str, str] | None:
     return about | {"training_hash": str((model.metadata or {}).get("training_hash"))}
 
 
-def promote(
-    version: str | None,
-    metric: str,
-    value: float | None,
-    images: int,
-    validation_hash: str,
-    reevaluate: Callable[[Path], float | None],
-    flaw: str | None = None,
-) -> str:
-    """Move the alias `champion` to a version that is better by more than chance on the same data.
-
-    A champion without a figure on this data is first evaluated on it. Without a champion the
-    version becomes the champion, with or without a figure.
+def describe_version(version: str | None, text: Callable[[str], str]) -> None:
+    """Write the description of a registered version, which MLflow shows as Markdown.
 
     Args:
         version: what `register_encoder` gave; None does nothing.
-        metric: an accuracy in [0, 1].
-        value: the version's figure; None for data without labels.
-        images: how many it was measured on.
-        validation_hash: names the validation data the figure was measured on.
-        reevaluate: gives the figure of the encoder in a folder (encoder.safetensors and
-            encoder.json) on the same data.
-        flaw: why this version must not be the champion, whatever its figure.
-
-    Returns:
-        One line that says what was done and why.
+        text: makes it from the version's URI.
     """
     if version is None or not enabled():
-        return f"{CHAMPION}: not decided, nothing is registered"
+        return
     try:
         client, _ = connect()
-        champion = _champion(client)
-        if champion is not None and str(champion.version) == version:
-            return f"{CHAMPION}: version {version} is the champion already"
-        if flaw:
-            there = "there is none" if champion is None else f"stays version {champion.version}"
-            return f"{CHAMPION}: {there}, version {version} is left out: {flaw}"
-        if champion is None:
-            reason = "there was none before"
-        elif not _is_number(value):
-            return f"{CHAMPION}: stays version {champion.version}, version {version} has no {metric}"
-        else:
-            try:
-                best = _figure(client, champion, metric, validation_hash, reevaluate)
-            except Exception as error:
-                why = f"it could not be evaluated on the new data ({error})"
-                return f"{CHAMPION}: stays version {champion.version}, {why}"
-            figures = f"{metric} {value:.4f} against {best:.4f} on the same {images} validation images"
-            if not beyond_chance(value, best, images):
-                if value > best:
-                    figures += ", which chance may make"
-                return f"{CHAMPION}: stays version {champion.version}, version {version} has {figures}"
-            reason = f"{figures} for version {champion.version}"
-        client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
-        line = f"{CHAMPION}: is now version {version}, {reason}"
-        client.set_model_version_tag(MODEL_NAME, version, "promotion", line)
-        return line
+        client.update_model_version(MODEL_NAME, version, text(f"models:/{MODEL_NAME}/{version}"))
     except Exception as error:
-        tell(error, f"the champion is not decided; {again('linear')}")
-        return f"{CHAMPION}: not decided, see the line above"
-
-
-@contextmanager
-def champion_folder() -> Iterator[Path]:
-    """Hold a copy of the champion's encoder folder for as long as the context lasts.
-
-    Raises:
-        MocoError: tracking is off or out of reach, or there is no champion.
-    """
-    if not enabled():
-        raise MocoError(
-            f"{CHAMPION}: is in the MLflow registry, which is off (MOCO_TRACKING) or not installed; name a folder"
-        )
-    with TemporaryDirectory() as folder:
-        if download_encoder(f"models:/{MODEL_NAME}@{CHAMPION}", Path(folder)) is None:
-            raise MocoError(
-                f"{CHAMPION}: no such encoder in the registry of {public_uri()}; `dvc repro linear` registers one, or"
-                " name a folder"
-            )
-        yield Path(folder)
-
-
-def _champion(client: "MlflowClient") -> "ModelVersion | None":
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version_by_alias(MODEL_NAME, CHAMPION)
-    except MlflowException as error:
-        if is_passing(error):
-            raise
-        return None
-
-
-def _figure(
-    client: "MlflowClient",
-    champion: "ModelVersion",
-    metric: str,
-    validation_hash: str,
-    reevaluate: Callable[[Path], float | None],
-) -> float:
-    known = champion.tags.get(_measurement(metric, validation_hash))
-    if known is not None:
-        return float(known)
-    model = import_mlflow().artifacts.download_artifacts(f"models:/{MODEL_NAME}/{champion.version}")
-    value = reevaluate(next(Path(model).glob("data/*/encoder.json")).parent)
-    if not _is_number(value):
-        raise ValueError(f"{metric} of version {champion.version} on this validation data is {value}")
-    client.set_model_version_tag(MODEL_NAME, champion.version, _measurement(metric, validation_hash), str(float(value)))
-    return float(value)
+        tell(error, f"the registered version has no description; {again('linear')}")
 
 
 def _example(image: NDArray[np.uint8]) -> "DataFrame":
@@ -322,11 +209,13 @@ def _registering() -> bool:
     return switch == "on"
 
 
-def _measurement(metric: str, validation_hash: str) -> str:
+def measurement(metric: str, validation_hash: str) -> str:
+    """Name the tag of a version that holds its figure on some validation data."""
     return f"{metric} on {validation_hash}"
 
 
-def _is_number(value: float | None) -> TypeGuard[float]:
+def is_number(value: float | None) -> TypeGuard[float]:
+    """Tell whether there is a finite figure."""
     return value is not None and math.isfinite(value)
 
 

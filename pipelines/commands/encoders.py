@@ -96,7 +96,7 @@ def export(options: argparse.Namespace) -> None:
     """Write the encoder in another program's form."""
     from moco.encoders.export.run import export as write
     from moco.encoders.export.source import read_source
-    from moco.tracking.registry import CHAMPION, champion_folder
+    from moco.tracking.champion import CHAMPION, champion_folder
 
     with champion_folder() if options.source == CHAMPION else nullcontext(Path(options.source)) as source:
         print("\n".join(write(options.to, read_source(source), options.output)), flush=True)

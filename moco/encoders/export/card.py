@@ -1,4 +1,4 @@
-"""The model card of a folder that is published."""
+"""The card of an encoder: of a folder that is published, and of a version in the registry."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,31 +8,49 @@ from moco.encoders.frozen import EncoderSpec
 from moco.encoders.kinds import Network
 
 _FIGURES = {"linear_top1": "linear top-1", "linear_top5": "linear top-5", "knn_top1": "kNN top-1"}
+_FRONT = """\
+---
+library_name: moco-pipeline
+pipeline_tag: image-feature-extraction
+tags: [self-supervised-learning, momentum-contrast]
+---
+"""
 _FEATURES = {"moco": "this encoder", "random": "the same network, untrained", "pixels": "raw pixels"}
 
 
 def card(spec: EncoderSpec, label: str, known: Evidence) -> str:
-    """Write README.md.
+    """Write README.md of a folder that is published.
 
     Args:
         spec: of the encoder.
         label: its network, for a person.
         known: what its project measured.
     """
-    parts = [_head(spec, label), _use(spec), _data(known), _recipe(known), _figures(known), _limits(spec, known)]
+    return f"{_FRONT}\n# {label}, pretrained by Momentum Contrast\n\n{_text(spec, _use(spec), known)}"
+
+
+def registered(spec: EncoderSpec, uri: str, known: Evidence) -> str:
+    """Write the description of a version in the registry; arguments as of `card`.
+
+    Args:
+        uri: models:/NAME/VERSION.
+    """
+    use = f"""\
+```python
+import mlflow, pathlib
+files = [{{"image": pathlib.Path("photo.jpg").read_bytes()}}]
+features = mlflow.pyfunc.load_model("{uri}").predict(files)  # float32, N x {spec.feature_dim}
+```"""
+    return _text(spec, use, known)
+
+
+def _text(spec: EncoderSpec, use: str, known: Evidence) -> str:
+    parts = [_head(spec), f"## Use\n\n{use}", _data(known), _figures(known), _recipe(known), _limits(spec, known)]
     return "\n\n".join(parts) + "\n"
 
 
-def _head(spec: EncoderSpec, label: str) -> str:
+def _head(spec: EncoderSpec) -> str:
     return f"""\
----
-library_name: moco-pipeline
-pipeline_tag: image-feature-extraction
-tags: [self-supervised-learning, momentum-contrast]
----
-
-# {label}, pretrained by Momentum Contrast
-
 An image encoder that was trained without labels (He et al., 2019): images to {spec.feature_dim}
 features. Training hash: `{spec.training_hash}`."""
 
@@ -40,8 +58,6 @@ features. Training hash: `{spec.training_hash}`."""
 def _use(spec: EncoderSpec) -> str:
     size, short = spec.image_size, round(spec.image_size / spec.eval_crop_ratio)
     return f"""\
-## Use
-
 ```python
 from moco.encoders import load_encoder
 encoder = load_encoder(".")  # this folder
@@ -87,13 +103,21 @@ def _figures(known: Evidence) -> str:
     for name, words in _FEATURES.items():
         values = [(scores.get(name) or {}).get(figure) for figure in _FIGURES]
         if all(isinstance(value, float | int) for value in values):
-            rows.append([words, *(f"{value:.1%}" for value in values)])
+            rows.append([words, *(_with_interval(scores[name], figure) for figure in _FIGURES)])
     tables = []
     if rows:
-        tables.append("Of the frozen features, on the test split:\n\n" + _table(("features", *_FIGURES.values()), rows))
+        tables.append(
+            "Of the frozen features, on the test split, with 95 % intervals:\n\n"
+            + _table(("features", *_FIGURES.values()), rows)
+        )
     if training:
         tables.append("At the end of training:\n\n" + _table(("reading", "value"), _flat(training)))
     return "## Figures\n\n" + ("\n\n".join(tables) or "None were measured of these weights.")
+
+
+def _with_interval(scores: Mapping[str, Any], figure: str) -> str:
+    low, high = scores.get(f"{figure}_low"), scores.get(f"{figure}_high")
+    return f"{scores[figure]:.1%}" + (f" ({low:.1%} to {high:.1%})" if low is not None and high is not None else "")
 
 
 def _limits(spec: EncoderSpec, known: Evidence) -> str:

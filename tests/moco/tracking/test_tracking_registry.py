@@ -26,7 +26,8 @@ from moco.errors import MocoError
 from moco.features.extract import embed_images
 from moco.images.index import open_split
 from moco.runs.folder import training_hash
-from moco.tracking.registry import CHAMPION, MODEL_NAME, champion_folder
+from moco.tracking.champion import CHAMPION, PREVIOUS, champion_folder
+from moco.tracking.registry import MODEL_NAME
 from moco.tracking.serving import COLUMN
 from pipelines.start import start
 from pipelines.versions import Version
@@ -189,6 +190,15 @@ def test_the_alias_moves_only_to_a_version_that_is_better_beyond_chance(register
     assert champion() == winner
     assert "version 2" in line
     assert "\n" not in line
+    model = mlflow.MlflowClient().get_registered_model(MODEL_NAME)
+    assert str(model.aliases.get(PREVIOUS)) == ("1" if winner == "2" else "None")
+    tags = [mlflow.MlflowClient().get_model_version(MODEL_NAME, version).tags["promotion"] for version in "12"]
+    assert tags == ["champion: is now version 1, there was none before", line]
+
+
+def test_a_version_is_described_in_markdown_that_names_it(register):
+    tracking.describe_version(register(1), lambda uri: f"load `{uri}`")
+    assert mlflow.MlflowClient().get_model_version(MODEL_NAME, "1").description == "load `models:/moco-encoder/1`"
 
 
 @pytest.mark.parametrize(("champions_figure", "winner"), [(0.9, "1"), (0.3, "2")])

@@ -8,6 +8,8 @@ import torch
 import yaml
 from small_material import ROOT
 
+from moco.encoders.export.card import registered
+from moco.encoders.export.evidence import evidence
 from moco.encoders.export.run import export
 from moco.encoders.export.source import read_source
 from moco.encoders.frozen import save_encoder
@@ -22,10 +24,11 @@ def project(source_of, tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     source = source_of("thin", folder="outputs/pretrain/encoder")
     scores = {"linear_top1": 0.4321, "linear_top5": 0.9, "knn_top1": 0.5}
+    ends = {"linear_top1_low": 0.4, "linear_top1_high": 0.46}
     for stage, metrics in {
         "fetch": {"images": 9, "train": {"images": 7, "labelled": 3}, "duplicates_of_test": 2},
         "pretrain": {"loss": 4.25, "leak": None},
-        "linear": {"moco": scores, "random": scores, "pixels": dict.fromkeys(scores)},
+        "linear": {"moco": scores | ends, "random": scores, "pixels": dict.fromkeys(scores)},
     }.items():
         (tmp_path / f"outputs/{stage}").mkdir(exist_ok=True)
         (tmp_path / f"outputs/{stage}/metrics.json").write_text(json.dumps(metrics))
@@ -54,7 +57,7 @@ def test_the_card_tells_data_recipe_figures_and_limits(project, tmp_path):
     for part in (
         "| train | 7 | 3 |",
         "again in training: 2.",
-        "| this encoder | 43.2% | 90.0% | 50.0% |",
+        "| this encoder | 43.2% (40.0% to 46.0%) | 90.0% | 50.0% |",
         "| loss | 4.25 |",
         "| temperature | 0.2 |",
         "Training hash: `abc`",
@@ -64,6 +67,13 @@ def test_the_card_tells_data_recipe_figures_and_limits(project, tmp_path):
         assert part in card
     assert "raw pixels" not in card  # was not measured
     assert "None" not in card and "| leak" not in card
+
+
+def test_the_description_of_a_registered_version_tells_the_same_and_how_to_load_it(project, tmp_path):
+    text = registered(project.spec, "models:/moco-encoder/3", evidence(project, tmp_path))
+    assert 'load_model("models:/moco-encoder/3")' in text
+    assert "| this encoder | 43.2% (40.0% to 46.0%)" in text and "## Limits" in text
+    assert not text.startswith("---")
 
 
 def test_figures_of_other_weights_and_settings_of_another_network_are_left_out(project, tmp_path):
