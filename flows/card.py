@@ -1,4 +1,4 @@
-"""Pages that stages write, on the flow's page: the data card, whether its checks passed or not."""
+"""Pages that stages write, on the flow's page: the data card and the report, with pictures."""
 
 import base64
 import io
@@ -10,6 +10,7 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 CARD = Path("outputs/check/card/card.md")
+REPORT = Path("outputs/report/report.md")
 WIDEST, COLORS = 800, 64
 """Pixels and colors of a picture there: Prefect keeps the page of every run in its database."""
 WRAPPED = re.compile(r"(?<=[^\n|])\n(?=[^\n\s|#>*+!-])(?!\d+[.)] )")
@@ -23,14 +24,25 @@ def show_card(folder: Path) -> None:
     Args:
         folder: where the stages run.
     """
+    _show(folder / CARD, "data-card", "What the images are, and their checks")
+
+
+def show_report(folder: Path) -> None:
+    """Show what stage report wrote: curves, accuracies, neighbors, the map.
+
+    Args:
+        folder: where the stages ran.
+    """
+    _show(folder / REPORT, "report", "Whether the features are good, with the evidence")
+
+
+def _show(path: Path, key: str, description: str) -> None:
     try:
-        page = with_pictures(folder / CARD)
+        page = with_pictures(path)
     except OSError:  # a pipeline whose stage of that name writes none
         return
-    create_markdown_artifact(
-        markdown=unwrapped(page), key="data-card", description="What the images are, and their checks"
-    )
-    get_run_logger().info("data card: %s", CARD.with_suffix(".html"))
+    create_markdown_artifact(markdown=unwrapped(page), key=key, description=description)
+    get_run_logger().info("%s: %s", key.replace("-", " "), path.with_suffix(".html"))
 
 
 def unwrapped(page: str) -> str:

@@ -17,7 +17,17 @@ from pydantic import Field
 
 from flows import result, worktree
 from flows.naming import NAME_VERSION, keep_start, name_run
-from flows.running import MOST_RETRIES, RETRIES, Retries, alone, examine_first, no_child_left, run_stages, tracked
+from flows.running import (
+    MOST_RETRIES,
+    RETRIES,
+    Retries,
+    alone,
+    examine_first,
+    name_for_mlflow,
+    no_child_left,
+    run_stages,
+    tracked,
+)
 from flows.server import served
 from flows.stages import check_out_data, environment, save_experiment
 from moco.cluster.machine import load_machine
@@ -71,10 +81,11 @@ def pretrain_and_evaluate(
     **One run at a time** works in a project, of whichever deployment. Others wait, and say so.
 
     **While it runs**, every line of a stage is in the logs, and a bar under *Artifacts* shows how
-    far it is.
+    far it is. There is also a link to the run in MLflow.
     **What the images are** is in the artifact `data-card`: counts, checks, duplicates, pictures. A
     failed check ends the run before anything trains.
-    **After it**, the artifact `result` holds the metrics and says where the report is.
+    **After it**, the artifact `result` holds the metrics and says where the report is; `report` is
+    that page.
     **If a stage fails**, the run's message is the line that says what to correct. Run it again
     then: finished stages are skipped and pretraining resumes from its last checkpoint.
     **Cancelling** ends all processes, which save first, within 25 seconds at most.
@@ -92,7 +103,11 @@ def _run(workspace: Path, changes: dict[str, Any], retries: int, named: bool) ->
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", flow_run.get_name() or "run").strip("-")
     run_id = str(flow_run.get_id())
     before = edited(workspace) if named else set()
-    with _place(workspace, name, changes) as folder, tracked(name, run_id) as pipeline_run, no_child_left():
+    with (
+        _place(workspace, name, changes) as folder,
+        tracked(name_for_mlflow(), run_id) as pipeline_run,
+        no_child_left(),
+    ):
         env = environment(workspace, run_id, pipeline_run)
         if changes:
             check_out_data(folder, env)

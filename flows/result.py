@@ -5,8 +5,10 @@ from typing import Any
 
 from dvc.repo import Repo
 
+from moco import tracking
 from moco.report.page import escape
 from moco.tracking import flat
+from pipelines.stage import SHARDS
 
 REPORT = Path("outputs/report")
 
@@ -22,6 +24,8 @@ def markdown(folder: Path, workspace: Path, report: Path, experiment: str | None
             itself.
     """
     parts = ["# Result"]
+    if data := tracking.dvc_digest(str(SHARDS), folder / "dvc.lock"):
+        parts.append(f"Data: `{SHARDS}` {data}")
     with Repo(str(folder)) as repo:
         files = repo.metrics.show().get("", {}).get("data", {})
     for path, content in sorted(files.items()):

@@ -5,13 +5,15 @@ import logging
 import math
 import queue
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
 import prefect
 from prefect import get_run_logger
+from prefect.artifacts import create_link_artifact
 from prefect.futures import PrefectFuture
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
 from flows import children, graph, remotes, server
@@ -166,12 +168,19 @@ def _not_of_prefect(record: logging.LogRecord) -> bool:
     return PREFECT not in Path(record.pathname).parents
 
 
+def name_for_mlflow() -> str:
+    """Name this flow run for a table of many: what ran, on which day, and Prefect's name of it."""
+    return f"{deployment.name or flow_run.get_flow_name()} {date.today()} {flow_run.get_name()}"
+
+
 @contextlib.contextmanager
 def tracked(
     name: str, run_id: str, parent: str | None = None, key: tuple[str, str] | None = None, kind: str = "pipeline"
 ) -> Iterator[str | None]:
     """Open the MLflow run that others hang under; arguments as of `tracking.start_pipeline_run`."""
     pipeline_run = tracking.start_pipeline_run(name, flow_run=run_id, parent=parent, key=key, kind=kind)
+    if (page := tracking.page_of(pipeline_run)) and parent is None:
+        create_link_artifact(page, key="mlflow", link_text="this run in MLflow", description="Figures, curves, models")
     status = "KILLED"
     try:
         yield pipeline_run

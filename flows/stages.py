@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from flows import children
-from flows.card import show_card
+from flows.card import show_card, show_report
 from flows.remotes import Remote
 from moco import tracking
 from moco.config import load_params
@@ -95,6 +95,8 @@ def run_stage(
         if stage == "pretrain":
             fetch_first_weights(folder, env)
         bring_up_to_date(stage, folder, {**env, **share}, remote)
+        if stage == "report":
+            show_report(folder)
     finally:
         if stage == "check" and not children.stopping():
             show_card(folder)

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import re
 from pathlib import Path
 
 from prefect import flow, get_run_logger
@@ -20,6 +19,7 @@ from flows.running import (
     SideBySide,
     alone,
     examine_first,
+    name_for_mlflow,
     no_child_left,
     run_stages,
     tracked,
@@ -57,9 +57,8 @@ def _run(folder: Path, side_by_side: int | None, retries: int) -> None:
     examine_first(folder)
     load_transfer_params()  # a mistake in it is one line, before anything runs
     show_to_dvc(folder)
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", flow_run.get_name() or "run").strip("-")
     run_id = str(flow_run.get_id())
-    with tracked(name, run_id) as pipeline_run, no_child_left():
+    with tracked(name_for_mlflow(), run_id) as pipeline_run, no_child_left():
         run_stages(folder, environment(folder, run_id, pipeline_run), retries, PIPELINE, side_by_side)
     page = (folder / REPORT / "report.md").read_text(encoding="utf-8")
     create_markdown_artifact(markdown=unwrapped(page), key="transfer", description="The transfer table")

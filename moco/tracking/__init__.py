@@ -15,7 +15,7 @@ other than 0, and with MOCO_TRACKING=off, every function here does nothing. Envi
 
 from moco.tracking.champion import promote
 from moco.tracking.connection import enabled, tracking_uri
-from moco.tracking.pipeline import add_to_run, end_pipeline_run, name_runs, start_pipeline_run
+from moco.tracking.pipeline import add_to_run, end_pipeline_run, name_runs, page_of, start_pipeline_run
 from moco.tracking.registry import MODEL_NAME, describe_version, download_encoder, log_encoder, register_encoder
 from moco.tracking.runs import TrackedRun, dvc_digest, flat, stage_run
 
@@ -31,6 +31,7 @@ __all__ = [
     "flat",
     "log_encoder",
     "name_runs",
+    "page_of",
     "promote",
     "register_encoder",
     "stage_run",

@@ -57,6 +57,19 @@ def start_pipeline_run(
         return None
 
 
+def page_of(run_id: str | None) -> str | None:
+    """Give the address of a run's page; None where no server shows it, or there is no run."""
+    if run_id is None or not enabled():
+        return None
+    try:
+        _, experiment = connect()
+        page = where_to_look(experiment, run_id)
+    except Exception as error:
+        tell(error, "the flow's page has no link to its run")
+        return None
+    return page if page.startswith("http") else None
+
+
 def add_to_run(
     run_id: str | None, metrics: Mapping[str, float], files: Iterable[Path], tags: Mapping[str, str]
 ) -> None:

@@ -193,7 +193,8 @@ class _MlflowRun(TrackedRun):
             _log_tags(client, run, tags)  # the child belongs to the pipeline run that brings it to its end
             self._recorded = _last_steps(client, run)
         else:
-            run = client.create_run(experiment, run_name=self._stage, tags=tags).info.run_id
+            below = f" · {client.get_run(self._parent).info.run_name}" if self._parent else ""
+            run = client.create_run(experiment, run_name=f"{self._stage}{below}", tags=tags).info.run_id
         self._client, self.id, self._resume_id = (client, run, run)  # a second attempt resumes the same run
         before = time.time() - client.get_run(run).info.start_time / 1000
         self._began = time.monotonic() - max(0.0, before)  # the clock may be set back meanwhile

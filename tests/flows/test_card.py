@@ -52,6 +52,25 @@ def test_it_is_shown_after_the_checks_passed_or_not(
     assert len(shown) == pages
 
 
+def test_the_report_is_shown_once_its_stage_ended_well(
+    tmp_path: Path, shown: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = tmp_path / card.REPORT
+    report.parent.mkdir(parents=True)
+    report.write_text("# Report\n")
+
+    def failed(*_: object) -> None:
+        raise StageFailedError("report: no encoder", again=False)
+
+    monkeypatch.setattr(stages, "bring_up_to_date", failed)
+    with pytest.raises(StageFailedError):
+        stages.run_stage.fn("report", tmp_path, {}, None)
+    assert shown == []  # it would be an earlier run's
+    monkeypatch.setattr(stages, "bring_up_to_date", lambda *_: True)
+    stages.run_stage.fn("report", tmp_path, {}, None)
+    assert shown == ["# Report\n"]
+
+
 def test_a_pipeline_without_the_stage_shows_nothing(tmp_path: Path, shown: list[str]) -> None:
     (tmp_path / card.CARD).unlink()
     card.show_card(tmp_path)

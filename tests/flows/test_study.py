@@ -355,7 +355,7 @@ def test_mlflow_holds_the_study_its_runs_and_their_stages(tmp_path: Path, server
     assert set(pipelines) == {NAMES[1][:-1] + seed for seed in "01"}
     for name, run in pipelines.items():
         below = {one.info.run_name for one in runs if children[one.info.run_id] == run.info.run_id}
-        assert {"pretrain", "linear"} <= below
+        assert {f"pretrain · {name}", f"linear · {name}"} <= below
         assert run.info.status == "FINISHED"
         record = json.loads((pipeline.folder / f"runs/studies/tiny-laptop/{name}.json").read_text())
         assert record["tracked"] == run.info.run_id

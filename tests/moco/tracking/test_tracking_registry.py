@@ -365,7 +365,7 @@ def test_a_versions_name_is_on_runs_and_model(register, tracked, tmp_path, monke
     assert register(2) == "2"  # of another run
     tracking.name_runs("version-2026-11-30", parent, tmp_path / "encoder1/encoder.safetensors")
     named = client.search_runs([experiment], "tags.version = 'version-2026-11-30'")
-    assert {run.info.run_name for run in named} == {"version-2026-11-30 brave-owl", "pretrain"}
+    assert {run.info.run_name for run in named} == {"version-2026-11-30 brave-owl", "pretrain · brave-owl"}
     assert len(named) == 2
     assert client.get_model_version_by_alias(MODEL_NAME, "version-2026-11-30").version == 1
     assert client.get_model_version(MODEL_NAME, "1").tags["version"] == "version-2026-11-30"

@@ -164,9 +164,10 @@ def test_one_dvc_repro_gives_one_parent_run(tracked, tmp_path, monkeypatch):
     assert len(parents) == 2
     for parent in parents:
         children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-        assert sorted(child.info.run_name for child in children) == ["one", "two"]
+        name = parent.info.run_name
+        assert sorted(child.info.run_name for child in children) == [f"one · {name}", f"two · {name}"]
         assert parent.info.status == "FINISHED"
-        assert parent.info.run_name.startswith("dvc repro")
+        assert name.startswith("dvc repro")
 
 
 def test_three_processes_at_once_set_up_a_fresh_database(tmp_path, monkeypatch):
@@ -436,7 +437,7 @@ def test_a_pipeline_run_in_which_nothing_ran_leaves_no_record(tracked, monkeypat
         pass
     for run, status in ((empty, "FINISHED"), (failed, "FAILED"), (whole, "FINISHED")):
         tracking.end_pipeline_run(run, status)
-    assert {run.info.run_name for run in client.search_runs([experiment])} == {"b", "c", "fetch"}
+    assert {run.info.run_name for run in client.search_runs([experiment])} == {"b", "c", "fetch · c"}
 
 
 def test_mlflow_s_usage_reports_are_off_before_mlflow_is_imported():
