@@ -142,7 +142,7 @@ def _write_outputs(
     named = ([names[int(actual)], names[int(predicted)]] for actual, predicted in pairs)
     write_table(outputs / "confusion.csv", ["actual", "predicted"], named)
     write_json(outputs / "metrics.json", metrics)
-    tracked.results(metrics)
+    tracked.results(metrics, {name: metrics["moco"][name] for name in METRICS})
     for name in ("sweep.csv", "confusion.csv", "metrics.json"):
         tracked.artifact(outputs / name)
 

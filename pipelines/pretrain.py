@@ -121,7 +121,7 @@ def write_outputs(run: Run, tracked: tracking.TrackedRun) -> None:
         classified = run.monitor.validation(run.settings.bn_group_size).classified
         metrics["knn_top1_low"], metrics["knn_top1_high"] = wilson(metrics["knn_top1"], classified)
     write_json(outputs / "metrics.json", metrics)
-    tracked.results(metrics)
+    tracked.results(metrics, {"loss": metrics["loss"]})
 
 
 def _example(run: Run) -> Pixels:

@@ -298,8 +298,8 @@ def _plain_png(data: bytes) -> bytes | None:
         data: the file.
 
     Returns:
-        None where it has 16 bits, alpha or EXIF, is large, or a chunk is shorter than it says: OpenCV
-        takes memory before it looks.
+        None where it has 16 bits, alpha or EXIF, or ends before a chunk does: OpenCV takes memory
+        before it looks.
     """
     width, height, bits, colors = int.from_bytes(data[16:20]), int.from_bytes(data[20:24]), data[24:25], data[25:26]
     if bits == b"\x10" or colors in (b"\x04", b"\x06") or b"eXIf" in data:

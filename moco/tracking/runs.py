@@ -71,10 +71,15 @@ class TrackedRun:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record values of a step; None is left out, and so is what a resumed run has recorded."""
 
-    def results(self, values: Mapping[str, Any]) -> None:
-        """Record final numbers, nested or not; the pipeline's run has them as STAGE.NAME.
+    def results(self, values: Mapping[str, Any], first: Mapping[str, float | None] | None = None) -> None:
+        """Record final numbers, nested or not; the pipeline's run has them as STAGE/NAME.
 
-        A name that has values by step keeps those alone: the last of them is its final one.
+        MLflow shows names without a slash before all others. A name that has values by step keeps
+        those alone: the last of them is its final one.
+
+        Args:
+            values: all of the stage.
+            first: what people compare runs by; on the pipeline's run without the stage's name.
         """
 
     def artifact(self, path: Path | str, folder: str | None = None) -> None:
@@ -126,14 +131,15 @@ class _MlflowRun(TrackedRun):
             self._sending_points = True
         self._sender.put(self._send_points)
 
-    def results(self, values: Mapping[str, Any]) -> None:
+    def results(self, values: Mapping[str, Any], first: Mapping[str, float | None] | None = None) -> None:
         found = flat(values)
 
         def call(client: "MlflowClient", run: str) -> None:
             once = {name: value for name, value in found.items() if name not in self._by_step}
             client.log_batch(run, metrics=_points(once, 0))
             if self._parent:
-                client.log_batch(self._parent, metrics=_points({f"{self._stage}.{k}": v for k, v in found.items()}, 0))
+                named = {f"{self._stage}/{name}": value for name, value in found.items()}
+                client.log_batch(self._parent, metrics=_points({**named, **(first or {})}, 0))
 
         self._put(call)
 

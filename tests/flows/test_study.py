@@ -359,7 +359,7 @@ def test_mlflow_holds_the_study_its_runs_and_their_stages(tmp_path: Path, server
         assert run.info.status == "FINISHED"
         record = json.loads((pipeline.folder / f"runs/studies/tiny-laptop/{name}.json").read_text())
         assert record["tracked"] == run.info.run_id
-        assert run.data.metrics["linear.moco.linear_top1"] == record["metrics"]["linear"]["moco"]["linear_top1"]
+        assert run.data.metrics["linear/moco.linear_top1"] == record["metrics"]["linear"]["moco"]["linear_top1"]
     assert studies[0].info.status == "FINISHED"
     assert {file.path for file in client.list_artifacts(top)} == {"study.md", "table.csv", "figure.png"}
     assert set(studies[0].data.metrics) == {"moco/64"}

@@ -40,7 +40,7 @@ def test_a_stage_is_a_child_with_params_metrics_data_files_and_origin(tracked, t
         run.dataset("fashion-mnist", "0123456789abcdef0123456789abcdef.dir", "data/shards")
         run.artifact(tmp_path / "curve.csv", "curves")
         run.artifact(tmp_path / "pictures", "pictures")
-        run.results({"moco": {"linear_top1": 0.84}, "labels": None, "loss": 0.5})
+        run.results({"moco": {"linear_top1": 0.84}, "labels": None, "loss": 0.5}, {"linear_top1": 0.84, "top": None})
     tracking.end_pipeline_run(parent, "FINISHED")
 
     child, whole = client.get_run(run.id), client.get_run(parent)
@@ -54,7 +54,7 @@ def test_a_stage_is_a_child_with_params_metrics_data_files_and_origin(tracked, t
     assert history(client, run.id, "loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]  # and no result at step 0
     assert "knn_top1" not in child.data.metrics
     assert child.data.metrics["moco.linear_top1"] == 0.84
-    assert whole.data.metrics == {"pretrain.moco.linear_top1": 0.84, "pretrain.loss": 0.5}
+    assert whole.data.metrics == {"pretrain/moco.linear_top1": 0.84, "pretrain/loss": 0.5, "linear_top1": 0.84}
     assert any(name.startswith("system/cpu") for name in child.data.metrics)
     (data,) = child.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("fashion-mnist", "0123456789abcdef0123456789abcdef.dir")
