@@ -32,7 +32,8 @@ LISTS = (".csv", ".tsv", ".parquet", ".pq")
 DRAWN = Fetch(source="folder", path=".", labels="folders", val_fraction=0.1, test_fraction=0.1, split_seed=0)
 """What `moco init` writes: shares of a set that names no splits."""
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Bad(NamedTuple):
