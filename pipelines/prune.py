@@ -23,6 +23,15 @@ CHECKPOINTS, FEATURES, TARS = "step-*.pt", "features", "tars"
 WORKTREES, QUEUE = "runs/worktrees", ".dvc/tmp/exps"
 """Below the project: where the flow and DVC's queue run experiments."""
 DAY = 86_400.0
+BESIDES = {
+    "shards-*": "sharding that did not end",
+    "*.hashed": "hashing that did not end",
+    "*.pieces": "work on other hosts that did not end",
+    "*/*.pieces": "work on other hosts that did not end",
+    "slurm": "logs of Slurm's jobs",
+    "survey": "numbers of the images, measured again where they are needed",
+}
+"""What else stages leave in the runs' folder, where it may go when it is old."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ def pieces(folder: Path, runs: Path, keep: Keep) -> list[Piece]:
         *_trainings(runs, keep),
         *_features(runs, keep),
         *_tars(runs, keep),
+        *_besides(runs, keep),
         *_worktrees(folder, keep),
         *_cache(folder, keep),
         *_records(folder),
@@ -140,6 +150,18 @@ def _tars(runs: Path, keep: Keep) -> Iterator[Piece]:
             yield Piece(what, size, _young(age, keep))
         else:
             yield Piece(what, size, f"fetched {age:.0f} days ago", (place,))
+
+
+def _besides(runs: Path, keep: Keep) -> Iterator[Piece]:
+    for pattern, what in BESIDES.items():
+        for place in sorted(path for path in runs.glob(pattern) if path.is_dir()):
+            name, size, age = f"{place.relative_to(runs)}: {what}", _size(place), _days(place, deep=True)
+            if locked_by_another(place.with_suffix(".lock")):
+                yield Piece(name, size, "a stage works there now")
+            elif age < keep.days:
+                yield Piece(name, size, _young(age, keep))
+            else:
+                yield Piece(name, size, f"used {age:.0f} days ago", (place,))
 
 
 def _worktrees(folder: Path, keep: Keep) -> Iterator[Piece]:

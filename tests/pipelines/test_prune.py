@@ -43,6 +43,21 @@ def held(path: Path) -> Iterator[None]:
         yield
 
 
+def test_what_else_stages_leave_goes_when_it_is_old_and_nobody_works_there(runs: Path, tmp_path: Path) -> None:
+    old = ("shards-1", "shards-2", "fetch-1.hashed", "embed.pieces", "kept/files.pieces", "slurm", "survey")
+    for name in (*old, "shards-3"):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "a").write_text("x" * 10)
+        if name != "shards-3":
+            for path in (runs / name / "a", runs / name):
+                os.utime(path, (time.time() - 2 * MONTH,) * 2)
+    with held(runs / "shards-2.lock"):
+        found = {piece.what.partition(":")[0]: piece for piece in pieces(tmp_path, runs, Keep())}
+    assert {name for name, piece in found.items() if piece.goes} == {*old} - {"shards-2"}
+    assert found["shards-2"].why == "a stage works there now"
+    assert found["shards-3"].why.startswith("used 0.0 days ago")
+
+
 def test_checkpoints_go_when_they_are_old_and_nobody_trains(runs: Path, tmp_path: Path) -> None:
     young, old = training(runs, "pretrain-1", 0), training(runs, "pretrain-2", 2 * MONTH)
     aside, busy = training(runs, "pretrain-2.old1", 2 * MONTH), training(runs, "pretrain-3", 2 * MONTH)
