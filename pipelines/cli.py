@@ -40,6 +40,7 @@ settings and data:
   ingest       take new images in: a listing and shards of their own
   forget       delete images, and say what still holds or has seen them
   look         what a folder of images holds, as the stages will take it
+  suggest      write values into params.yaml that fit some images and this machine
   verify       check the shards against their checksums
   doctor       what will not work on this machine or in this folder, and what to do
   versions     the versions of data and encoder, and what differs between two
@@ -287,6 +288,23 @@ def parser() -> argparse.ArgumentParser:
         help="whether folders name classes (default: folders)",
     )
 
+    command = add(
+        "suggest",
+        settings.suggest,
+        "Look at images, measure this machine for a minute, and write values that fit both into params.yaml, each with"
+        " its reason.",
+    )
+    command.add_argument("path", type=Path, metavar="PATH", help="as of `moco look`")
+    command.add_argument(
+        "--labels",
+        choices=("folders", "none"),
+        default="folders",
+        help="whether folders name classes (default: folders)",
+    )
+    command.add_argument("--hours", type=_hours, default=1.0, help="that pretraining may take (default: 1)")
+    command.add_argument("--params", type=Path, default=Path("params.yaml"), help="(default: params.yaml)")
+    command.add_argument("--dry-run", action="store_true", help="write nothing")
+
     command = add("verify", settings.verify, "Recompute the checksums and counts of a set of shards.")
     command.add_argument("folder", type=Path, nargs="?", default=stage.SHARDS, help=f"(default: {stage.SHARDS})")
 
@@ -332,6 +350,17 @@ def _encoder(command: argparse.ArgumentParser) -> None:
             metavar=("R", "G", "B"),
             help="of values from 0 to 1 (else ImageNet's)",
         )
+
+
+def _hours(text: str) -> float:
+    """Type of an argument: a time of use."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.01 <= value <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours from 0.01 to 10000")
+    return value
 
 
 def _share(least: float) -> Callable[[str], float]:

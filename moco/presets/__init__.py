@@ -1,6 +1,6 @@
 """Published recipes as data: each YAML file here holds every value of the pretrain section."""
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,24 @@ def apply(name: str, path: Path) -> list[str]:
     """
     if name not in NAMES:
         raise MocoError(f"preset {name!r} is unknown; choose one of {', '.join(NAMES)}")
+    return write({"pretrain": _round_trip().load(FOLDER / f"{name}.yaml")["pretrain"]}, path)
+
+
+def write(sections: Mapping[str, Any], path: Path, only: bool = True) -> list[str]:
+    """Write sections into a parameter file; arguments, result and errors as of `apply`.
+
+    Args:
+        sections: their values by name.
+        path: the parameter file.
+        only: whether keys of a section that are not given go.
+    """
     read_yaml(path)  # the one place that words what is wrong with a file
     yaml = _round_trip()
-    preset, values = yaml.load(FOLDER / f"{name}.yaml"), yaml.load(path)
-    if not isinstance(values.get("pretrain"), MutableMapping):
-        values["pretrain"] = {}
-    changes = _overwrite(values["pretrain"], preset["pretrain"], "pretrain")
+    values, changes = yaml.load(path), []
+    for name, section in sections.items():
+        if not isinstance(values.get(name), MutableMapping):
+            values[name] = {}
+        changes += _overwrite(values[name], section, name, only)
     stream = StringIO()
     yaml.dump(values, stream)
     validate(parse(stream.getvalue(), str(path)), str(path), Params)
@@ -45,13 +57,14 @@ def apply(name: str, path: Path) -> list[str]:
     return changes
 
 
-def _overwrite(target: Any, source: Any, prefix: str) -> list[str]:
-    changes = [f"{prefix}.{key}: removed" for key in target if key not in source]
-    for key in [key for key in target if key not in source]:
+def _overwrite(target: Any, source: Any, prefix: str, only: bool) -> list[str]:
+    gone = [key for key in target if key not in source] if only else []
+    changes = [f"{prefix}.{key}: removed" for key in gone]
+    for key in gone:
         del target[key]
     for key, value in source.items():
         if isinstance(value, MutableMapping) and isinstance(target.get(key), MutableMapping):
-            changes += _overwrite(target[key], value, f"{prefix}.{key}")
+            changes += _overwrite(target[key], value, f"{prefix}.{key}", only)
         elif key not in target or target[key] != value:
             changes.append(f"{prefix}.{key}: {target.get(key, 'missing')} -> {value}")
             target[key] = value

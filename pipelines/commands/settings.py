@@ -48,6 +48,34 @@ def look(options: argparse.Namespace) -> None:
     print("\n".join(lines(look(options.path, options.labels))))
 
 
+def suggest(options: argparse.Namespace) -> None:
+    """Choose values for images and machine, and write them."""
+    from functools import partial
+
+    from moco.advice.look import lines, look
+    from moco.advice.rate import images_a_second
+    from moco.advice.suggest import suggest as choose
+    from moco.cluster.machine import load_machine
+    from moco.devices import compute_devices, describe, gpus
+
+    found = look(options.path, options.labels)
+    print("\n".join(lines(found)), flush=True)
+    if not options.dry_run:
+        presets.write({}, options.params)  # whether it can be written is known before anything is measured
+    device = load_machine().device
+    rate, where = partial(images_a_second, device=device), describe(compute_devices(device)[0])
+    made = choose(found, gpus(device) > 0, options.hours, rate, where)
+    print(f"\nsuggestion: the values of the preset {made.preset}, but for")
+    print("\n".join(f"  {key} = {value}: {why}" for key, value, why in made.choices))
+    print("\n".join(["", *(f"note: {note}" for note in made.notes)]).rstrip())
+    print(f"pretraining takes about {made.seconds / 60:.0f} minutes where nothing else runs")
+    if options.dry_run:
+        return
+    presets.write({"fetch": made.sections()["fetch"]}, options.params, only=False)
+    presets.write({"pretrain": made.sections()["pretrain"]}, options.params)
+    print(f"written into {options.params}")
+
+
 def doctor(options: argparse.Namespace) -> None:
     """Examine machine, folder and settings."""
     from moco.advice.doctor import examine
