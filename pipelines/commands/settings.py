@@ -65,7 +65,7 @@ def suggest(options: argparse.Namespace) -> None:
     device = load_machine().device
     rate, where = partial(images_a_second, device=device), describe(compute_devices(device)[0])
     made = choose(found, gpus(device) > 0, options.hours, rate, where)
-    print(f"\nsuggestion: the values of the preset {made.preset}, but for")
+    print(f"\nsuggestion: the values of the preset {made.preset}, except")
     print("\n".join(f"  {key} = {value}: {why}" for key, value, why in made.choices))
     print("\n".join(["", *(f"note: {note}" for note in made.notes)]).rstrip())
     print(f"pretraining takes about {made.seconds / 60:.0f} minutes where nothing else runs")

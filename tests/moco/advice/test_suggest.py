@@ -1,6 +1,7 @@
 """Suggested values fit the images and the machine, are valid, and each has its reason."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from test_look import save
@@ -76,7 +77,7 @@ def test_the_values_are_written_into_the_file_whose_comments_stay(tmp_path):
     for number in range(40):
         save(tmp_path / f"photos/{'cat' if number % 2 else 'dog'}/{number}.png", (40, 40), seed=number)
     params = tmp_path / "params.yaml"
-    params.write_text(open("params.yaml").read())
+    params.write_text(Path("params.yaml").read_text())
     main(["suggest", str(tmp_path / "photos"), "--params", str(params), "--hours", "0.01"])
     values = read_yaml(params)
     assert values["fetch"]["source"] == "folder" and values["fetch"]["path"] == str(tmp_path / "photos")
@@ -92,6 +93,6 @@ def test_a_rate_is_measured(tmp_path):
 
 def test_writing_a_section_in_part_keeps_the_rest(tmp_path):
     params = tmp_path / "params.yaml"
-    params.write_text(open("params.yaml").read())
+    params.write_text(Path("params.yaml").read_text())
     assert write({"fetch": {"path": "elsewhere"}}, params, only=False) == ["fetch.path: data/inbox -> elsewhere"]
     assert read_yaml(params)["fetch"]["val_fraction"] == 0.1
