@@ -18,7 +18,7 @@ FEWEST_EPOCHS, MOST_EPOCHS = 20, 400
 FEWEST_STEPS = 8
 """An epoch; fewer make neither a schedule nor a queue of several batches."""
 SMALL = 40
-"""Pixels; crops of less than a tenth of such an image show nothing."""
+"""Pixels; crops of less than a tenth of an image of this size show nothing."""
 SLOW_MOMENTUM = 50_000
 """Steps from which on the papers' momentum of 0.999 has time to work."""
 FEWEST_VALIDATION = 200
@@ -48,7 +48,7 @@ class Suggestion:
     """What fits.
 
     Attributes:
-        preset: of which all other values are.
+        preset: has all other values.
         choices: where it is left.
         notes: what else a person should know, a line each.
         seconds: that pretraining is expected to take.
