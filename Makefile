@@ -1,11 +1,11 @@
-# make demo: the whole pipeline on real images.   make test: every test.   Both set up what they need.
+# make demo: the whole pipeline on real images.   make test: the tests.   Both set up what they need.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
 export DO_NOT_TRACK := true
-.PHONY: setup demo transfer-demo study check test test-fast lint bench lock clean
+.PHONY: setup demo transfer-demo study check test test-fast test-long lint bench lock clean
 
 setup: $(READY)
 
@@ -33,16 +33,21 @@ study: setup
 	python -m flows.study $(STUDY) --scale $(SCALE)
 
 # Threads that spin while they wait make processes that share cores two to six times slower.
-check test test-fast: export OMP_WAIT_POLICY := passive
+check test test-fast test-long: export OMP_WAIT_POLICY := passive
 # For every edit: nothing that starts processes or servers, or trains.
 check: setup lint
 	pytest -q -n 2 --dist loadfile -m "not slow and not cluster and not processes" --ignore tests/flows --ignore tests/moco/tracking
 
 # Files of tests share the machine two at a time, but for clusters and the fast tests of flows.
 test: test-fast
-	pytest -n 2 --dist loadfile -m "slow and not cluster"
-	pytest -m cluster
+	pytest -n 2 --dist loadfile -m "slow and not cluster and not long"
+	pytest -m "cluster and not long"
 	@test ! -e /dev/nvidia0 || pytest -m gpu
+
+# What `make test` leaves out (LONG of tests/conftest.py).
+test-long: setup
+	pytest -n 2 --dist loadfile -m "long and not cluster"
+	pytest -m "cluster and long"
 
 test-fast: setup lint
 	pytest -n 2 --dist loadfile -m "not slow and not cluster" --ignore tests/flows

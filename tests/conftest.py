@@ -51,6 +51,36 @@ HEAVY = tuple(
 """Tests that start processes or servers, train, or build every network."""
 
 
+LONG = tuple(
+    f"tests/{name}"
+    for name in (
+        "flows/test_study.py::test_a_run_does_not_train_if_code_or_parameters_were_edited",
+        "flows/test_study.py::test_a_study_may_change_the_shards",
+        "flows/test_study.py::test_an_interrupted_study_goes_on",
+        "flows/test_study.py::test_changed_code_or_parameters",
+        "flows/test_study.py::test_checkpoints_of_a_training",
+        "flows/test_study.py::test_mlflow_holds_the_study",
+        "flows/test_study.py::test_runs_that_share_a_training",
+        "flows/test_study.py::test_what_these_images_rule_out",
+        "moco/dictionary/test_mechanisms.py::test_a_compiled_step",
+        "moco/images/test_decode_memory.py::test_six_threads",
+        "moco/images/test_sanitized.py",
+        "moco/transfer/networks/test_detectors.py::test_it_memorizes_two_scenes",
+        "pipelines/test_data_in_place.py::test_the_cache_stays_as_it_is_whatever_runs_beside_dvc[symlink]",
+        "pipelines/test_full_disk.py",
+        "pipelines/test_pretrain_stage.py::test_a_run_that_fails_again_and_again",
+        "pipelines/test_pretrain_stage.py::test_tars_behind_a_web_server",
+        "pipelines/test_transfer_stages.py::test_processes_of_machine_yaml",
+        "test_benchmarks.py::test_the_proof_for_gpus_runs_dry",
+        "test_docs.py::test_the_commands_of_a_page_work[docs/encoders.md]",
+        "test_docs.py::test_the_commands_of_a_page_work[docs/fine-tuning.md]",
+        "test_docs.py::test_the_commands_of_a_page_work[docs/study.md]",
+    )
+)
+"""Slow tests of what a shorter one covers in part: `make test-long`, before a release and after a
+change of what they are about."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from every test, except under `pytest -m gpu`."""
     if config.getoption("markexpr") != "gpu":
@@ -67,8 +97,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make check` leaves out: HEAVY, and tests whose material processes make."""
+    """Mark what `make check` leaves out: HEAVY, and tests whose material processes make.
+
+    And LONG, which `make test` leaves out.
+    """
     for item in items:
+        if item.nodeid.startswith(LONG):
+            item.add_marker(pytest.mark.long)
         if item.nodeid.startswith(HEAVY) or "small_project" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.processes)
 
