@@ -99,10 +99,7 @@ class Log:
             self.curves[1].add({"step": done, "images_per_second": speed, "waiting_share": waiting})
         if self.processes.first:
             self.progress.update(
-                done,
-                f"step {done}/{self.total} · epoch {row['epoch']:.1f} · loss {loss:.3f} (chance {chance:.2f})"
-                f" · top-1 {top1:.1%} · top-5 {top5:.1%} · queue {row['queue_fill']:.0%} · lr {rate:.3g}"
-                f" · {speed:.0f} images/s · {waiting:.0%} waiting for images",
+                done, f"step {done}/{self.total} · loss {loss:.3f} (chance {chance:.2f}) · {speed:.0f} images/s"
             )
             self._intervals += 1
             if waiting > WAITING and self.remedy and self._intervals > 1:  # the first one starts the workers

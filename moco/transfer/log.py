@@ -62,11 +62,7 @@ class Log:
             self.curves[0].add(row)
             self.curves[1].add({"step": done, "images_per_second": speed, "waiting_share": waiting})
         if self.processes.first:
-            self.progress.update(
-                done,
-                f"step {done}/{self.total} · loss {sum(means):.3f} · lr {rate:.3g} · {speed:.1f} images/s"
-                f" · {waiting:.0%} waiting for images",
-            )
+            self.progress.update(done, f"step {done}/{self.total} · loss {sum(means):.3f} · {speed:.1f} images/s")
         self._steps = []
         pace.restart()
 

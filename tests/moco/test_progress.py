@@ -22,6 +22,50 @@ def test_what_an_encoding_lacks_is_written_as_its_escape(monkeypatch):
     assert raw.getvalue() == rb"fetch  100% \xb7 fj\xe9 Gr\xf6\xdfe" + b"\n"
 
 
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_time_that_is_left_follows_from_what_this_start_did(monkeypatch):
+    stream, clock = io.StringIO(), Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    shown = Progress("pretrain", 1000, stream=stream)
+    shown.update(500, "resumed")
+    clock.now += 10
+    shown.update(600, "loss 3")
+    clock.now += 40
+    shown.update(1000, "done")
+    assert stream.getvalue().splitlines() == [
+        "pretrain  50% · resumed",
+        "pretrain  60% · loss 3 · 40 s left",
+        "pretrain  100% · done",
+    ]
+
+
+def test_on_a_terminal_a_line_fits_its_width(monkeypatch):
+    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: os.terminal_size((30, 20)))
+    stream = Terminal()
+    Progress("pretrain", 10, stream=stream).update(1, "x" * 100)
+    assert stream.getvalue() == "\r\x1b[K" + ("pretrain  10% · " + "x" * 100)[:29]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0, "0 s"), (89, "89 s"), (95, "2 min"), (5400, "1.5 h"), (172_800, "2.0 days")]
+)
+def test_a_duration_is_said_in_the_unit_that_suits_it(seconds, said):
+    assert progress.duration(seconds) == said
+
+
 NAME = os.fsdecode(b"fj\xe9\xc3\xb6\n")
 
 
