@@ -12,9 +12,11 @@ from moco.yaml_files import read_yaml
 
 SIDES = (28, 32, 48, 64, 96, 128, 160, 192, 224)
 """Image sizes that are suggested."""
-VIEWS = 2_000_000
-"""Images, each as often as it is seen, after which features of the demo's kind hardly gain."""
-FEWEST_EPOCHS, MOST_EPOCHS = 20, 400
+STEPS = 10_000
+"""That a run should have if there is time (docs/pretraining.md)."""
+FEWEST_EPOCHS, MOST_EPOCHS = 20, 800
+KEYS = 8
+"""Images for each key of the queue, at least."""
 FEWEST_STEPS = 8
 """An epoch; fewer make neither a schedule nor a queue of several batches."""
 SMALL = 40
@@ -89,10 +91,10 @@ def suggest(
             f"{found.settings.path}: {images} images to train on are too few for a suggestion; have {2 * FEWEST_STEPS}"
             " at least, better thousands"
         )
-    wanted = min(max(VIEWS / images, FEWEST_EPOCHS), MOST_EPOCHS) * images
-    candidates = list(_candidates(found, on_gpu))
-    for candidate in candidates:
+    for candidate in _candidates(found, on_gpu):
         chosen = [*fetch, *_of_network(candidate, found), *_of_count(candidate, images)]
+        batch = _value(candidate.preset, chosen, "global_batch")
+        wanted = min(max(STEPS * batch / images, FEWEST_EPOCHS), MOST_EPOCHS) * images
         speed = rate(_section(candidate.preset, chosen))
         if speed * hours * 3600 >= wanted:
             break
@@ -101,7 +103,7 @@ def suggest(
     why = f"{wanted / images:.0f} are enough" if epochs >= int(wanted / images) else f"what {hours:g} h allow"
     chosen += [
         Choice("pretrain.epochs", epochs, f"{why}; {within}"),
-        *_of_steps(candidate, epochs * (images // _value(candidate.preset, chosen, "global_batch"))),
+        *_of_steps(candidate, epochs * (images // batch)),
         Choice("pretrain.knn_every_epochs", max(1, epochs // 10), "ten readings in the run"),
     ]
     return Suggestion(candidate.preset, chosen, [*_notes(images, epochs, found)], epochs * images / speed, speed)
@@ -160,11 +162,11 @@ def _of_count(candidate: Candidate, images: int) -> Iterator[Choice]:
         batch //= 2
     group = min(group, batch // 2)
     keys = _value(candidate.preset, [], "dictionary")["num_keys"]
-    while keys > batch and keys > images / 2:
+    while keys > batch and keys * KEYS > images:
         keys //= 2
     yield Choice("pretrain.global_batch", batch, f"{images // batch} steps an epoch of {images} training images")
     yield Choice("pretrain.bn_group_size", group, "half of the batch or less, so that shuffling has something to do")
-    yield Choice("pretrain.dictionary.num_keys", keys, "at most half of the images, so that keys are of other images")
+    yield Choice("pretrain.dictionary.num_keys", keys, f"an eighth of the {images} images at most, so that keys are of other images")
 
 
 def _of_steps(candidate: Candidate, steps: int) -> Iterator[Choice]:
@@ -173,7 +175,7 @@ def _of_steps(candidate: Candidate, steps: int) -> Iterator[Choice]:
 
 
 def _notes(images: int, epochs: int, found: Looked) -> Iterator[str]:
-    if epochs < FEWEST_EPOCHS and epochs * images < VIEWS:
+    if epochs < FEWEST_EPOCHS:
         yield f"{epochs} epochs are few: give more --hours, or a GPU"
     if images < FEW:
         yield (
