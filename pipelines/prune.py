@@ -197,11 +197,12 @@ def _cache(folder: Path, keep: Keep) -> Iterator[Piece]:
             yield Piece(what, _size(place), "a stage runs now")
             return
         kept, dropped = _revisions(folder, keep)
-        used = _hashes(repo, repo.used_objs(revs=kept, all_branches=True, all_experiments=True, skip_failed=False))
+        # force: a folder that a clone has never had names nothing in its cache
+        used = _hashes(repo, repo.used_objs(revs=kept, all_branches=True, all_experiments=True, force=True))
         for tree in trees:
             for config in tree.glob("**/.dvc/config.local"):
                 with Repo(str(config.parents[1])) as other:
-                    used |= _hashes(repo, other.used_objs())
+                    used |= _hashes(repo, other.used_objs(force=True))
         paths = {oid: Path(cache.oid_to_path(oid)) for oid in cache.all()}
         unused = tuple(path for oid, path in paths.items() if oid not in used)
         why = (

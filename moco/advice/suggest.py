@@ -166,7 +166,11 @@ def _of_count(candidate: Candidate, images: int) -> Iterator[Choice]:
         keys //= 2
     yield Choice("pretrain.global_batch", batch, f"{images // batch} steps an epoch of {images} training images")
     yield Choice("pretrain.bn_group_size", group, "half of the batch or less, so that shuffling has something to do")
-    yield Choice("pretrain.dictionary.num_keys", keys, f"an eighth of the {images} images at most, so that keys are of other images")
+    yield Choice(
+        "pretrain.dictionary.num_keys",
+        keys,
+        f"an eighth of the {images} images at most, so that keys are of other images",
+    )
 
 
 def _of_steps(candidate: Candidate, steps: int) -> Iterator[Choice]:

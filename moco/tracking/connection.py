@@ -25,6 +25,7 @@ ENVIRONMENT = {
 """MLflow's settings, made before it is imported unless the person has set them."""
 
 SQLITE = "sqlite:///"
+_ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 _ODD = re.compile(r"[?#%]")
 ANSWER_SECONDS = 5.0
 """Longest wait for a server's sign of life. MLflow's own calls wait longer, for slow answers."""
@@ -116,15 +117,12 @@ def connect(patient: bool = False) -> "tuple[MlflowClient, str]":
     _require_answer(uri, PATIENT_SECONDS if patient else ANSWER_SECONDS)
     mlflow.set_tracking_uri(uri)
     name = experiment_name()
-    location = (
-        (Path(uri.removeprefix(SQLITE)).resolve().parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
-    )
     with database_lock():
-        client = mlflow.MlflowClient(uri)
+        client = _client(uri)
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return client, client.create_experiment(name, artifact_location=location)
+                return client, client.create_experiment(name, artifact_location=_artifacts_of(uri))
             except mlflow.exceptions.MlflowException:
                 experiment = client.get_experiment_by_name(name)  # another process was faster
                 if experiment is None:
@@ -133,11 +131,34 @@ def connect(patient: bool = False) -> "tuple[MlflowClient, str]":
     return client, experiment.experiment_id
 
 
+def _client(uri: str) -> "MlflowClient":
+    """Make a client, and a database's first content.
+
+    MLflow pastes the place of its artifacts into SQL: as an address it holds no quote.
+    """
+    mlflow = import_mlflow()
+    location = _artifacts_of(uri)
+    if location is None or _ARTIFACT_ROOT in os.environ:
+        return mlflow.MlflowClient(uri)
+    os.environ[_ARTIFACT_ROOT] = location
+    try:
+        return mlflow.MlflowClient(uri)
+    finally:
+        del os.environ[_ARTIFACT_ROOT]
+
+
+def _artifacts_of(uri: str) -> str | None:
+    """Give the address of the artifacts beside a database's file; None for a server."""
+    return (
+        (Path(uri.removeprefix(SQLITE)).resolve().parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
+    )
+
+
 def look() -> None:
     """See that runs can be recorded, without making anything; errors as of `connect`."""
     uri = _understood(tracking_uri())
     _require_answer(uri, ANSWER_SECONDS)
-    experiment = import_mlflow().MlflowClient(uri).get_experiment_by_name(experiment_name())
+    experiment = _client(uri).get_experiment_by_name(experiment_name())
     if experiment is not None:
         _require_active(experiment)
 

@@ -141,6 +141,17 @@ def test_every_version_stays_unless_the_policy_keeps_fewer(
         dvc(two_versions, "checkout")
 
 
+def test_a_clone_that_never_had_a_versions_data_is_pruned_all_the_same(
+    two_versions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = list((two_versions / ".dvc/cache/files").rglob("*.dir"))
+    assert lists
+    for path in lists:
+        path.unlink()
+    cli.main(["prune"])
+    assert "DVC's cache" in capsys.readouterr().out
+
+
 def test_the_cache_stays_while_a_stage_runs_or_where_it_is_shared(
     two_versions: Path, tmp_path: Path, runs: Path
 ) -> None:

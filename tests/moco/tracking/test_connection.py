@@ -74,7 +74,7 @@ def test_a_user_without_a_name_or_a_home_is_a_number(monkeypatch):
 
 
 def test_a_folder_whose_name_means_something_in_an_address_keeps_its_database(tmp_path, monkeypatch):
-    folder = tmp_path / "100% ?#"
+    folder = tmp_path / "100% ?#'\"; x"
     folder.mkdir()
     (folder / "dvc.yaml").touch()
     monkeypatch.chdir(folder)
