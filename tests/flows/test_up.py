@@ -59,7 +59,7 @@ def test_it_comes_up_makes_each_thing_once_and_leaves_nothing(alone: Pipeline) -
     for port in servers.ports:
         assert f"http://127.0.0.1:{port}" in said
     made = {one["name"] for one in ask(servers.api, "deployments/filter")}
-    assert made == {"pretrain-and-evaluate", "transfer", "study", "nightly"}
+    assert made == {"ingest", "pretrain-and-evaluate", "transfer", "study", "nightly"}
     assert urllib.request.urlopen(f"http://127.0.0.1:{servers.ports[1]}/health", timeout=10).status == 200
     again = alone.run(sys.executable, "-m", "flows.up", check=False)
     assert again.returncode == 1
