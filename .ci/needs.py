@@ -1,4 +1,4 @@
-"""Print what pyproject.toml needs, one a line: the library's packages, and those of extras named."""
+"""Print what pyproject.toml needs, one a line: the library's packages, and those of some extras."""
 
 import sys
 import tomllib

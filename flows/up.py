@@ -80,6 +80,7 @@ def up(options: argparse.Namespace, prefect_yaml: dict[str, Any]) -> None:
     files = options.artifacts if "://" in options.artifacts else str(Path(options.artifacts).resolve())
     env = {
         **os.environ,
+        "PWD": str(Path.cwd()),  # where deployments have their runs work; in a container nobody sets it
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_API_URL": f"{prefect}/api",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes for what is not used here

@@ -1,4 +1,4 @@
-"""docs/team-server.md, block by block: PostgreSQL, S3, passwords, two workers, and no secret left."""
+"""docs/team-server.md, block by block: PostgreSQL, S3, passwords, two workers, no secret left."""
 
 import json
 import os
@@ -46,7 +46,10 @@ pytestmark = [
 
 @contextmanager
 def postgresql() -> Iterator[tuple[Path, int]]:
-    """Serve a PostgreSQL of its own; gives the folder of its socket, where all are let in, and its port."""
+    """Serve a PostgreSQL of its own.
+
+    Gives the folder of its socket, which lets everyone in, and its port.
+    """
     base, port = Path("/tmp") / f"moco-postgresql-{os.getpid()}", free_port()  # a socket's path must be short
     base.mkdir()
     if AS_USER:
@@ -200,7 +203,7 @@ def test_a_team_works_with_passwords_that_are_nowhere(tmp_path: Path, plain_env:
 
 
 def everywhere(folder: Path, socket: Path, port: int) -> Iterator[tuple[str, bytes]]:
-    """Give what others may see: the list of processes, files of the project, both databases, git's objects."""
+    """Give what others may see: the list of processes, the project's files, databases, git."""
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             yield str(entry), (entry / "cmdline").read_bytes()

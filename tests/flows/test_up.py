@@ -36,7 +36,7 @@ class Up:
             self.process = subprocess.Popen(
                 [Path(sys.executable).with_name("moco"), "up", *options],
                 cwd=self.pipeline.folder,
-                env=self.pipeline.env,
+                env=self.pipeline.env | {"PWD": "/"},  # as where nobody set it
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
