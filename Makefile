@@ -85,7 +85,7 @@ $(BENCH)/.ready: pyproject.toml requirements.lock | setup
 
 # The one file that pins every package, for Linux and macOS and each Python; needs uv.
 lock:
-	uv pip compile pyproject.toml --extra pipeline --extra transfer --extra backbones --extra export --extra data --extra dev --universal --python-version 3.11 --no-header \
+	uv pip compile pyproject.toml --extra pipeline --extra transfer --extra backbones --extra export --extra data --extra team --extra dev --universal --python-version 3.11 --no-header \
 	  --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 
 clean:

@@ -146,7 +146,8 @@ class Project:
         worker = None
         try:
             wait(lambda: _answers(f"{self.api}/health"), "the Prefect server")
-            self("prefect", "work-pool", "create", "moco", "--type", "process")
+            for pool in ("moco", "moco-data"):
+                self("prefect", "work-pool", "create", pool, "--type", "process")
             self("prefect", "deploy", "--all")
             worker = self._start("worker", "prefect", "worker", "start", "--pool", "moco")
             yield

@@ -64,6 +64,6 @@ def _require_answer(uri: str) -> None:
     except psycopg.Error as error:
         said = " ".join(str(error).split())[:300]
         raise MocoError(
-            f"--database: {uri} cannot be used ({said}); start PostgreSQL, or make user and database as docs/prefect.md"
+            f"--database: {uri} cannot be used ({said}); start PostgreSQL, or make user and database as docs/team-server.md"
             " shows"
         ) from None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import __version__ as prefect_version
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists
@@ -39,22 +39,32 @@ def register(url: str, names: list[str], automations: Path = AUTOMATIONS) -> Non
             the same name at each call.
     """
     with temporary_settings({PREFECT_API_URL: url}):
-        asyncio.run(_register(names, [AutomationCore(**one) for one in read_yaml(automations)["automations"]]))
+        asyncio.run(_register(names, read_yaml(automations)["automations"]))
 
 
-async def _register(names: list[str], automations: list[AutomationCore]) -> None:
+async def _register(names: list[str], automations: list[dict[str, Any]]) -> None:
     async with get_client() as client:
         for name in names:
             with contextlib.suppress(ObjectAlreadyExists):
                 await client.create_work_pool(WorkPoolCreate(name=name, type="process", concurrency_limit=RUNS))
-        for wanted in automations:
-            there = await client.read_automations_by_name(wanted.name)
-            for double in there[1:]:
-                await client.delete_automation(double.id)
-            if not there:
-                await client.create_automation(wanted)
-            elif AutomationCore(**there[0].model_dump()) != wanted:
-                await client.update_automation(there[0].id, wanted)
+        await keep_automations(client, automations)
+
+
+async def keep_automations(client: PrefectClient, automations: list[dict[str, Any]]) -> None:
+    """Make automations that are missing, and change those that differ.
+
+    One that a person switched off or on in the UI stays so.
+    """
+    for wanted in [AutomationCore(**one) for one in automations]:
+        there = await client.read_automations_by_name(wanted.name)
+        for double in there[1:]:
+            await client.delete_automation(double.id)
+        if not there:
+            await client.create_automation(wanted)
+            continue
+        wanted.enabled = there[0].enabled
+        if AutomationCore(**there[0].model_dump()) != wanted:
+            await client.update_automation(there[0].id, wanted)
 
 
 def is_deployed(url: str, state: str) -> bool:

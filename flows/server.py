@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 
 import httpx
+from prefect.client.orchestration import get_client
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -56,7 +57,26 @@ def served() -> Iterator[None]:
             f"PREFECT_API_URL = {without_password(url)}: no Prefect server answers there ({type(error).__name__}); start it (`prefect server"
             " start`), or do without: `unset PREFECT_API_URL` in the shell, `prefect config unset PREFECT_API_URL` in a profile"
         ) from None
+    _require_accepted(url)
     yield
+
+
+def _require_accepted(url: str) -> None:
+    """See that the server takes what this process calls it with.
+
+    Raises:
+        MocoError: it does not.
+    """
+    try:
+        get_client(sync_client=True).api_version()
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.UNAUTHORIZED:
+            raise MocoError(
+                f"PREFECT_API_URL = {without_password(url)}: the server refuses this user; set PREFECT_API_AUTH_STRING to what"
+                " its PREFECT_SERVER_API_AUTH_STRING is"
+            ) from None
+    except httpx.HTTPError:  # Prefect says so itself, with the name of the setting
+        return
 
 
 def _start() -> str:

@@ -15,12 +15,22 @@ import psutil
 
 from moco.errors import MocoError
 from moco.files import read_note, write_json
+from moco.text import without_password
 
 SECONDS_FOR_RUNS = 5.0
 """Between the signal to a worker and its runs, which save a checkpoint, and their end by force."""
 SECONDS_FOR_SERVERS = 2.5
 """Between the signal to a server and its end by force: a database's changes are transactions."""
 START_SECONDS = 180.0
+
+KNOWN = {
+    "Detected out-of-date database schema": "its database is of another version of MLflow; of an older one, back it up"
+    " and run `mlflow db upgrade ADDRESS`, of a newer one, install that version",
+    "Can't locate revision identified by": "its database is of a newer version; install that one, or name another"
+    " database",
+}
+"""What a log says -> what that means, and the remedy. Prefect brings an older database to its own
+version by itself."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +102,10 @@ def require_alive(services: Sequence[Service]) -> None:
     """
     for service in services:
         if (code := service.process.poll()) is not None:
-            lines = service.log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
-            raise MocoError(f"{service.name} ended (exit code {code}): {lines[-1].strip()[:300]}; more: {service.log}")
+            text = service.log.read_text(errors="replace").strip()
+            known = next((said for mark, said in KNOWN.items() if mark in text), None)
+            last = known or without_password(text.splitlines()[-1].strip()[:300] if text else "it printed nothing")
+            raise MocoError(f"{service.name} ended (exit code {code}): {last}; more: {service.log}")
 
 
 def end(workers: Sequence[Service], servers: Sequence[Service]) -> None:

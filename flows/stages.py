@@ -3,45 +3,30 @@
 import json
 import logging
 import os
-import re
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
-from uuid import UUID
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from flows import children
 from flows.card import show_card, show_report
 from flows.remotes import Remote
+from flows.reporter import Reporter
 from moco import tracking
 from moco.config import load_params
 from moco.errors import MocoError
-from moco.report.page import escape
 from pipelines.cache import Cache
 from pipelines.driver import DRIVER
-from pipelines.fetch import NOTHING_NEW
 from pipelines.stage import RAW, SHARDS
 
-SECONDS_BETWEEN_PROGRESS = 2.0
-SECONDS_WITHOUT_BAR = 300.0
-"""After one that failed: Prefect tries for a minute, and the stage's lines wait meanwhile."""
 Slots = SimpleQueue[dict[str, str]]
 """Shares of the machine that are free, as environment variables."""
-
-DVC_HINTS = re.compile(
-    r"To track the changes with git, run:|\s+git add |To enable auto staging, run:"
-    r"|\s+dvc config core\.autostage|Use `dvc push`"
-)
-"""DVC's advice after each stage to someone at a terminal; in a log of stages it hides what they
-say."""
 
 
 class _NoTraceback(logging.Filter):
@@ -253,7 +238,7 @@ def fetch_first_weights(folder: Path, env: Mapping[str, str]) -> None:
 
 def _dvc(stage: str, arguments: list[str], folder: Path, env: Mapping[str, str], bar: str | None = None) -> bool:
     """Run a command of DVC's, and say whether it ran a stage."""
-    reporter = _Reporter(bar or stage)
+    reporter = Reporter(bar or stage)
     result = children.run(_command(arguments), folder, env, reporter.line)
     if result.code:
         of_dvc = next((line for line in reversed(result.tail) if line.startswith("ERROR: ")), "")
@@ -262,46 +247,3 @@ def _dvc(stage: str, arguments: list[str], folder: Path, env: Mapping[str, str],
         said = said or " | ".join(result.tail[-3:]) or f"`dvc {arguments[0]}` ended with {result.code}"
         raise StageFailedError(f"{stage}: {said}", again=result.error is None, by_dvc=by_dvc)
     return reporter.ran
-
-
-class _Reporter:
-    """Turn a child's lines into log lines, and its progress lines into a bar in the UI."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-        self.log = get_run_logger()
-        self.artifact: UUID | None = None
-        self.last = self.no_bar_before = float("-inf")
-        self.ran = False
-
-    def line(self, text: str) -> None:
-        self.ran |= text.startswith("Running stage ")
-        if text == NOTHING_NEW:  # of stage fetch, which looks each time
-            self.ran = False
-        if DVC_HINTS.match(text):
-            return
-        progress = children.PROGRESS.match(text)
-        if progress is None:
-            self.log.info(text)
-            return
-        percent, now = min(int(progress["percent"]), 100), time.monotonic()
-        if now - self.last < SECONDS_BETWEEN_PROGRESS and percent < 100:
-            return
-        self.last = now
-        self.log.info(text)
-        if now < self.no_bar_before:
-            return
-        try:
-            self._show(float(percent), progress["note"])
-        except Exception as error:  # a bar is not worth a stage that has run for hours
-            self.log.warning("no progress bar: %s", error)
-            self.no_bar_before = time.monotonic() + SECONDS_WITHOUT_BAR
-
-    def _show(self, percent: float, note: str) -> None:
-        text = f"`{self.stage}` · {escape(note)}"
-        if self.artifact is None:
-            key = re.sub(r"[^a-z0-9]+", "-", f"progress-{self.stage}".lower()).strip("-")
-            made = create_progress_artifact(progress=percent, key=key, description=text)
-            self.artifact = made if isinstance(made, UUID) else None
-        else:
-            update_progress_artifact(self.artifact, progress=percent, description=text)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import flows
-from flows import deployments, services
+from flows import credentials, deployments, services
 from flows.databases import databases
 from flows.services import Service
 from moco.errors import MocoError
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise MocoError(f"{Path.cwd()}: no {deployments.PREFECT} is here; go to the project's folder")
         prefect_yaml = read_yaml(deployments.PREFECT)
         deployments.check(prefect_yaml, str(deployments.PREFECT))
-        options.folder.mkdir(parents=True, exist_ok=True)
+        options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with exclusive(options.folder / "lock", options.folder, 0, "has brought the servers up"):
             if services.end_left_over(options.folder / LIST):
                 print("ended what an earlier `moco up` left running", flush=True)
@@ -77,33 +77,40 @@ def up(options: argparse.Namespace, prefect_yaml: dict[str, Any]) -> None:
         services.require_free(options.host, port, option)
     prefect = services.address(options.host, options.prefect_port)
     mlflow = services.address(options.host, options.mlflow_port)
+    files = options.artifacts if "://" in options.artifacts else str(Path(options.artifacts).resolve())
     env = {
         **os.environ,
+        "PWD": str(Path.cwd()),  # where deployments have their runs work; in a container nobody sets it
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_API_URL": f"{prefect}/api",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes for what is not used here
         "MLFLOW_TRACKING_URI": mlflow,
+        "MLFLOW_BACKEND_STORE_URI": kept.mlflow,  # here and not in the list of processes: it may hold a password
+        "MLFLOW_ARTIFACTS_DESTINATION": files,
     }
     if kept.prefect:
         env["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = kept.prefect
+    given = credentials.sort_out(env, folder, kept.mlflow)
+    os.environ |= {name: value for name, value in given.workers.items() if name == credentials.PREFECT_CLIENT}
     workers: list[Service] = []
     servers: list[Service] = []
 
     def run(among: list[Service], name: str, *command: str) -> Service:
-        among.append(services.start(name, command, env, folder))
+        among.append(services.start(name, command, given.servers if among is servers else given.workers, folder))
         services.keep_list([*workers, *servers], folder / LIST)
         return among[-1]
 
     try:
         here = ("--host", options.host, "--port")
         first = run(servers, "prefect", "prefect", "server", "start", *here, str(options.prefect_port))
-        files = options.artifacts if "://" in options.artifacts else str(Path(options.artifacts).resolve())
-        of_mlflow = ("--backend-store-uri", kept.mlflow, "--artifacts-destination", files, "--workers", "1")
+        of_mlflow = ("--workers", "1", *(("--app-name", "basic-auth") if given.mlflow_asks else ()))
         second = run(servers, "mlflow", "mlflow", "server", *here, str(options.mlflow_port), *of_mlflow)
         registering = importlib.import_module("flows.registering")  # seconds, in which the servers start
         services.wait_for_answer(first, f"{prefect}/api/health")
         pools = registering.pools(prefect_yaml)
         registering.register(env["PREFECT_API_URL"], pools)
+        if given.notify:
+            importlib.import_module("flows.notifying").register(env["PREFECT_API_URL"], given.notify)
         if not options.no_worker:
             for pool in pools:
                 run(workers, f"worker-{pool}", "prefect", "worker", "start", "--pool", pool)
@@ -115,9 +122,13 @@ def up(options: argparse.Namespace, prefect_yaml: dict[str, Any]) -> None:
             workers.remove(deploy)
             registering.note_deployed(env["PREFECT_API_URL"], state)
         services.wait_for_answer(second, f"{mlflow}/health")
+        if given.mlflow_asks:
+            credentials.require_accepted(mlflow, given.workers)
         print(f"runs and forms      {prefect}/deployments\nmetrics and models  {mlflow}")
         print(f"workers             {prefect}/work-pools")
         print(f"export PREFECT_API_URL={prefect}/api MLFLOW_TRACKING_URI={mlflow}   # in other terminals")
+        if said := credentials.open_to_all(options.host, given):
+            print(said)
         print(f"up in {time.monotonic() - begin:.0f} s; Ctrl-C ends all of it", flush=True)
         while True:
             services.require_alive([*workers, *servers])

@@ -202,17 +202,20 @@ def database_lock() -> AbstractContextManager[Any]:
 
 def is_passing(error: Exception) -> bool:
     """Tell whether an error may pass: no connection, time-out, a server in trouble."""
-    from mlflow.exceptions import MlflowException
-
     if isinstance(error, MocoError) or _remedy(error):
         return False
-    if isinstance(error, MlflowException):
-        status: int | None = error.get_http_status_code()
-    else:
-        status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
     if status is not None:
         return status >= 500 or status in (408, 429)
     return isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in ("ConnectionError", "Timeout")
+
+
+def _status(error: Exception) -> int | None:
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def describe(error: Exception, passing: bool, lost: str | None = None) -> str:
@@ -251,6 +254,8 @@ def again(stage: str) -> str:
 def _remedy(error: Exception) -> str | None:
     """Say what is wrong for good, and what to do about it; None: that is not known."""
     text = str(error)
+    if _status(error) == 401:
+        return "the server refuses user or password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to what it knows"
     if "db upgrade" in text:
         return (
             "its database is of another version of MLflow; if of an older one, copy it and run `mlflow db upgrade"

@@ -15,15 +15,23 @@ from moco.locks import exclusive
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flow", ["pretrain_and_evaluate", "transfer", "study"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-m", "flows.pretrain_and_evaluate"),
+        ("-m", "flows.transfer"),
+        ("-m", "flows.study"),
+        ("-c", "from flows.ingest import ingest; ingest(['new'])"),
+    ],
+)
 def test_every_flow_waits_for_another_and_may_be_stopped_while_it_does(
-    served: Pipeline, tmp_path: Path, flow: str
+    served: Pipeline, tmp_path: Path, command: tuple[str, str]
 ) -> None:
     log = tmp_path / "log"
     with exclusive(served.folder / "runs/flow.lock", served.folder, 0, who="flow run brave-owl of nightly"):
         with log.open("wb") as file:
             run = subprocess.Popen(
-                [sys.executable, "-m", f"flows.{flow}"],
+                [sys.executable, *command],
                 cwd=served.folder,
                 env=served.env,
                 stdout=file,

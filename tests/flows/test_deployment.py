@@ -24,7 +24,8 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, server_env: dict[str, str
     pipeline = make_pipeline(tmp_path_factory.mktemp("deployed") / "project", server_env)
     pipeline.dvc("repro", "--quiet")
     pipeline.commit()
-    pipeline.run("prefect", "work-pool", "create", "moco", "--type", "process")
+    for pool in ("moco", "moco-data"):
+        pipeline.run("prefect", "work-pool", "create", pool, "--type", "process")
     pipeline.run("prefect", "deploy", "--all")
     with (pipeline.folder / "runs/worker.log").open("wb") as log:
         worker = subprocess.Popen(
@@ -51,6 +52,14 @@ def state(pipeline: Pipeline, run: str) -> str:
     found = re.search(r'"state_type":\s*"(\w+)"', said)
     assert found, said
     return found[1]
+
+
+def runs_of(pipeline: Pipeline, deployment: str) -> int:
+    asked = json.dumps({"deployments": {"name": {"any_": [deployment]}}}).encode()
+    request = urllib.request.Request(
+        f"{pipeline.env['PREFECT_API_URL']}/flow_runs/count", asked, {"Content-Type": "application/json"}
+    )
+    return int(urllib.request.urlopen(request, timeout=10).read())
 
 
 @pytest.mark.slow
@@ -119,7 +128,10 @@ echo weights > encoder; echo "off $MOCO_FLOW_RUN" >> runs/noted"""
 
 
 @pytest.mark.slow
-def test_runs_of_two_deployments_do_not_meet_and_both_finish(deployed: Pipeline) -> None:
+def test_runs_of_two_deployments_do_not_meet_and_the_next_deployment_follows(deployed: Pipeline) -> None:
+    automation = deployed.run("prefect", "automation", "inspect", "transfer after nightly", "--json").stdout
+    assert json.loads(automation)[0]["enabled"] is False
+    deployed.run("prefect", "automation", "resume", "transfer after nightly")
     deployed.change("pretrain", cmd=NOTED)
     deployed.commit()
     noted = deployed.folder / "runs/noted"
@@ -141,21 +153,14 @@ def test_runs_of_two_deployments_do_not_meet_and_both_finish(deployed: Pipeline)
     for run in (first, second):
         wait_until(lambda run=run: state(deployed, run) == "COMPLETED", 180, "both finish")
     assert noted.read_text() == f"on {first}\noff {first}\n"  # the second found it done
+    wait_until(lambda: runs_of(deployed, "transfer") == 1, 60, "a run of transfer, for nightly completed")
 
 
 @pytest.mark.slow
 def test_the_event_of_new_images_starts_the_nightly_deployment(deployed: Pipeline) -> None:
     """The server that runs it made an automation of the trigger in prefect.yaml."""
-
-    def runs() -> int:
-        asked = json.dumps({"deployments": {"name": {"any_": ["nightly"]}}}).encode()
-        request = urllib.request.Request(
-            f"{deployed.env['PREFECT_API_URL']}/flow_runs/count", asked, {"Content-Type": "application/json"}
-        )
-        return int(urllib.request.urlopen(request, timeout=10).read())
-
-    before = runs()
+    before = runs_of(deployed, "nightly")
     code = "from types import SimpleNamespace; from pipelines.ingest import emit; emit(SimpleNamespace(images=5), 2)"
     said = deployed.run(sys.executable, "-c", code)
     assert said.stdout + said.stderr == ""
-    wait_until(lambda: runs() > before, 60, "a run of the deployment nightly")
+    wait_until(lambda: runs_of(deployed, "nightly") > before, 60, "a run of the deployment nightly")

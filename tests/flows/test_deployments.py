@@ -21,7 +21,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_projects_own_file_is_valid(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     deployments.main()
-    assert "deploys pretrain-and-evaluate, transfer, study, nightly" in capsys.readouterr().out
+    assert "deploys ingest, pretrain-and-evaluate, transfer, study, nightly" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_the_projects_own_file_is_valid(project: Path, capsys: pytest.CaptureFix
         ("description: null", "concurrency_limit: 1"),
         ("description: null", "concurrency_limit: {limit: 1, collision_strategy: ENQUEUE}"),
         ("    work_pool:\n      name: moco\n", ""),
-        ("description: null", "tags: null\n    schedules: null\n    triggers: null\n    pull: null\n    version_type: x"),
+        ("description: null # the flow's docstring", "tags: null\n    schedules: null\n    triggers: null\n    pull: null\n    version_type: x"),
         ("description: null", "schedule: {cron: '0 0 * * *', timezone: UTC, slug: a}\n    flow_name: x\n    sla: []"),
         ("description: null", "build: {prefect.deployments.steps.run_shell_script: {script: ls}}\n    push: []"),
         ("flows/study.py:study", "flows.study.study"),
@@ -42,7 +42,7 @@ def test_what_prefect_reads_is_valid(project: Path, capsys: pytest.CaptureFixtur
     assert right in text
     (project / "prefect.yaml").write_text(text.replace(right, more))
     deployments.main()
-    assert "deploys pretrain-and-evaluate, transfer, study, nightly" in capsys.readouterr().out
+    assert "deploys ingest, pretrain-and-evaluate, transfer, study, nightly" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_prefect_reads_is_valid(project: Path, capsys: pytest.CaptureFixtur
         ("pull:", "pul:", "prefect.yaml: pul is no known key; did you mean pull?"),
         ("description: null", "schedule: {croon: '* * * * *'}", "schedule.croon is no known key; did you mean cron?"),
         ("description: null", "schedules: [{cron: '* * * * *', interval: 5}]", "deployments.0.schedules.0 = {'cron': '* * * * *', 'interval': 5}: exactly one of"),
-        ("entrypoint: flows/study.py:study", "flow_name: study", "deployments.2.entrypoint is missing; add it"),
+        ("entrypoint: flows/study.py:study", "flow_name: study", "deployments.3.entrypoint is missing; add it"),
         ("flows/transfer.py", "flow/transfer.py", "entrypoint = 'flow/transfer.py:transfer': there is no such file"),
         ("- name: study", "- name: study\n    name: other", "the key name is there twice"),
     ],

@@ -2,12 +2,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from small_pipeline import Pipeline, processes_with, wait_until
 
 from flows.children import UNRECORDED
@@ -22,6 +24,31 @@ def test_a_server_that_is_gone_is_one_line_that_says_how_to_do_without() -> None
     line = r"127\.0\.0\.1:9/api: no Prefect server answers.*unset PREFECT_API_URL"
     with gone, pytest.raises(MocoError, match=line), served():
         pass
+
+
+class Closed(BaseHTTPRequestHandler):
+    """A server that refuses everyone, as Prefect's with another password does."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path.endswith("/health") else 401)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_refuses_the_password_is_one_line() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Closed) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = {PREFECT_API_URL: f"http://127.0.0.1:{server.server_port}/api", PREFECT_API_AUTH_STRING: "geheim"}
+        with (
+            temporary_settings(settings),
+            pytest.raises(MocoError, match="set PREFECT_API_AUTH_STRING") as raised,
+            served(),
+        ):
+            pass
+        server.shutdown()
+    assert "geheim" not in str(raised.value)
 
 
 def test_a_home_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ class Up:
             self.process = subprocess.Popen(
                 [Path(sys.executable).with_name("moco"), "up", *options],
                 cwd=self.pipeline.folder,
-                env=self.pipeline.env,
+                env=self.pipeline.env | {"PWD": "/"},  # as where nobody set it
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -59,7 +59,7 @@ def test_it_comes_up_makes_each_thing_once_and_leaves_nothing(alone: Pipeline) -
     for port in servers.ports:
         assert f"http://127.0.0.1:{port}" in said
     made = {one["name"] for one in ask(servers.api, "deployments/filter")}
-    assert made == {"pretrain-and-evaluate", "transfer", "study", "nightly"}
+    assert made == {"ingest", "pretrain-and-evaluate", "transfer", "study", "nightly"}
     assert urllib.request.urlopen(f"http://127.0.0.1:{servers.ports[1]}/health", timeout=10).status == 200
     again = alone.run(sys.executable, "-m", "flows.up", check=False)
     assert again.returncode == 1

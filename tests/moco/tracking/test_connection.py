@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
@@ -43,6 +44,27 @@ def test_a_database_of_another_mlflow_names_the_way_out(tracked, tmp_path, monke
 def test_a_mistyped_address_names_the_kinds_there_are(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "htp://here")
     assert "MLflow knows no such kind of address; set MLFLOW_TRACKING_URI to http://" in told()
+
+
+def test_a_server_that_refuses_the_password_names_the_variables(monkeypatch):
+    class Closed(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/health" else 401)
+            self.end_headers()
+            self.wfile.write(b"You are not authenticated.")
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Closed) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "runner")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "geheim")
+        line = told()
+        server.shutdown()
+    assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in line
+    assert "geheim" not in line
 
 
 def test_a_server_that_accepts_and_never_answers_is_given_up_soon(monkeypatch):
