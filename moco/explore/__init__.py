@@ -1,1 +1,1 @@
-"""One page of an encoder's features: images on a map, their neighbors, what is odd or there twice."""
+"""A page of an encoder's features: images on a map, neighbors, what is odd or there twice."""

@@ -52,7 +52,7 @@ def nearest_others(unit: Tensor, k: int) -> Near:
 
 
 def most_useful(unit: Tensor, labelled: Integers, count: int) -> tuple[Integers, Features]:
-    """Rank images by what a label of each adds: greedy k-center (Sener & Savarese 2018, section 4.2).
+    """Rank images by what a label of each adds: greedy k-center (Sener & Savarese 2018, 4.2).
 
     Each is the image whose most similar image with a label, or ranked before it, is least similar.
     Where no image has a label, or all have one, the ranking begins with the image that is most like

@@ -1,6 +1,7 @@
 """The images of a shard set, with what the manifest beside it knows of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,9 @@ import numpy as np
 from moco.config import SPLITS
 from moco.errors import MocoError
 from moco.explore.images import Explored, Group
+from moco.explore.of_splits import of_splits
 from moco.features.extract import sample_indices
 from moco.features.neighbors import Features
-from moco.images.batches import read_image
-from moco.images.decode import Pixels
 from moco.images.index import ShardSet, open_split, sample_key
 from moco.permutation import Integers
 from moco.sources.manifest import MANIFEST, Placed, lines, read_together
@@ -43,27 +43,6 @@ def of_shards(folder: Path, raw: Path, encode: Callable[[ShardSet, Integers], Fe
     return _with_files(found, raw)
 
 
-def of_splits(what: str, splits: Sequence[ShardSet], rows: Sequence[Integers], features: Features, of: int) -> Explored:
-    """Give images of some splits by their keys, labels and splits, which the shards know themselves.
-
-    Args:
-        what: they are, for the title.
-        splits: of one set.
-        rows: int64, images of each.
-        features: of all these, float32 N x D.
-        of: number of images that they are a sample of.
-    """
-    places = [(split, int(row)) for split, mine in zip(splits, rows, strict=True) for row in mine]
-
-    def read(i: int) -> Pixels:
-        return read_image(*places[i])
-
-    labels = np.array([split.labels[row] for split, row in places], dtype=np.int32)
-    groups = {"class": Group(list(splits[0].classes), labels), "split": Group.of([split.split for split, _ in places])}
-    keys = [split.key(row) for split, row in places]
-    return Explored(what, features, read, [""] * len(keys), np.zeros(len(keys), dtype=bool), keys, groups, of)
-
-
 def _with_files(images: Explored, raw: Path) -> Explored:
     """Add each image's file, and the listing in which it came in."""
     if not (raw / MANIFEST).exists():
@@ -78,15 +57,11 @@ def _with_files(images: Explored, raw: Path) -> Explored:
         arrivals[key] = Path(manifest.listings[placed.listing].file).stem
         files |= {key} if own else set()
     arrival = Group.of([arrivals.get(key, "") for key in images.keys])
-    return Explored(
-        images.what,
-        images.features,
-        images.read,
-        [names.get(key, "") for key in images.keys],
-        np.array([key in files for key in images.keys]),
-        images.keys,
-        images.groups | {"arrival": arrival},
-        images.all,
+    return replace(
+        images,
+        names=[names.get(key, "") for key in images.keys],
+        files=np.array([key in files for key in images.keys]),
+        groups=images.groups | {"arrival": arrival},
     )
 
 

@@ -29,7 +29,7 @@ LIKE = 0.99
 MEGABYTES = 5
 """Of the page, unless somebody says otherwise."""
 LARGE_TILES, LARGE, SMALL = 2500, 64, 32
-"""Up to so many images tiles have the larger side, in pixels."""
+"""Up to this number of images tiles have the larger side, in pixels."""
 FIRST = 100
 """Images of each filter that get a thumbnail before a seeded sample of all does."""
 _PURPOSE = 0xE8  # keeps this order apart from other draws
@@ -115,7 +115,7 @@ def _packed(values: NDArray[Any] | bytes) -> str:
 
 
 def _those_first(images: Explored, thousandths: NDArray[np.int16], ranked: NDArray[np.int64]) -> list[int]:
-    """Order images by how much they need a thumbnail: what the filters show first, then a sample."""
+    """Order images by their need of a thumbnail: what filters show first, then a sample."""
     odd = np.argsort(thousandths[:, -1], kind="stable")[:FIRST]
     alike = np.argsort(-thousandths[:, 0], kind="stable")[:FIRST]
     rest = permute(np.arange(len(images)), len(images), key_of(0, _PURPOSE))
