@@ -13,7 +13,7 @@ MOVE = """async (frames) => {
   const times = [];
   const step = () => new Promise((done) => requestAnimationFrame(done));
   for (let n = 0; n < frames; n++) {
-    plot.lookAt([0.2 * Math.sin(n / 9), 0.2 * Math.cos(n / 9)], 0.9 + 0.3 * Math.sin(n / 7));
+    plot.zoomToLocation([0.2 * Math.sin(n / 9), 0.2 * Math.cos(n / 9)], 0.9 + 0.3 * Math.sin(n / 7));
     times.push(await step());
   }
   return times;

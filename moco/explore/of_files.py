@@ -43,7 +43,8 @@ def of_images(what: str, images: Sequence[Image], encoder: FrozenEncoder, skippe
     left = iter(chosen)
     there = [next(image for image in left if image.name == name) for part in parts for name in part.names]
     features = np.concatenate([part.features for part in parts]) if parts else np.zeros((0, 1), dtype=np.float32)
-    return _explored(what, features, there, len(images))
+    count = len(images) if len(chosen) < len(images) else len(there)  # what is no image is no part of a sample
+    return _explored(what, features, there, count)
 
 
 def of_table(path: Path, folder: Path, most: int) -> Explored:

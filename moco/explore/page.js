@@ -277,7 +277,7 @@
       }
     } else if (event.key === "Enter" && over >= 0) plot.select([over]);
     else if (event.key === "+" || event.key === "-") {
-      plot.lookAt(plot.get("cameraTarget"), plot.get("cameraDistance") * (event.key === "+" ? 0.8 : 1.25));
+      plot.zoomToLocation(plot.get("cameraTarget"), plot.get("cameraDistance") * (event.key === "+" ? 0.8 : 1.25));
     } else return;
     event.preventDefault();
   };
