@@ -70,7 +70,7 @@ def of_table(path: Path, folder: Path, most: int) -> Explored:
         features = np.concatenate(parts)
         if features.ndim != 2 or features.dtype != np.float32:
             raise ValueError(f"its features are {features.dtype} {features.shape}")
-    except (OSError, ValueError, LookupError, csv.Error, StopIteration) as error:
+    except (OSError, ValueError, LookupError, csv.Error) as error:
         raise MocoError(f"{path}: no table of `moco embed` ({error}); write it again") from None
     require_finite(features, str(path), OF_A_FILE)
     images = [Image(name, folder / name) for name in names]
@@ -125,7 +125,7 @@ def _batches(path: Path) -> Iterator[tuple[list[str], Features]]:
     elif path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
-            next(reader)
+            next(reader, None)
             while rows := list(islice(reader, ROWS)):
                 yield [row[0] for row in rows], np.array([row[1:] for row in rows], dtype=np.float32)
     else:

@@ -3,6 +3,7 @@
 With `MOCO_EXPLORE_PAGE=FILE.html` the last test takes docs/explore.png of that page.
 """
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawn import CLASSES, drawn
+from PIL import Image
 from small_material import ROOT
 
 from moco.explore.page import write_page
@@ -171,5 +173,6 @@ def test_the_picture_of_the_docs(browser):
     page.mouse.move(*place(page, shown[-1]))
     page.locator("#tip").wait_for(state="visible")
     page.wait_for_timeout(500)
-    page.screenshot(path=ROOT / "docs/explore.png")
+    picture = Image.open(io.BytesIO(page.screenshot()))
+    picture.convert("RGB").quantize(200, dither=Image.Dither.NONE).save(ROOT / "docs/explore.png", optimize=True)
     assert (ROOT / "docs/explore.png").stat().st_size < 200_000
