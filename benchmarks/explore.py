@@ -22,12 +22,12 @@ MOVE = """async (frames) => {
 
 def main() -> None:
     """Measure."""
-    from playwright.sync_api import sync_playwright
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.explore", description=__doc__)
     parser.add_argument("page", type=Path)
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     options = parser.parse_args()
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as started:
         flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
         browser = started.chromium.launch(executable_path=options.chromium, args=flags)
