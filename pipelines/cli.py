@@ -12,7 +12,7 @@ from moco.config import Params
 from moco.encoders.export import TARGETS
 from moco.progress import print_any_text
 from pipelines import stage
-from pipelines.commands import encoders, prune, settings, stages, up, versions
+from pipelines.commands import encoders, explore, prune, settings, stages, up, versions
 
 PAGE = """\
 Pretrain an image encoder by Momentum Contrast, without labels, and see what it learned.
@@ -30,6 +30,7 @@ with a trained encoder:
   embed        features of images, to Parquet, NumPy or CSV
   neighbors    the images of the data set that are most like a given one
   duplicates   the images of the data set that are there twice, exactly or nearly
+  explore      a page of images by their features, to look at, search and choose from
   export       the encoder as other programs load it
   inspect      what a file of weights holds, whoever wrote it
 
@@ -229,6 +230,38 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take images that have a twin in a later split (train, val, test) out of the set; left_out.csv names both",
     )
+
+    command = add(
+        "explore",
+        explore.explore,
+        "One page that shows images by their features: neighbors, clusters, outliers, near-duplicates, what to label first,"
+        " and lists of what you choose. Opens in a browser, without a network.",
+    )
+    command.add_argument(
+        "images",
+        type=Path,
+        nargs="*",
+        metavar="IMAGES",
+        help="what `moco embed` takes, or one table that it wrote (default: the shards of the project)",
+    )
+    _encoder(command)
+    command.add_argument("--shards", type=Path, default=stage.SHARDS, help=f"the shards (default: {stage.SHARDS})")
+    command.add_argument(
+        "--paths-from",
+        type=Path,
+        metavar="FOLDER",
+        help="where the paths of a table begin (default: the table's folder)",
+    )
+    command.add_argument(
+        "--most",
+        type=stage.whole(16, 65535),
+        default=50000,
+        help="images, a seeded sample if there are more (default: 50000)",
+    )
+    command.add_argument(
+        "--megabytes", type=stage.whole(1), default=5, help="size of the page; more has more thumbnails (default: 5)"
+    )
+    command.add_argument("--output", type=Path, default=Path("explore.html"), help="the page (default: explore.html)")
 
     command = add(
         "export",

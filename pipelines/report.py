@@ -8,6 +8,8 @@ from moco.cluster.machine import load_machine
 from moco.config import Params
 from moco.devices import compute_devices
 from moco.encoders.frozen import load_encoder
+from moco.explore.of_splits import of_splits
+from moco.explore.page import write_page
 from moco.files import whole_folder
 from moco.images.index import open_split
 from moco.report.results import read_results
@@ -17,7 +19,7 @@ from pipelines import stage
 
 
 def report(params: Params) -> None:
-    """Run the stage: outputs/report/{report.md, report.html} and their pictures."""
+    """Run the stage: outputs/report/{report.md, report.html, explore.html} and their pictures."""
     results = read_results(Path("outputs"))
     machine = load_machine()
     encoder = load_encoder(stage.ENCODER, compute_devices(machine.device))
@@ -27,6 +29,10 @@ def report(params: Params) -> None:
         folder = stage.outputs("report")
         with whole_folder(folder) as part:
             write_report(part, results, samples, params)
+            if samples.map:
+                pool = val if samples.held_out else train
+                shown = of_splits(f"{pool.split} images", [pool], [samples.map.rows], samples.map.features, len(pool))
+                write_page(part / "explore.html", shown, points=samples.map.points, device=encoder.devices[0])
         tracked.results({kind: asdict(measures) for kind, measures in samples.collapse.items()})
         for path in sorted(folder.iterdir()):
             tracked.artifact(path)

@@ -18,6 +18,7 @@ HEAVY = tuple(
         "moco/cluster/test_kubernetes.py::test_two_pods",
         "moco/dictionary/test_shuffle_bn.py",
         "moco/encoders/test_build_encoder.py::test_every_name",
+        "moco/explore/test_explore_browser.py",
         "moco/images/test_exact_reads.py",
         "moco/images/test_index.py::test_a_set_travels",
         "moco/images/test_loader.py",

@@ -13,7 +13,7 @@ STARTED = {"pretrain": ["moco.training.loop"], "transfer": ["moco.transfer.trial
 """What the processes run that a stage starts, which the stage itself need not import."""
 SHOWN = {
     "check": {"checks", "duplicates", "survey", "report", "drawing"},
-    "report": {"report", "drawing", "alarms", "verdicts"},
+    "report": {"report", "explore", "drawing", "alarms", "verdicts"},
     "transfer_report": {"report", "drawing"},
 }
 """Rooms that decide no training's result, but what these stages show."""

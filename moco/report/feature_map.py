@@ -33,14 +33,14 @@ def tsne(features: Features, seed: int, device: torch.device) -> NDArray[np.floa
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     with threadpool_limits(1):
-        main = _main_components(torch.from_numpy(features).to(device)).cpu().numpy()
+        main = main_components(torch.from_numpy(features).to(device)).cpu().numpy()
         perplexity = min(30.0, (len(main) - 1) / 3)
         points = TSNE(init="pca", max_iter=500, perplexity=perplexity, random_state=seed).fit_transform(main)
     low, high = points.min(axis=0), points.max(axis=0)
     return (0.02 + 0.96 * (points - low) / np.maximum(high - low, 1e-12)).astype(np.float32)
 
 
-def _main_components(features: Tensor) -> Tensor:
+def main_components(features: Tensor) -> Tensor:
     """Project unit rows onto their main components: float32, N x min(50, N, D), widest first."""
     unit = normalize(features.double(), dim=1)
     unit -= unit.mean(dim=0)

@@ -42,12 +42,16 @@ class FeatureMap:
     Attributes:
         points: float32, N x 2, in [0, 1].
         labels: int32 [N], -1 where there is none.
-        chosen: int64, rows of the images to draw.
+        rows: int64 [N], the images, as their split numbers them.
+        features: float32, N x D.
+        chosen: int64, places in the map of the images to draw.
         images: those images.
     """
 
     points: NDArray[np.float32]
     labels: NDArray[np.int32]
+    rows: Integers
+    features: Features
     chosen: Integers
     images: list[Pixels]
 
@@ -166,9 +170,8 @@ def _map(images: ShardSet, rows: Integers, features: Features, seed: int, device
         return None
     points = tsne(features, seed, device)
     chosen = one_a_cell(points)
-    return FeatureMap(
-        points, np.asarray(images.labels)[rows], chosen, [read_image(images, int(sample)) for sample in rows[chosen]]
-    )
+    drawn = [read_image(images, int(sample)) for sample in rows[chosen]]
+    return FeatureMap(points, np.asarray(images.labels)[rows], rows, features, chosen, drawn)
 
 
 def _collapse(features: Features, device: torch.device) -> Collapse:

@@ -24,6 +24,7 @@ DECIDES_NOTHING = frozenset(
         "encoders.export",
         "ending",
         "errors",
+        "explore",
         "files",
         "locks",
         "npy",

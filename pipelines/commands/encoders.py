@@ -37,7 +37,7 @@ def embed(options: argparse.Namespace) -> None:
         )
     samples = Skips()
     images = find_images(options.images, samples)  # what is not there is told before the encoder is read
-    encoder, made_by = _frozen(options, [] if engine else share.devices(compute_devices(machine.device)))
+    encoder, made_by = frozen(options, [] if engine else share.devices(compute_devices(machine.device)))
     numbers = f"{encoder.spec.feature_dim} numbers each"
     if options.pieces:
         pieces = Pieces(options.output, options.pieces)
@@ -73,7 +73,7 @@ def neighbors(options: argparse.Namespace) -> None:
         raise MocoError(f"{options.output}: cannot be written; name a .png in an existing folder")
     split, kept = open_split(options.shards, options.split), stage.runs_folder() / "features"
     machine = load_machine()
-    encoder, name = _frozen(options, compute_devices(machine.device))
+    encoder, name = frozen(options, compute_devices(machine.device))
     found = most_similar(image, split, encoder, name, options.k, kept, machine.workers())
     for one in found:
         print(f"{one_line(one.key, 500)}  {one.similarity:.4f}  {one_line(one.label)}".rstrip())
@@ -112,7 +112,7 @@ def inspect(options: argparse.Namespace) -> None:
     print("\n".join(described(found if stem is None else read(options.file, stem))))
 
 
-def _frozen(options: argparse.Namespace, devices: "Sequence[torch.device]") -> "tuple[FrozenEncoder, str]":
+def frozen(options: argparse.Namespace, devices: "Sequence[torch.device]") -> "tuple[FrozenEncoder, str]":
     """Read the encoder that --encoder names, say what a file does not, and name it by its files."""
     from moco.config import settings_hash
     from moco.encoders.anyones import encoder_of
