@@ -3,6 +3,7 @@
 Nothing that a kept version, a branch, an experiment or a run under way needs is offered.
 """
 
+import logging
 import os
 import shutil
 import time
@@ -186,6 +187,8 @@ def _cache(folder: Path, keep: Keep) -> Iterator[Piece]:
     what = "DVC's cache"
     if not (folder / ".dvc").is_dir():
         return
+    # of outputs that a branch names without a hash: they name nothing in the cache
+    logging.getLogger("dvc.output").setLevel(logging.ERROR)
     with Repo(str(folder)) as repo:
         cache = repo.cache.local
         place = Path(cache.path)

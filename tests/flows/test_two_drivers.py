@@ -60,7 +60,7 @@ def test_both_drivers_leave_the_same_lock_and_then_have_nothing_to_do(
     env = {name: value for name, value in server_env.items() if name != "PYTHONDONTWRITEBYTECODE"}
     by_dvc = clone(tmp_path / "dvc/project", env)
     by_dvc.run(sys.executable, "-m", "dvc", "repro", timeout=600)
-    by_flow = clone(tmp_path / "flow/project", env)
+    by_flow = clone(tmp_path / "flow/pro\nject %41?#é'\"; x", env)  # any name that a file system allows
     by_flow.run(sys.executable, "-m", "flows.pretrain_and_evaluate", timeout=600)
     locks = [yaml.safe_load((one.folder / "dvc.lock").read_text()) for one in (by_dvc, by_flow)]
     assert list(locks[0]["stages"]) == ["fetch", "shard", "check", "pretrain", "linear", "report"]

@@ -75,6 +75,7 @@ def test_the_same_images_give_the_same_bytes(tmp_path):
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_50_000_images_fit_into_5_megabytes_with_as_many_thumbnails_as_there_is_room_for(tmp_path, monkeypatch):
     count, rng = 50_000, np.random.default_rng(0)
     features = rng.normal(size=(count, 4)).astype(np.float32)
