@@ -12,7 +12,7 @@ from moco.config import Params
 from moco.encoders.export import TARGETS
 from moco.progress import print_any_text
 from pipelines import stage
-from pipelines.commands import encoders, explore, prune, settings, stages, up, versions
+from pipelines.commands import encoders, explore, project, prune, settings, stages, up, versions
 
 PAGE = """\
 Pretrain an image encoder by Momentum Contrast, without labels, and see what it learned.
@@ -42,6 +42,8 @@ settings and data:
   forget       delete images, and say what still holds or has seen them
   look         what a folder of images holds, as the stages will take it
   suggest      write values into params.yaml that fit some images and this machine
+  plan         what `dvc repro` would run, why, and about how long it takes
+  status       what works here now, how far it is, and what it shows so far
   verify       check the shards against their checksums
   doctor       what will not work on this machine or in this folder, and what to do
   versions     the versions of data and encoder, and what differs between two
@@ -337,6 +339,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--hours", type=_hours, default=1.0, help="that pretraining may take (default: 1)")
     command.add_argument("--params", type=Path, default=Path("params.yaml"), help="(default: params.yaml)")
     command.add_argument("--dry-run", action="store_true", help="write nothing")
+
+    add("plan", project.plan, "What `dvc repro` would run here, why, and how long it took the last time.")
+    add("status", project.status, "Which stages work now, how far training is, and what it shows so far.")
 
     command = add("verify", settings.verify, "Recompute the checksums and counts of a set of shards.")
     command.add_argument("folder", type=Path, nargs="?", default=stage.SHARDS, help=f"(default: {stage.SHARDS})")

@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 from moco.config import Pretrain, load_params
 from moco.ending import end_process
 from moco.errors import Interrupted, MocoError, os_error_in_one_line
+from moco.files import read_note, write_json
 from moco.locks import exclusive
 from moco.progress import print_any_text
 from moco.text import printable
@@ -28,6 +30,8 @@ PASSED = Path("outputs/check/passed.json")
 """Is written when no check failed, and holds the data's hash alone: pretraining waits for it, and
 another look of the card, or another threshold, trains nothing again."""
 ENCODER = Path("outputs/pretrain/encoder")
+SECONDS = "seconds.json"
+"""In the runs' folder: how long each stage took the last time."""
 LESS_MEMORY = "end other programs, or lower `processes` and `num_workers` in machine.yaml"
 
 
@@ -85,8 +89,9 @@ def outputs(stage: str) -> Path:
     return folder
 
 
-def alone(stage: str, place: Path | None = None, command: str | None = None) -> AbstractContextManager[None]:
-    """Let one process at a time write a stage's outputs in this folder.
+@contextmanager
+def alone(stage: str, place: Path | None = None, command: str | None = None) -> Iterator[None]:
+    """Let one process at a time write a stage's outputs in this folder; note how long it took.
 
     The lock is among the untracked state, for DVC removes outputs; with a name of this folder,
     because worktrees share that state.
@@ -101,9 +106,19 @@ def alone(stage: str, place: Path | None = None, command: str | None = None) -> 
     """
     place = place or outputs(stage)
     mark = hashlib.sha256(os.fsencode(place.absolute())).hexdigest()[:8]
-    return exclusive(
-        runs_folder() / f"{stage}-{mark}.lock", place, patience=0, what=f"runs `{command or f'moco {stage}'}` here"
-    )
+    lock = runs_folder() / f"{stage}-{mark}.lock"
+    with exclusive(lock, place, patience=0, what=f"runs `{command or f'moco {stage}'}` here"):
+        begin = time.monotonic()
+        yield
+    if place == outputs(stage):
+        with exclusive(runs_folder() / "seconds.lock", runs_folder(), patience=1, what="writes there"):
+            write_json(runs_folder() / SECONDS, read_note(runs_folder() / SECONDS) | {stage: time.monotonic() - begin})
+
+
+def seconds_of(stage: str) -> float | None:
+    """Give how long a stage took when it last ran to its end here; None: it never did."""
+    took = read_note(runs_folder() / SECONDS).get(stage)
+    return float(took) if isinstance(took, int | float) else None
 
 
 def runs_folder() -> Path:
