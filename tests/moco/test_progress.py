@@ -53,7 +53,7 @@ def test_the_time_that_is_left_follows_from_what_this_start_did(monkeypatch):
 
 
 def test_on_a_terminal_a_line_fits_its_width(monkeypatch):
-    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: os.terminal_size((30, 20)))
+    monkeypatch.setenv("COLUMNS", "30")
     stream = Terminal()
     Progress("pretrain", 10, stream=stream).update(1, "x" * 100)
     assert stream.getvalue() == "\r\x1b[K" + ("pretrain  10% · " + "x" * 100)[:29]
