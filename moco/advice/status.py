@@ -12,7 +12,7 @@ from moco.runs.folder import FINISHED
 from moco.runs.job import JOB, read_job
 
 NEWEST = 3
-"""Trainings that are told of where none works."""
+"""Trainings that are listed where none works."""
 
 
 def status(runs: Path) -> Iterator[str]:

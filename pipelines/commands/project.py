@@ -1,4 +1,4 @@
-"""What is going on in a project, and what would be."""
+"""What works in a project, and what `dvc repro` would run."""
 
 import argparse
 from pathlib import Path
