@@ -57,6 +57,7 @@ LONG = tuple(
     for name in (
         "cluster/test_training_on_hosts.py::test_a_full_disk",
         "cluster/test_training_on_slurm.py::test_a_job_at_its_time_limit",
+        "flows/test_browser.py",
         "flows/test_study.py::test_a_run_does_not_train_if_code_or_parameters_were_edited",
         "flows/test_study.py::test_a_study_may_change_the_shards",
         "flows/test_study.py::test_an_interrupted_study_goes_on",

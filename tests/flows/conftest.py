@@ -47,7 +47,7 @@ def server_env(tmp_path_factory: pytest.TempPathFactory, plain_env: dict[str, st
     with log.open("wb") as file:
         server = subprocess.Popen(
             ["prefect", "server", "start", "--port", url.split(":")[2].split("/")[0]],
-            env=env,
+            env=env | {"PREFECT_UI_API_URL": url},  # where its pages ask
             cwd=home,
             stdout=file,
             stderr=subprocess.STDOUT,
