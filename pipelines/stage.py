@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -111,7 +111,8 @@ def alone(stage: str, place: Path | None = None, command: str | None = None) -> 
         begin = time.monotonic()
         yield
     if place == outputs(stage):
-        with exclusive(runs_folder() / "seconds.lock", runs_folder(), patience=1, what="writes there"):
+        note = exclusive(runs_folder() / "seconds.lock", runs_folder(), patience=1, what="writes there")
+        with suppress(OSError, MocoError), note:  # it is not worth a stage
             write_json(runs_folder() / SECONDS, read_note(runs_folder() / SECONDS) | {stage: time.monotonic() - begin})
 
 
