@@ -154,6 +154,26 @@ def test_file_names_may_have_folders(tmp_path, images, content):
     assert read_coco(write(tmp_path, content), tmp_path).paths[0] == images / "000000397133.jpg"
 
 
+NAMES = (
+    "a\nb.jpg",
+    "a\rb\t.jpg",
+    "-dash 100%25?#*.jpg",
+    "q'`; x.jpg",
+    "\U0001f600\u202eabc.jpg",
+    "x" * 240 + ".jpg",
+    "\udce9.jpg",
+)
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_files_and_classes_of_any_name_are_read_and_found(tmp_path, images, content, name):
+    (images / "000000397133.jpg").rename(images / name)
+    content["images"][0]["file_name"] = content["categories"][0]["name"] = name
+    found = read_coco(write(tmp_path, content), images)
+    assert found.paths[0] == images / name and found.paths[0].is_file()
+    assert name in found.classes
+
+
 IDS = {"whole": [3, 2**70, 0], "texts": ["b", "a", "0"], "decimals": [2.5, 0.5, 1.0], "mixed": ["z", 2, 0.5]}
 
 
