@@ -20,7 +20,7 @@ from pipelines import linear
 
 SETTINGS = load_params(Path(__file__).parents[2] / "params.yaml", ["linear.learning_rates=[0.1, 1]"]).linear
 NAMES = [*HOSTILE, "@SUM(1)", "+1", "-1", '"quoted", and more']
-TRACKED = SimpleNamespace(results=lambda values: None, artifact=lambda path: None)
+TRACKED = SimpleNamespace(results=lambda *_: None, artifact=lambda path: None)
 
 
 def labelled(labels: list[int]) -> Labelled:
