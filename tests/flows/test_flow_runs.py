@@ -136,7 +136,7 @@ def test_a_stopped_run_leaves_no_process_within_ten_seconds(
     served.change("pretrain", cmd=SLEEPER)
     run = served.start_flow(*changes)
     log = served.folder / "runs/flow.log"
-    wait_until(lambda: "pretrain  10%" in log.read_text(), 180, "pretrain runs")
+    wait_until(lambda: " - pretrain  10%" in log.read_text(), 180, "pretrain runs")
     before = log.read_text()
     begin = time.monotonic()
     os.kill(run.pid, number)
