@@ -44,7 +44,7 @@ def check(params: Params) -> None:
         twins = find(found, judge, settings.hash_distance, settings.min_likeness, settings.mirrored, elsewhere)
         left_out = _quarantine()
         bad = [item for item in left_out if is_image_name(item["path"])]
-        last = last_version(data_hash)
+        last = last_version(data_hash, params.fetch.source, params.fetch.path)
         results = check_images(Looked(found, twins, len(bad)), settings)
         results += check_shift(found, last[0] if last else None, settings)
         write_pairs(outputs / "pairs.csv", found, twins.pairs)

@@ -1,6 +1,7 @@
 """The last version of the data that was committed, as its check remembers it."""
 
 import subprocess
+from typing import Any
 
 import yaml
 
@@ -8,18 +9,22 @@ from moco.checks.reference import Reference, from_bytes
 from pipelines.cache import Cache
 
 REFERENCE = "outputs/check/reference.npz"
+SOURCE, PLACE = "fetch.source", "fetch.path"
 COMMITS = 200
 """Commits of dvc.lock that are looked at, the newest first."""
 
 
-def last_version(data_hash: str) -> tuple[Reference, str] | None:
+def last_version(data_hash: str, source: str, place: str) -> tuple[Reference, str] | None:
     """Find the newest commit of dvc.lock that names other data, and what its check remembered.
 
     The rule is simple on purpose: what is not committed is no version, and neither running the
-    check again nor another threshold makes one.
+    check again nor another threshold makes one. Images of another source are another set, and no
+    version of this one: the demo's say nothing of a person's own.
 
     Args:
         data_hash: of the shard set of now.
+        source: `fetch.source` of now.
+        place: `fetch.path` of now.
 
     Returns:
         The reference, and the commit in words; None: there is none, or DVC's cache lacks it.
@@ -28,8 +33,12 @@ def last_version(data_hash: str) -> tuple[Reference, str] | None:
     seen, cache = set[str](), Cache()
     for line in log.splitlines():
         commit, day = line.split()
-        digest = _digest(_git("show", f"{commit}:./dvc.lock"))
-        if digest is None or digest in seen:
+        lock = _lock(_git("show", f"{commit}:./dvc.lock"))
+        then = lock.get("params", {}).get("params.yaml", {})
+        digest = next(
+            (str(out["md5"]) for out in lock.get("outs", ()) if out.get("path") == REFERENCE and "md5" in out), None
+        )
+        if digest is None or digest in seen or (then and (then.get(SOURCE), then.get(PLACE)) != (source, place)):
             continue
         seen.add(digest)
         path = cache.find(digest)
@@ -50,10 +59,9 @@ def _git(*arguments: str) -> str:
     return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
 
 
-def _digest(lock: str) -> str | None:
-    """Read DVC's hash of the reference in the text of a dvc.lock."""
+def _lock(text: str) -> dict[str, Any]:
+    """Read what a dvc.lock says of stage check; nothing where it is damaged or does not know it."""
     try:
-        outs = yaml.safe_load(lock)["stages"]["check"]["outs"]
-        return next((str(out["md5"]) for out in outs if out["path"] == REFERENCE), None)
-    except (yaml.YAMLError, KeyError, TypeError):
-        return None
+        return dict(yaml.safe_load(text)["stages"]["check"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return {}

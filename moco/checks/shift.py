@@ -36,7 +36,7 @@ class Distance:
 def check_shift(found: Survey, last: Reference | None, settings: Check) -> list[Result]:
     """Run every check against the last version; without one they are skipped."""
     if last is None:
-        text = "there is no last version to compare with"
+        text = "there is no last version of this source to compare with"
         return [Result(name, "skipped", None, None, text) for name in ("fewer", "class_shift", "look_shift")]
     now = reference_of(found)
     results = [_fewer(now, last, settings), _classes(now, last, settings), _looks(now, last, settings)]

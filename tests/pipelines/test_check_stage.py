@@ -79,13 +79,20 @@ def git(*arguments: str) -> None:
     subprocess.run(["git", *arguments], check=True, capture_output=True)
 
 
-def commit_version(reference: bytes, number: int) -> None:
-    """Put a reference into DVC's cache, and a dvc.lock that names it into history."""
+def commit_version(reference: bytes, number: int, **fetch: str) -> None:
+    """Put a reference into DVC's cache, and a dvc.lock that names it into history.
+
+    Args:
+        fetch: what differs from the source of now.
+    """
     digest = f"{number:032x}"
     cached = Path(".dvc/cache/files/md5") / digest[:2] / digest[2:]
     cached.parent.mkdir(parents=True, exist_ok=True)
     cached.write_bytes(reference)
-    lock = {"schema": "2.0", "stages": {"check": {"cmd": "x", "outs": [{"path": REFERENCE, "md5": digest}]}}}
+    settings = load_params().fetch.model_dump() | fetch
+    params = {"params.yaml": {f"fetch.{name}": settings[name] for name in ("source", "path")}}
+    stage = {"cmd": "x", "params": params, "outs": [{"path": REFERENCE, "md5": digest}]}
+    lock = {"schema": "2.0", "stages": {"check": stage}}
     Path("dvc.lock").write_text(yaml.safe_dump(lock))
     git("add", "dvc.lock")
     git("commit", "-qm", f"version {number}")
@@ -94,7 +101,8 @@ def commit_version(reference: bytes, number: int) -> None:
 def test_it_compares_with_the_newest_committed_version_of_other_data(project):
     git("init", "-q")
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
-    assert last_version("0") is None
+    source = load_params().fetch.source, load_params().fetch.path
+    assert last_version("0", *source) is None
     check(load_params())
     now = Path(REFERENCE).read_bytes()
     data_hash = from_bytes(now).data_hash
@@ -102,7 +110,9 @@ def test_it_compares_with_the_newest_committed_version_of_other_data(project):
     commit_version(to_bytes(replace(fewer, data_hash="2" * 64)), 1)
     commit_version(to_bytes(fewer), 2)
     commit_version(now, 3)  # the data of now: nothing to compare with
-    found, where = last_version(data_hash)
+    commit_version(to_bytes(replace(fewer, data_hash="3" * 64)), 4, path="elsewhere")  # no version of this set
+    commit_version(to_bytes(replace(fewer, data_hash="4" * 64)), 5, source="list")
+    found, where = last_version(data_hash, *source)
     assert found.data_hash == "1" * 64
     assert re.fullmatch(r"commit [0-9a-f]{7} of \d{4}-\d\d-\d\d", where)
     with pytest.raises(MocoError, match=r"\(fewer\)"):

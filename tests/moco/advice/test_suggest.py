@@ -39,7 +39,7 @@ def test_every_suggestion_is_valid_and_nothing_in_it_is_idle(tmp_path, images, s
     settings = Pretrain.model_validate(made.sections()["pretrain"])
     trained = images * 0.8
     assert settings.image_size <= max(side, 28)
-    assert settings.negatives <= max(trained / 8, settings.global_batch)
+    assert settings.negatives <= max(trained / 8, settings.global_batch, 64)
     assert settings.bn_group_size < settings.global_batch
     assert made.seconds <= 3600
     base = read_yaml("params.yaml") | {"pretrain": made.sections()["pretrain"]}
