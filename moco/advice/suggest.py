@@ -16,7 +16,7 @@ STEPS = 10_000
 """That a run should have if there is time (docs/pretraining.md)."""
 FEWEST_EPOCHS, MOST_EPOCHS = 20, 800
 KEYS, FEWEST_KEYS = 8, 64
-"""Images for each key of the queue, at least; keys in any case."""
+"""Images for each key of the queue, at least, where that leaves so many keys."""
 FEWEST_STEPS = 8
 """An epoch; fewer make neither a schedule nor a queue of several batches."""
 SMALL = 40
@@ -162,14 +162,14 @@ def _of_count(candidate: Candidate, images: int) -> Iterator[Choice]:
         batch //= 2
     group = min(group, batch // 2)
     keys = _value(candidate.preset, [], "dictionary")["num_keys"]
-    while keys > max(batch, FEWEST_KEYS) and keys * KEYS > images:
+    while keys > max(batch, min(FEWEST_KEYS, images // 2)) and keys * KEYS > images:
         keys //= 2
     yield Choice("pretrain.global_batch", batch, f"{images // batch} steps an epoch of {images} training images")
     yield Choice("pretrain.bn_group_size", group, "half of the batch or less, so that shuffling has something to do")
     yield Choice(
         "pretrain.dictionary.num_keys",
         keys,
-        f"a key for {KEYS} images or more, so that keys are of other images, and {FEWEST_KEYS} keys at least",
+        f"a key for {KEYS} images or more, so that keys are of other images",
     )
 
 

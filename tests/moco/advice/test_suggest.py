@@ -45,6 +45,7 @@ def test_every_suggestion_is_valid_and_nothing_in_it_is_idle(tmp_path, images, s
     base = read_yaml("params.yaml") | {"pretrain": made.sections()["pretrain"]}
     base["fetch"] = base["fetch"] | made.sections()["fetch"]
     said = notices.of_params(validate(base, "", Params))
+    said += notices.of_data(settings, int(trained), 100)
     assert [one for one in said if "image_size" not in one] == []
     assert all(choice.why for choice in made.choices)
 
