@@ -16,7 +16,7 @@ STEPS = 10_000
 """That a run should have if there is time (docs/pretraining.md)."""
 FEWEST_EPOCHS, MOST_EPOCHS = 20, 800
 KEYS, FEWEST_KEYS = 8, 64
-"""Images for each key of the queue, at least, where that leaves so many keys."""
+"""Images for each key of the queue, at least, down to this number of keys."""
 FEWEST_STEPS = 8
 """An epoch; fewer make neither a schedule nor a queue of several batches."""
 SMALL = 40
