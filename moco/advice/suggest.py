@@ -167,9 +167,7 @@ def _of_count(candidate: Candidate, images: int) -> Iterator[Choice]:
     yield Choice("pretrain.global_batch", batch, f"{images // batch} steps an epoch of {images} training images")
     yield Choice("pretrain.bn_group_size", group, "half of the batch or less, so that shuffling has something to do")
     yield Choice(
-        "pretrain.dictionary.num_keys",
-        keys,
-        f"a key for {KEYS} images or more, so that keys are of other images",
+        "pretrain.dictionary.num_keys", keys, f"a key for {KEYS} images or more, so that keys are of other images"
     )
 
 

@@ -203,11 +203,19 @@ def read_xml(path: Path) -> Annotation | str:
         return f"cannot be read as XML ({error})"
     if root.tag != "annotation":
         return f"its element is <{root.tag}>, not <annotation>"
+    height, width = (_pixels(root.findtext(f"size/{side}", "0")) for side in ("height", "width"))
+    return Annotation(
+        (height, width) if height and width else (0, 0), [_object(element) for element in root.findall("object")]
+    )
+
+
+def _pixels(text: str) -> int:
+    """Read a side of an image; 0 where it is none, as `inf` or a number of a hundred digits are."""
     try:
-        size = int(float(root.findtext("size/height", "0"))), int(float(root.findtext("size/width", "0")))
+        side = float(text)
     except ValueError:
-        size = 0, 0
-    return Annotation(size, [_object(element) for element in root.findall("object")])
+        return 0
+    return int(side) if 0 <= side < 2**31 else 0
 
 
 def _object(element: ET.Element) -> Object | str:

@@ -179,7 +179,9 @@ def test_images_need_not_be_jpeg_and_lists_may_carry_marks(devkit):
 def test_a_size_that_the_xml_lacks_is_the_files(devkit):
     add_image(devkit / "VOC2007", "000010", DOG, "Main/one", size="")
     add_image(devkit / "VOC2007", "000011", DOG, "Main/one", size=SIZE.replace("24", "0"))
-    assert read_voc(devkit, [("2007", "one")]).sizes.tolist() == [[16, 24]] * 2
+    for number, side in enumerate(("inf", "nan", "-24", "9" * 100, "wide"), 12):
+        add_image(devkit / "VOC2007", f"0000{number}", DOG, "Main/one", size=SIZE.replace("24", side))
+    assert read_voc(devkit, [("2007", "one")]).sizes.tolist() == [[16, 24]] * 7
 
 
 @pytest.mark.parametrize(
