@@ -315,13 +315,7 @@ def parser() -> argparse.ArgumentParser:
         "What a folder of images holds: layout, splits, classes, sizes, formats, copies, and what cannot be read or is"
         " left out. Takes seconds, and changes nothing.",
     )
-    command.add_argument("path", type=Path, metavar="PATH", help="a folder, a list (CSV, Parquet), or WebDataset tars")
-    command.add_argument(
-        "--labels",
-        choices=("folders", "none"),
-        default="folders",
-        help="whether folders name classes (default: folders)",
-    )
+    _images(command)
 
     command = add(
         "suggest",
@@ -329,13 +323,7 @@ def parser() -> argparse.ArgumentParser:
         "Look at images, measure this machine for a minute, and write values that fit both into params.yaml, each with"
         " its reason.",
     )
-    command.add_argument("path", type=Path, metavar="PATH", help="as of `moco look`")
-    command.add_argument(
-        "--labels",
-        choices=("folders", "none"),
-        default="folders",
-        help="whether folders name classes (default: folders)",
-    )
+    _images(command)
     command.add_argument("--hours", type=_hours, default=1.0, help="that pretraining may take (default: 1)")
     command.add_argument("--params", type=Path, default=Path("params.yaml"), help="(default: params.yaml)")
     command.add_argument("--dry-run", action="store_true", help="write nothing")
@@ -388,6 +376,16 @@ def _encoder(command: argparse.ArgumentParser) -> None:
             metavar=("R", "G", "B"),
             help="of values from 0 to 1 (else ImageNet's)",
         )
+
+
+def _images(command: argparse.ArgumentParser) -> None:
+    command.add_argument("path", type=Path, metavar="PATH", help="a folder, a list (CSV, Parquet), or WebDataset tars")
+    command.add_argument(
+        "--labels",
+        choices=("folders", "none"),
+        default="folders",
+        help="whether folders name classes (default: folders)",
+    )
 
 
 def _hours(text: str) -> float:

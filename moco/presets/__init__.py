@@ -35,13 +35,12 @@ def apply(name: str, path: Path) -> list[str]:
     return write({"pretrain": _round_trip().load(FOLDER / f"{name}.yaml")["pretrain"]}, path)
 
 
-def write(sections: Mapping[str, Any], path: Path, only: bool = True) -> list[str]:
-    """Write sections into a parameter file; arguments, result and errors as of `apply`.
+def write(sections: Mapping[str, Any], path: Path) -> list[str]:
+    """Write whole sections into a parameter file; result and errors as of `apply`.
 
     Args:
         sections: their values by name.
         path: the parameter file.
-        only: whether keys of a section that are not given go.
     """
     read_yaml(path)  # the one place that words what is wrong with a file
     yaml = _round_trip()
@@ -49,7 +48,7 @@ def write(sections: Mapping[str, Any], path: Path, only: bool = True) -> list[st
     for name, section in sections.items():
         if not isinstance(values.get(name), MutableMapping):
             values[name] = {}
-        changes += _overwrite(values[name], section, name, only)
+        changes += _overwrite(values[name], section, name)
     stream = StringIO()
     yaml.dump(values, stream)
     validate(parse(stream.getvalue(), str(path)), str(path), Params)
@@ -57,14 +56,14 @@ def write(sections: Mapping[str, Any], path: Path, only: bool = True) -> list[st
     return changes
 
 
-def _overwrite(target: Any, source: Any, prefix: str, only: bool) -> list[str]:
-    gone = [key for key in target if key not in source] if only else []
+def _overwrite(target: Any, source: Any, prefix: str) -> list[str]:
+    gone = [key for key in target if key not in source]
     changes = [f"{prefix}.{key}: removed" for key in gone]
     for key in gone:
         del target[key]
     for key, value in source.items():
         if isinstance(value, MutableMapping) and isinstance(target.get(key), MutableMapping):
-            changes += _overwrite(target[key], value, f"{prefix}.{key}", only)
+            changes += _overwrite(target[key], value, f"{prefix}.{key}")
         elif key not in target or target[key] != value:
             changes.append(f"{prefix}.{key}: {target.get(key, 'missing')} -> {value}")
             target[key] = value

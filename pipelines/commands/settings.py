@@ -5,6 +5,7 @@ import argparse
 from moco import presets
 from moco.encoders.architectures import ARCHITECTURES
 from moco.errors import MocoError
+from moco.yaml_files import read_yaml
 
 
 def preset(options: argparse.Namespace) -> None:
@@ -71,8 +72,9 @@ def suggest(options: argparse.Namespace) -> None:
     print(f"pretraining takes about {made.seconds / 60:.0f} minutes where nothing else runs")
     if options.dry_run:
         return
-    presets.write({"fetch": made.sections()["fetch"]}, options.params, only=False)
-    presets.write({"pretrain": made.sections()["pretrain"]}, options.params)
+    sections = made.sections()
+    there = read_yaml(options.params).get("fetch") or {}
+    presets.write(sections | {"fetch": there | sections["fetch"]}, options.params)  # at once: both or neither
     print(f"written into {options.params}")
 
 

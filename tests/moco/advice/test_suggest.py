@@ -13,7 +13,6 @@ from moco.advice.suggest import suggest
 from moco.config import Params, Pretrain
 from moco.errors import MocoError
 from moco.images.decode import Header
-from moco.presets import write
 from moco.settings import validate
 from moco.yaml_files import read_yaml
 from pipelines.cli import main
@@ -90,10 +89,3 @@ def test_the_values_are_written_into_the_file_whose_comments_stay(tmp_path):
 def test_a_rate_is_measured(tmp_path):
     made = suggest(found(tmp_path, 60, 30), False, 0.01, lambda section: 500.0, "here")
     assert 0 < images_a_second(made.sections()["pretrain"], "cpu") < 1e6
-
-
-def test_writing_a_section_in_part_keeps_the_rest(tmp_path):
-    params = tmp_path / "params.yaml"
-    params.write_text(Path("params.yaml").read_text())
-    assert write({"fetch": {"path": "elsewhere"}}, params, only=False) == ["fetch.path: data/inbox -> elsewhere"]
-    assert read_yaml(params)["fetch"]["val_fraction"] == 0.1
