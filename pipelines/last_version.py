@@ -34,9 +34,9 @@ def last_version(data_hash: str, source: str, place: str) -> tuple[Reference, st
     for line in log.splitlines():
         commit, day = line.split()
         lock = _lock(_git("show", f"{commit}:./dvc.lock"))
-        then = lock.get("params", {}).get("params.yaml", {})
+        then = (lock.get("params") or {}).get("params.yaml") or {}
         digest = next(
-            (str(out["md5"]) for out in lock.get("outs", ()) if out.get("path") == REFERENCE and "md5" in out), None
+            (str(out["md5"]) for out in lock.get("outs") or () if out.get("path") == REFERENCE and "md5" in out), None
         )
         if digest is None or digest in seen or (then and (then.get(SOURCE), then.get(PLACE)) != (source, place)):
             continue
